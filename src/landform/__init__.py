@@ -1,0 +1,76 @@
+"""landform: which basin a fine-tuned language model landed in, and what lies around it.
+
+    import landform as lf
+
+    task = lf.load_task("sst2")
+    curve = lf.interpolate("runs/seed0", "runs/seed1", task, points=11)
+    curve.barrier_height, curve.convexity_gap
+    study = lf.connect(["runs/seed0", "runs/seed1", "runs/seed2"], task, store="study/")
+    study.basins
+
+Names are imported on first use, so that `import landform` costs nothing and touches nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from importlib import metadata
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from landform.evaluation.evaluate import Evaluation, evaluate
+    from landform.geometry.curves import area_under_curve, barrier_height, bump_height, convexity_gap
+    from landform.geometry.line import Interpolation, interpolate
+    from landform.geometry.statistics import basin_statistics
+    from landform.report.atlas import write_atlas
+    from landform.studies.connect import Connection, connect
+    from landform.tasks.objective import Objective
+    from landform.tasks.task import Task, load_task
+    from landform.training.finetune import train
+    from landform.weights.checkpoint import Checkpoint, load_model, load_tokenizer, select
+    from landform.weights.distance import distance
+    from landform.weights.space import ParameterSpace
+
+try:
+    __version__ = metadata.version("landform")
+except metadata.PackageNotFoundError:  # a source tree that was never installed
+    __version__ = "0+unknown"
+
+_HOME = {
+    "Checkpoint": "landform.weights.checkpoint",
+    "Connection": "landform.studies.connect",
+    "Evaluation": "landform.evaluation.evaluate",
+    "Interpolation": "landform.geometry.line",
+    "Objective": "landform.tasks.objective",
+    "ParameterSpace": "landform.weights.space",
+    "Task": "landform.tasks.task",
+    "area_under_curve": "landform.geometry.curves",
+    "barrier_height": "landform.geometry.curves",
+    "basin_statistics": "landform.geometry.statistics",
+    "bump_height": "landform.geometry.curves",
+    "connect": "landform.studies.connect",
+    "convexity_gap": "landform.geometry.curves",
+    "distance": "landform.weights.distance",
+    "evaluate": "landform.evaluation.evaluate",
+    "interpolate": "landform.geometry.line",
+    "load_model": "landform.weights.checkpoint",
+    "load_task": "landform.tasks.task",
+    "load_tokenizer": "landform.weights.checkpoint",
+    "select": "landform.weights.checkpoint",
+    "train": "landform.training.finetune",
+    "write_atlas": "landform.report.atlas",
+}
+
+__all__ = sorted([*_HOME, "__version__"])
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'landform' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOME[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,61 @@
+"""Options: one frozen, typed definition serves the Python call, the CLI flag and the YAML file."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from typing import Any, Self
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from landform.errors import ConfigError
+
+__all__ = ["Config", "nearest"]
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """The known name closest in spelling to `name`, or None when nothing is close."""
+    matches = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return matches[0] if matches else None
+
+
+class Config(BaseModel):
+    """Base of all option sets: immutable, typed, unknown keys refused.
+
+    Fields carry their documentation as the string that follows them; the command line prints it
+    as help. Build one from untrusted mappings (keyword arguments, YAML) with `parse`.
+    """
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", validate_default=True, use_attribute_docstrings=True
+    )
+
+    @classmethod
+    def parse(cls, options: Mapping[str, Any], *, where: str = "options") -> Self:
+        """Validate `options`; a `ConfigError` names the option, the fault and the nearest name."""
+        unknown = [name for name in options if name not in cls.model_fields]
+        if unknown:
+            name = str(unknown[0])
+            guess = nearest(name, cls.model_fields)
+            raise ConfigError(
+                f"{where}: unknown option {name!r}",
+                remedy=(f"did you mean {guess!r}? " if guess else "")
+                + f"Known options: {', '.join(sorted(cls.model_fields))}",
+            )
+        try:
+            return cls.model_validate(dict(options))
+        except ValidationError as error:
+            raise ConfigError(f"{where}: {describe(error)}") from None
+
+    def replace(self, **changes: Any) -> Self:
+        """A validated copy with `changes` applied."""
+        return type(self).parse({**self.model_dump(), **changes}, where=type(self).__name__)
+
+
+def describe(error: ValidationError) -> str:
+    """One line per fault of a pydantic error: option, what is wrong, what was given."""
+    return "; ".join(
+        f"option {'.'.join(map(str, fault['loc'])) or '(all)'}: "
+        f"{fault['msg'].removeprefix('Value error, ')} (given {fault['input']!r})"
+        for fault in error.errors()
+    )
