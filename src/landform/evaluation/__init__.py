@@ -1,0 +1,1 @@
+"""The value of the field at a point: losses, metrics, the per-example log."""

@@ -1,0 +1,392 @@
+"""Evaluating points of parameter space: one model, moved in place, over prepared data.
+
+This is the one mechanism behind `evaluate`, `interpolate` and `connect`: a *mix job* names
+checkpoints (by fingerprint), a list of mixing weights, and data sets. A worker holds one model
+bound to a flat buffer, the checkpoints it has met as flat vectors (a bounded cache), and the data
+as padded batches; for each mix it writes the buffer and runs the forward passes of all data sets.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from landform.errors import CheckpointError, ConfigError, DataError, LabelError, NonFiniteError
+from landform.store.artifacts import Contents
+from landform.store.fingerprint import fingerprint
+from landform.store.plan import Job
+from landform.tasks.batching import Batch, cut_batches, encode, longest_input
+from landform.tasks.metrics import Predictions
+from landform.tasks.objective import Objective
+from landform.tasks.task import Examples, Task
+from landform.weights.checkpoint import Checkpoint, LoadConfig, load_model, load_tokenizer
+from landform.weights.distance import euclidean
+from landform.weights.space import BoundModel, ParameterSpace
+
+__all__ = ["Data", "Evaluator", "PointsConfig", "PointsWork", "PointsWorker", "PreparedData"]
+
+
+class PointsConfig(LoadConfig):
+    """How points are evaluated and how sure their numbers are."""
+
+    rows: int | None = Field(None, ge=1)
+    """Use only the first ROWS examples of each data set (default: all)."""
+    max_length: int | None = Field(None, ge=2)
+    """Cut inputs at this many tokens (default: what model and tokenizer can take)."""
+    token_budget: int = Field(1024, ge=1)
+    """Padded tokens in one batch. 1024 keeps activations in a CPU's cache; use 16384 on a GPU."""
+    device: str = "auto"
+    """Where the model runs: cpu, cuda, mps, or auto (an accelerator when there is one)."""
+    model_labels: tuple[str, ...] | None = None
+    """The model's label names in its own order, where its config does not tell them."""
+    replicates: int = Field(1000, ge=20)
+    """Bootstrap replicates (resampled examples, the same for all that is compared)."""
+    level: float = Field(0.95, gt=0, lt=1)
+    """Coverage of the intervals."""
+    seed: int = Field(0, ge=0)
+    """Seed of the bootstrap, of masked tokens and of permutation tests."""
+    memory: float = Field(2.0, gt=0)
+    """GiB for checkpoints held in memory at once; others are read again when needed."""
+
+    def torch_device(self) -> torch.device:
+        """The device that `device` names."""
+        if self.device != "auto":
+            try:
+                return torch.device(self.device)
+            except RuntimeError as error:
+                raise ConfigError(f"option device: {error}") from None
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class Data:
+    """One split of a task, asked to be evaluated."""
+
+    task: Task
+    split: str
+
+    @property
+    def name(self) -> str:
+        """`task:split`, as tables call it."""
+        return f"{self.task.name}:{self.split}"
+
+    def examples(self, rows: int | None) -> Examples:
+        """Its examples, at most `rows`."""
+        return self.task.examples(self.split, rows=rows)
+
+
+@dataclass(frozen=True)
+class PreparedData:
+    """A data set as batches on the device."""
+
+    name: str
+    objective: Objective
+    batches: tuple[Batch, ...]
+    size: int
+    ids: tuple[str, ...]
+    truncated: int
+
+    @property
+    def tokens(self) -> int:
+        """Padded tokens of one pass over the data."""
+        return sum(batch.inputs["input_ids"].numel() for batch in self.batches)
+
+
+@dataclass(frozen=True)
+class RawOutputs:
+    """What one model says of one data set, in the order of the examples."""
+
+    losses: np.ndarray
+    """(N,) mean loss over the valid positions of an example, float64 (0 where it has none)"""
+    tokens: np.ndarray
+    """(N,) number of valid positions"""
+    logits: np.ndarray | None
+    """(N, C) or (N,), in the task's label order; None for token tasks"""
+    correct: np.ndarray | None
+    """(N,) valid positions predicted right, for token tasks"""
+
+
+class Evaluator:
+    """Runs one model over prepared data sets, wherever its parameters stand at the moment."""
+
+    def __init__(self, model: torch.nn.Module, data: Sequence[PreparedData]) -> None:
+        self.model = model
+        self.data = tuple(data)
+        self.evaluations = 0
+
+    def run(self, where: str = "the model") -> tuple[RawOutputs, ...]:
+        """Evaluate all data sets; `where` names the point in the error for a NaN loss."""
+        self.evaluations += 1
+        self.model.eval()  # dropout at a point would make its loss a random number
+        with torch.inference_mode():
+            return tuple(self._run(data, where) for data in self.data)
+
+    def _run(self, data: PreparedData, where: str) -> RawOutputs:
+        sums, counts, logits, correct = [], [], [], []
+        sequence = data.objective.kind in ("classification", "regression")
+        for batch in data.batches:
+            z = data.objective.logits(self.model, batch)
+            losses = data.objective.losses(z.double() if sequence else z, data.objective.targets(batch))
+            sums.append(losses.sums.double())
+            counts.append(losses.counts.double())
+            if sequence:
+                logits.append(z)
+            elif losses.correct is not None:
+                correct.append(losses.correct.double())
+        order = torch.cat([batch.rows for batch in data.batches]).argsort()
+
+        def restore(parts: list[Tensor]) -> np.ndarray:
+            values = torch.cat(parts)[order]
+            # numpy has no bfloat16; float32 holds every bfloat16 and float16 value exactly.
+            wide = values if values.dtype in (torch.float32, torch.float64) else values.float()
+            return wide.cpu().numpy()
+
+        total, count = restore(sums), restore(counts)
+        if not np.isfinite(total).all():
+            row = int(np.flatnonzero(~np.isfinite(total))[0])
+            raise NonFiniteError(
+                f"{where}: the loss of example {data.ids[row]} of {data.name} is {total[row]}",
+                remedy="the weights overflow there; try dtype float32, or another checkpoint",
+            )
+        return RawOutputs(
+            total / np.maximum(count, 1),
+            count,
+            restore(logits) if sequence else None,
+            restore(correct) if correct else None,
+        )
+
+
+def prepare(
+    data: Data, checkpoint: Checkpoint, model: Any, tokenizer: Any, config: PointsConfig
+) -> PreparedData:
+    """Tokenise a data set for a model and move its batches to the device."""
+    examples = data.examples(config.rows)
+    encoded = encode(
+        examples,
+        tokenizer,
+        data.task.kind,
+        max_length=longest_input(tokenizer, model.config, config.max_length),
+        mask_seed=config.seed,
+    )
+    objective = Objective.of(data.task, checkpoint.label_names(), given=config.model_labels)
+    vocabulary = model.get_input_embeddings().weight.shape[0]
+    largest = max(max(row["input_ids"]) for row in encoded.rows)
+    if largest >= vocabulary:
+        raise DataError(
+            f"{data.name}: token id {largest} is outside the model's vocabulary of {vocabulary}",
+            remedy="the tokenizer next to the checkpoint belongs to another model",
+        )
+    device = config.torch_device()
+    batches = tuple(batch.to(device) for batch in cut_batches(encoded, config.token_budget))
+    return PreparedData(
+        data.name, objective, batches, len(examples), examples.ids, encoded.truncated
+    )
+
+
+@dataclass(frozen=True)
+class PointsWork:
+    """What a worker needs to be opened, in this process or another: the picklable factory."""
+
+    checkpoints: tuple[Checkpoint, ...]
+    data: tuple[Data, ...]
+    config: PointsConfig
+
+    def __call__(self) -> PointsWorker:
+        """Open a worker: load the first checkpoint as the model that moves, prepare the data."""
+        return PointsWorker(self)
+
+    @cached_property
+    def _shared_spec(self) -> dict[str, Any]:
+        # Everything but the weights that the numbers depend on.
+        config = self.config
+        return {
+            "data": [
+                {
+                    "name": data.name,
+                    "examples": data.examples(config.rows).fingerprint,
+                    "kind": data.task.kind,
+                    "labels": data.task.label_names,
+                    "groups": data.task.label_groups and dict(data.task.label_groups),
+                    "merge": data.task.merge,
+                }
+                for data in self.data
+            ],
+            "tokenizer": self.checkpoints[0].tokenizer_fingerprint,
+            "max_length": config.max_length,
+            "token_budget": config.token_budget,
+            "dtype": config.dtype,
+            "model_labels": config.model_labels,
+            "mask_seed": config.seed if any(d.task.kind == "masked-lm" for d in self.data) else None,
+        }
+
+    def mix_job(self, members: Sequence[int], weights: Sequence[Sequence[float]], label: str) -> Job:
+        """The job of evaluating `sum_m weights[p][m] checkpoint[members[m]]` for every p."""
+        spec = {
+            **self._shared_spec,
+            "checkpoints": [self.checkpoints[m].fingerprint for m in members],
+            "weights": [list(row) for row in weights],
+        }
+        return Job("mix", spec, cost=float(len(weights)), label=label)
+
+    def point_job(self, member: int) -> Job:
+        """The job of evaluating one checkpoint as it is."""
+        return self.mix_job([member], [[1.0]], self.checkpoints[member].spec)
+
+    def line_job(self, a: int, b: int, ts: Sequence[float]) -> Job:
+        """The job of evaluating (1 - t) a + t b for every t."""
+        label = f"{self.checkpoints[a].spec} -> {self.checkpoints[b].spec}"
+        return self.mix_job([a, b], [[1.0 - t, t] for t in ts], label)
+
+
+class PointsWorker:
+    """Runs mix jobs (see the module's docstring)."""
+
+    def __init__(self, work: PointsWork) -> None:
+        self.config = work.config
+        self.checkpoints = {c.fingerprint: c for c in work.checkpoints}
+        first = work.checkpoints[0]
+        device = self.config.torch_device()
+        kind = work.data[0].task.kind
+        if {_head(d.task.kind) for d in work.data} != {_head(kind)}:
+            raise ConfigError("data sets that need different heads cannot share one model")
+        model = load_model(first, kind, self.config).to(device)
+        tokenizer = load_tokenizer(first)
+        _set_padding(model, tokenizer)
+        self.kind, self.first = kind, first
+        self.vocabulary = tokenizer.get_vocab()
+        self.space = ParameterSpace.of(model)
+        self.bound: BoundModel = self.space.bind(model)
+        self.evaluator = Evaluator(
+            model, [prepare(d, first, model, tokenizer, self.config) for d in work.data]
+        )
+        self.capacity = max(2, int(self.config.memory * 2**30 // self.space.nbytes))
+        self._points: OrderedDict[str, Tensor] = OrderedDict()
+        self.loads = 0
+        self.seconds = {"load": 0.0, "move": 0.0, "evaluate": 0.0}
+
+    def run(self, job: Job) -> Contents:
+        """Evaluate every mix of a job."""
+        keys = list(job.spec["checkpoints"])
+        outputs: list[tuple[RawOutputs, ...]] = []
+        points = [self.point(key) for key in keys]
+        for weights in job.spec["weights"]:
+            start = time.perf_counter()
+            self._move(points, weights)
+            moved = time.perf_counter()
+            outputs.append(self.evaluator.run(_where(job, weights)))
+            self.seconds["move"] += moved - start
+            self.seconds["evaluate"] += time.perf_counter() - moved
+        records: dict[str, Any] = {"evaluations": len(outputs)}
+        if len(points) == 2:
+            records["distance"] = euclidean(points[0], points[1])
+        records["truncated"] = [data.truncated for data in self.evaluator.data]
+        return Contents(tensors=_pack(outputs), records={"points": records})
+
+    def _move(self, points: list[Tensor], weights: Sequence[float]) -> None:
+        if len(points) == 1 and weights[0] == 1.0:
+            self.bound.move_to(points[0])
+        elif len(points) == 2 and abs(weights[0] + weights[1] - 1) < 1e-12:
+            self.bound.lerp(points[0], points[1], weights[1])
+        else:
+            self.bound.combine(points, weights)
+
+    def point(self, key: str) -> Tensor:
+        """The checkpoint with this fingerprint as a flat vector, from the cache or from disk."""
+        if key in self._points:
+            self._points.move_to_end(key)
+            return self._points[key]
+        start = time.perf_counter()
+        while len(self._points) >= self.capacity:
+            self._points.popitem(last=False)
+        checkpoint = self.checkpoints[key]
+        model = load_model(checkpoint, self.kind, self.config)
+        self.space.check_same(ParameterSpace.of(model), self.first.spec, checkpoint.spec)
+        flat = self.space.flatten(model).to(self.bound.flat.device)
+        self.space.check_finite(flat, checkpoint.spec)
+        _check_compatible(self.first, checkpoint, self.vocabulary)
+        self._points[key] = flat
+        self.loads += 1
+        self.seconds["load"] += time.perf_counter() - start
+        return flat
+
+
+def _head(kind: str) -> str:
+    return "classification" if kind == "regression" else kind
+
+
+def _set_padding(model: Any, tokenizer: Any) -> None:
+    # Decoder classifiers look for the last token that is not padding, and refuse batches
+    # when they were never told which token that is.
+    if getattr(model.config, "pad_token_id", None) is None:
+        pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+        model.config.pad_token_id = pad if pad is not None else 0
+
+
+def _check_compatible(first: Checkpoint, other: Checkpoint, vocabulary: dict[str, int]) -> None:
+    """Refuse to mix models that number their labels or their tokens differently."""
+    if first.label_names() != other.label_names():
+        raise LabelError(
+            f"{first.spec} orders its labels {first.label_names()}, {other.spec} {other.label_names()}: "
+            "their heads cannot be mixed",
+            remedy="permute the rows of one head, or compare models of one label order",
+        )
+    if first.tokenizer_fingerprint == other.tokenizer_fingerprint:
+        return
+    if load_tokenizer(other).get_vocab() != vocabulary:
+        raise CheckpointError(
+            f"{first.spec} and {other.spec} have different vocabularies: the same text would be "
+            "different tokens",
+            remedy="compare models fine-tuned from one pre-trained model",
+        )
+
+
+def _where(job: Job, weights: Sequence[float]) -> str:
+    if len(weights) == 1:
+        return job.label
+    return f"{job.label} at weights {', '.join(f'{w:.3g}' for w in weights)}"
+
+
+def _pack(outputs: Sequence[tuple[RawOutputs, ...]]) -> dict[str, np.ndarray]:
+    """Stack the outputs of P points: `<d>.losses` (P, N), `<d>.logits` (P, N, C), ..."""
+    tensors: dict[str, np.ndarray] = {}
+    for d in range(len(outputs[0])):
+        points = [output[d] for output in outputs]
+        tensors[f"{d}.losses"] = np.stack([p.losses for p in points])
+        tensors[f"{d}.tokens"] = points[0].tokens
+        for field in ("logits", "correct"):
+            if getattr(points[0], field) is not None:
+                tensors[f"{d}.{field}"] = np.stack([getattr(p, field) for p in points])
+    return tensors
+
+
+def unpack(contents: Contents, data: int, examples: Examples, kind: str) -> list[Predictions]:
+    """The predictions of every point of a mix job on data set number `data`."""
+    tensors = contents.tensors
+    labels = np.asarray(examples.labels) if kind in ("classification", "regression") else None
+    logits, correct = tensors.get(f"{data}.logits"), tensors.get(f"{data}.correct")
+    return [
+        Predictions(
+            logits=None if logits is None else logits[p],
+            labels=labels,
+            losses=losses,
+            tokens=tensors[f"{data}.tokens"],
+            correct=None if correct is None else correct[p],
+        )
+        for p, losses in enumerate(tensors[f"{data}.losses"])
+    ]
+
+
+def data_fingerprint(work: PointsWork) -> str:
+    """Hash of the data sets and how they are read: kept beside every result made from them."""
+    return fingerprint(work._shared_spec)

@@ -1,0 +1,1 @@
+"""The field along lines: barriers, gaps, basins."""

@@ -1,0 +1,1 @@
+"""Data, labels, objectives and metrics: the scalar field itself."""

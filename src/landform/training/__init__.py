@@ -1,0 +1,1 @@
+"""How the point got there: fine-tuning many seeds."""

@@ -1,0 +1,1 @@
+"""Checkpoints, and the parameter space they are points of."""

@@ -1,0 +1,446 @@
+"""Checkpoints: where they are, which step they are, and how they become models.
+
+A checkpoint is named by a local directory (`runs/seed0`), a step of a run (`runs/seed0@300`), a
+hub model (`org/name`), or a hub model at a revision or step (`org/name@main`, `org/name@300`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import glob
+import json
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from landform.config import Config
+from landform.errors import CheckpointError, ConfigError
+from landform.store.fingerprint import fingerprint, fingerprint_file
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+__all__ = [
+    "Checkpoint",
+    "LoadConfig",
+    "load_model",
+    "load_tokenizer",
+    "resolve",
+    "select",
+    "short_names",
+]
+
+_AUTO_CLASSES = {
+    "classification": "AutoModelForSequenceClassification",
+    "regression": "AutoModelForSequenceClassification",
+    "token-classification": "AutoModelForTokenClassification",
+    "masked-lm": "AutoModelForMaskedLM",
+    "causal-lm": "AutoModelForCausalLM",
+    "seq2seq": "AutoModelForSeq2SeqLM",
+}
+_ARCHITECTURE_KINDS = {
+    "ForSequenceClassification": "classification",
+    "ForTokenClassification": "token-classification",
+    "ForMaskedLM": "masked-lm",
+    "ForPreTraining": "masked-lm",
+    "ForCausalLM": "causal-lm",
+    "LMHeadModel": "causal-lm",
+    "ForConditionalGeneration": "seq2seq",
+}
+_TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "special_tokens_map.json",
+    "added_tokens.json",
+)
+
+
+class LoadConfig(Config):
+    """How weights are read."""
+
+    dtype: Literal["float32", "float64", "bfloat16", "float16"] = "float32"
+    """Number format the weights are held and run in."""
+    allow_pickle: bool = False
+    """Read pickled weights (pytorch_model.bin) when there is no safetensors file."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint on this machine's disk."""
+
+    spec: str
+    """As the user named it."""
+    path: Path
+    """The directory that holds config.json and the weights."""
+
+    @cached_property
+    def weight_files(self) -> tuple[Path, ...]:
+        """safetensors files of the model, or the pickled ones where there are none."""
+        for pattern in ("model*.safetensors", "adapter_model.safetensors", "pytorch_model*.bin"):
+            found = sorted(self.path.glob(pattern))
+            if found:
+                return tuple(found)
+        raise CheckpointError(
+            f"{self.spec}: no weights in {self.path} (model.safetensors is missing)",
+            remedy="name the directory that save_pretrained wrote, or a step of a run: RUN@STEP",
+        )
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of the weights and the config: what a result made from this checkpoint depends on."""
+        files = [*self.weight_files, self.path / "config.json"]
+        return fingerprint({path.name: fingerprint_file(path) for path in files})
+
+    @cached_property
+    def tokenizer_fingerprint(self) -> str:
+        """Hash of the tokenizer's files."""
+        files = [self.path / name for name in _TOKENIZER_FILES if (self.path / name).exists()]
+        return fingerprint({path.name: fingerprint_file(path) for path in files})
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """config.json as it stands."""
+        return _read_json(self.path / "config.json", self.spec)
+
+    def label_names(self) -> tuple[str, ...]:
+        """The model's own label order, from id2label in its config."""
+        named = self.config.get("id2label") or {"0": "LABEL_0", "1": "LABEL_1"}
+        try:
+            return tuple(str(named[key]) for key in sorted(named, key=int))
+        except (ValueError, TypeError):
+            raise CheckpointError(
+                f"{self.spec}: id2label in config.json must map 0, 1, ... to names, got {named!r}"
+            ) from None
+
+
+def _read_json(path: Path, spec: str) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(f"{spec}: {path} is missing") from None
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{spec}: cannot read {path}: {error}") from None
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{spec}: {path} is not a JSON object")
+    return value
+
+
+# --- naming ---------------------------------------------------------------------------------
+
+
+def resolve(
+    spec: str | os.PathLike[str] | Checkpoint,
+    *,
+    step: int | None = None,
+    revision: str | None = None,
+) -> Checkpoint:
+    """The checkpoint that `spec` names: `DIR`, `DIR@STEP`, `org/name`, `org/name@REVISION|STEP`.
+
+    A step is matched exactly: in a run directory it is the folder `checkpoint-STEP`; on the hub,
+    the branch, tag or commit whose name or message says `step STEP` (a number is never matched
+    as a part of a longer one). Raises `CheckpointError` when nothing, or nothing usable, is there.
+    """
+    if isinstance(spec, Checkpoint):
+        return spec
+    text = os.fspath(spec)
+    name, at, suffix = text.rpartition("@")
+    if at and not Path(text).exists() and step is None and revision is None:
+        step, revision = (int(suffix), None) if suffix.isdigit() else (None, suffix)
+    else:
+        name = text
+    path = Path(name).expanduser()
+    if path.exists():
+        return _local(text, path, step, revision)
+    if path.is_absolute() or name.startswith(".") or name.count("/") > 1 or not _HUB_NAME.match(name):
+        raise CheckpointError(f"{text}: there is no such directory", remedy=_name_help(path))
+    return _from_hub(text, name, step, revision)
+
+
+_HUB_NAME = re.compile(r"^[\w.-]+(/[\w.-]+)?$")
+
+
+def _name_help(path: Path) -> str:
+    siblings = sorted(p.name for p in path.parent.glob("*") if p.is_dir()) if path.parent.is_dir() else []
+    if siblings:
+        return f"in {path.parent} there are: {', '.join(siblings[:8])}"
+    return "name a directory written by save_pretrained, or a hub model as org/name"
+
+
+def _local(spec: str, path: Path, step: int | None, revision: str | None) -> Checkpoint:
+    if revision is not None:
+        raise CheckpointError(
+            f"{spec}: {path} is a local directory and has no revision {revision!r}",
+            remedy="a local run is asked for a step: DIR@300",
+        )
+    if path.is_file():
+        raise CheckpointError(f"{spec} is a file", remedy="name the directory that holds it")
+    if step is not None:
+        target = path / f"checkpoint-{step}"
+        if not target.is_dir():
+            steps = sorted(int(p.name.split("-")[1]) for p in path.glob("checkpoint-*"))
+            raise CheckpointError(
+                f"{spec}: {path} has no step {step}",
+                remedy=f"its steps are: {', '.join(map(str, steps)) or 'none'}",
+            )
+        path = target
+    if not (path / "config.json").exists():
+        inner = sorted(p.parent.name for p in path.glob("*/config.json"))
+        remedy = f"did you mean one of {', '.join(inner[:6])} inside it?" if inner else None
+        if (path / "adapter_config.json").exists():
+            remedy = "it is a PEFT adapter; merge it first (merge_and_unload, save_pretrained)"
+        raise CheckpointError(f"{spec}: {path} has no config.json", remedy=remedy)
+    checkpoint = Checkpoint(spec, path)
+    _ = checkpoint.weight_files
+    return checkpoint
+
+
+def _from_hub(spec: str, name: str, step: int | None, revision: str | None) -> Checkpoint:
+    from huggingface_hub import HfApi, snapshot_download
+
+    try:
+        if step is not None:
+            revision = _revision_of_step(HfApi(), name, step)
+        path = snapshot_download(
+            name,
+            revision=revision,
+            ignore_patterns=["*.h5", "*.msgpack", "*.onnx", "*.ot", "onnx/*", "openvino/*", "*.tflite"],
+        )
+    except CheckpointError:
+        raise
+    except Exception as error:
+        summary = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise CheckpointError(
+            f"{spec}: no local directory of that name, and the hub did not give it ({summary})",
+            remedy="check the name, the network, or pass a local directory",
+        ) from error
+    return Checkpoint(spec, Path(path))
+
+
+def _revision_of_step(api: Any, name: str, step: int) -> str:
+    """The one revision of a hub model that is `step`: branch or tag by name, else commit message."""
+    exact = re.compile(rf"(?:^|[^0-9a-z])(?:steps?|checkpoint)[ _=:-]*0*{step}(?![0-9])|(?<![0-9]){step} ?steps?\b", re.I)
+    refs = api.list_repo_refs(name)
+    named = [ref.name for ref in [*refs.branches, *refs.tags] if exact.search(ref.name)]
+    if len(named) == 1:
+        return str(named[0])
+    commits = [c.commit_id for c in api.list_repo_commits(name) if exact.search(f"{c.title}\n{c.message}")]
+    if len(named) > 1 or len(commits) > 1:
+        raise CheckpointError(
+            f"{name}: {len(named) or len(commits)} revisions say step {step}: {', '.join((named or commits)[:4])}",
+            remedy=f"name the revision itself: {name}@REVISION",
+        )
+    if not commits:
+        raise CheckpointError(
+            f"{name}: no branch, tag or commit message says step {step}",
+            remedy=f"name the revision itself: {name}@REVISION",
+        )
+    return str(commits[0])
+
+
+def select(patterns: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> list[Checkpoint]:
+    """Checkpoints by name or pattern, in natural order, each once.
+
+    `runs/seed*` expands to directories that hold a checkpoint (`runs/seed*@300`: their step 300);
+    `org/name_*` to the hub's models of that form. Raises `CheckpointError` when a pattern matches
+    nothing.
+    """
+    if isinstance(patterns, str | os.PathLike):
+        patterns = [patterns]
+    chosen: dict[Path, Checkpoint] = {}
+    for pattern in patterns:
+        for spec in _expand(os.fspath(pattern)):
+            checkpoint = resolve(spec)
+            chosen.setdefault(checkpoint.path.resolve(), checkpoint)
+    return list(chosen.values())
+
+
+def _expand(pattern: str) -> list[str]:
+    if not any(mark in pattern for mark in "*?["):
+        return [pattern]
+    stem, at, suffix = pattern.rpartition("@")
+    if not at:
+        stem, suffix = pattern, ""
+    found = [
+        path + (f"@{suffix}" if at else "")
+        for path in glob.glob(os.path.expanduser(stem))
+        if (Path(path) / "config.json").exists() or (at and (Path(path) / f"checkpoint-{suffix}").is_dir())
+    ]
+    if not found and stem.count("/") == 1 and not Path(stem.split("/")[0]).is_dir():
+        found = [name + (f"@{suffix}" if at else "") for name in _hub_names(stem)]
+    if not found:
+        raise CheckpointError(
+            f"no checkpoint matches {pattern!r}",
+            remedy="a checkpoint is a directory with config.json and model.safetensors",
+        )
+    return sorted(found, key=_natural)
+
+
+def _hub_names(pattern: str) -> list[str]:
+    from fnmatch import fnmatchcase
+
+    from huggingface_hub import HfApi
+
+    author, _, rest = pattern.partition("/")
+    try:
+        models = HfApi().list_models(author=author, search=re.split(r"[*?\[]", rest)[0] or None)
+        return [m.id for m in models if fnmatchcase(m.id, pattern)]
+    except Exception as error:
+        raise CheckpointError(
+            f"{pattern}: no local directory matches, and the hub did not answer ({error})"
+        ) from error
+
+
+def _natural(text: str) -> list[tuple[int, int | str]]:
+    return [(0, int(p)) if p.isdigit() else (1, p) for p in re.split(r"(\d+)", text) if p]
+
+
+def short_names(checkpoints: Sequence[Checkpoint]) -> tuple[str, ...]:
+    """Unique short names: the shortest tails of the specs that tell all of them apart."""
+    parts = [Path(c.spec).parts or (c.spec,) for c in checkpoints]
+    for depth in range(1, max(map(len, parts), default=0) + 1):
+        names = ["/".join(p[-depth:]) for p in parts]
+        if len(set(names)) == len(names):
+            return tuple(names)
+    raise ConfigError("the same checkpoint is named twice", remedy="list each checkpoint once")
+
+
+# --- loading --------------------------------------------------------------------------------
+
+
+def load_model(
+    checkpoint: str | os.PathLike[str] | Checkpoint,
+    kind: str | None = None,
+    config: LoadConfig | None = None,
+    *,
+    new_head: bool = False,
+    **changes: Any,
+) -> PreTrainedModel:
+    """The checkpoint as a transformers model in evaluation mode on the CPU.
+
+    `kind` chooses the head (default: the one the checkpoint's architecture names). Every weight
+    must come from the file: a checkpoint without the head is refused unless `new_head`, in which
+    case the head is drawn from torch's global generator and the names of the new tensors are kept
+    in `model.landform_new_tensors`. `changes` override config.json (num_labels, dropout, ...).
+    Code from the checkpoint is never run, and pickles are read only with `allow_pickle`.
+    """
+    import transformers
+
+    checkpoint = resolve(checkpoint)
+    options = config or LoadConfig()
+    pickled = _check_loadable(checkpoint, options)
+    auto = getattr(transformers, _AUTO_CLASSES[kind] if kind else _architecture(checkpoint))
+    with quiet_transformers():
+        try:
+            model, info = auto.from_pretrained(
+                checkpoint.path,
+                output_loading_info=True,
+                dtype=options.dtype,
+                use_safetensors=not pickled,
+                trust_remote_code=False,
+                local_files_only=True,
+                **changes,
+            )
+        except CheckpointError:
+            raise
+        except Exception as error:
+            raise _load_error(checkpoint, error) from error
+    missing = sorted(info["missing_keys"])
+    if info["mismatched_keys"]:
+        raise CheckpointError(f"{checkpoint.spec}: shapes differ: {sorted(info['mismatched_keys'])[:3]}")
+    if missing and not new_head:
+        raise CheckpointError(
+            f"{checkpoint.spec}: no weights for {', '.join(missing[:4])}"
+            f"{' ...' if len(missing) > 4 else ''}: they would be random numbers",
+            remedy="this looks like a pre-trained model without a head; fine-tune it first "
+            "(landform train), or name the fine-tuned checkpoint",
+        )
+    model.landform_new_tensors = frozenset(missing)
+    model.eval()
+    return model  # type: ignore[no-any-return]
+
+
+def _check_loadable(checkpoint: Checkpoint, options: LoadConfig) -> bool:
+    """Whether the weights are pickled; raises when that, or remote code, would be needed."""
+    if "auto_map" in checkpoint.config:
+        import transformers
+
+        known = checkpoint.config.get("model_type") in transformers.CONFIG_MAPPING
+        if not known:
+            raise CheckpointError(
+                f"{checkpoint.spec}: config.json asks to run code that comes with the checkpoint "
+                f"({checkpoint.config['auto_map']})",
+                remedy="landform never runs such code; use an architecture that transformers ships",
+            )
+    pickled = checkpoint.weight_files[0].suffix == ".bin"
+    if pickled and not options.allow_pickle:
+        raise CheckpointError(
+            f"{checkpoint.spec}: {checkpoint.weight_files[0].name} is a pickle, which can run code when read",
+            remedy="convert it to safetensors (load, then save_pretrained), or pass allow_pickle / --allow-pickle",
+        )
+    return pickled
+
+
+def _architecture(checkpoint: Checkpoint) -> str:
+    names = checkpoint.config.get("architectures") or [""]
+    for ending, kind in _ARCHITECTURE_KINDS.items():
+        if str(names[0]).endswith(ending):
+            return _AUTO_CLASSES[kind]
+    return "AutoModel"
+
+
+def _load_error(checkpoint: Checkpoint, error: Exception) -> CheckpointError:
+    text = " ".join(str(error).split())
+    remedy = "check that the files are complete: copy or download them again"
+    if "incomplete" in text or "HeaderTooLarge" in text or "header" in text.lower():
+        text = f"{checkpoint.weight_files[0].name} is truncated or not a safetensors file ({text})"
+    elif "ize mismatch" in text or "mismatched" in text:
+        remedy = "config.json and the weights do not belong together"
+    elif "Unrecognized configuration class" in text or "does not recognize this architecture" in text:
+        remedy = "this architecture has no head of the kind the task needs"
+    return CheckpointError(f"{checkpoint.spec}: cannot load the model: {text[:400]}", remedy=remedy)
+
+
+def load_tokenizer(checkpoint: str | os.PathLike[str] | Checkpoint) -> PreTrainedTokenizerBase:
+    """The checkpoint's own tokenizer. Raises `CheckpointError` where it has none: guessing one
+    would silently change every number."""
+    from transformers import AutoTokenizer
+
+    checkpoint = resolve(checkpoint)
+    if not any((checkpoint.path / name).exists() for name in _TOKENIZER_FILES):
+        raise CheckpointError(
+            f"{checkpoint.spec}: no tokenizer files in {checkpoint.path}",
+            remedy="save the tokenizer next to the model: tokenizer.save_pretrained(DIR)",
+        )
+    with quiet_transformers():
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(
+                checkpoint.path, trust_remote_code=False, local_files_only=True
+            )
+        except Exception as error:
+            raise CheckpointError(f"{checkpoint.spec}: cannot load the tokenizer: {error}") from error
+    return tokenizer  # type: ignore[no-any-return]
+
+
+@contextlib.contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """No load reports and no progress bars inside: landform says itself what went wrong."""
+    from transformers.utils import logging
+
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()

@@ -1,0 +1,144 @@
+"""Distances between two points of parameter space."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from landform.errors import ConfigError
+from landform.results import Result
+from landform.weights.checkpoint import Checkpoint, LoadConfig, load_model, resolve
+from landform.weights.space import GroupKind, ParameterSpace, Region
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["Distance", "DistanceConfig", "distance", "euclidean"]
+
+
+class DistanceConfig(LoadConfig):
+    """Options of `distance`."""
+
+    by: GroupKind = "layer"
+    """How the table divides the parameters: tensor, sublayer, layer, block or (attention) head."""
+    origin: str | None = None
+    """A third checkpoint (say the pre-trained one): the cosine is then between b - origin and a - origin."""
+
+
+@dataclass(frozen=True)
+class Distance(Result):
+    """Distances between checkpoints `a` and `b`; `table` has one row per group."""
+
+    a: str
+    b: str
+    l2: float
+    """|| a - b ||"""
+    rms: float
+    """|| a - b || / sqrt(number of parameters)"""
+    cosine: float
+    """<a, b> / (||a|| ||b||), of a - origin and b - origin when an origin is given"""
+    parameters: int
+    table: pd.DataFrame
+    """columns group, parameters, l2, rms, cosine"""
+
+    @property
+    def reading(self) -> str:
+        """One line for a person."""
+        return (
+            f"L2 distance {self.l2:.4g}, RMS {self.rms:.3g} per parameter "
+            f"({self.parameters:,} parameters), cosine {self.cosine:.6f}"
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {
+            **{k: v for k, v in asdict(self).items() if k != "table"},
+            "table": self.table.to_dict("records"),
+        }
+
+
+def euclidean(a: Tensor, b: Tensor) -> float:
+    """|| a - b || with float64 accumulation, in blocks that stay in cache."""
+    total = 0.0
+    for start in range(0, a.numel(), _BLOCK):
+        piece = a[start : start + _BLOCK] - b[start : start + _BLOCK]
+        total += float(torch.linalg.vector_norm(piece.double())) ** 2
+    return math.sqrt(total)
+
+
+_BLOCK = 1 << 18
+
+
+def _sums(a: Tensor, b: Tensor, origin: Tensor | None) -> tuple[float, float, float, float]:
+    x, y = a.double(), b.double()
+    if origin is not None:
+        x, y = x - origin.double(), y - origin.double()
+    return (
+        float((x - y).square().sum()),
+        float((x * y).sum()),
+        float(x.square().sum()),
+        float(y.square().sum()),
+    )
+
+
+def _finish(difference: float, dot: float, aa: float, bb: float, n: int) -> tuple[float, float, float]:
+    l2 = math.sqrt(difference)
+    cosine = dot / math.sqrt(aa * bb) if aa > 0 and bb > 0 else math.nan
+    return l2, l2 / math.sqrt(n), cosine
+
+
+def distance(
+    a: str | Checkpoint, b: str | Checkpoint, *, kind: str | None = None, **options: Any
+) -> Distance:
+    """Distances between two checkpoints: L2, RMS per parameter and cosine, overall and per group.
+
+    `kind` is the kind of head to load (default: the architecture the checkpoint names).
+    """
+    import pandas as pd
+
+    config = DistanceConfig.parse(options, where="distance")
+    models = [load_model(resolve(spec), kind, config) for spec in (a, b)]
+    spaces = [ParameterSpace.of(model) for model in models]
+    spaces[0].check_same(spaces[1], str(a), str(b))
+    space = spaces[0]
+    points = [space.flatten(model) for model in models]
+    origin = _origin(config, space, kind)
+    rows: list[dict[str, Any]] = []
+    total = [0.0, 0.0, 0.0, 0.0]
+    count = 0
+    for group, regions in space.groups(config.by, config=models[0].config).items():
+        sums, n = _group_sums(space, points, origin, regions)
+        total = [x + y for x, y in zip(total, sums, strict=True)]
+        count += n
+        l2, rms, cosine = _finish(sums[0], sums[1], sums[2], sums[3], n)
+        rows.append({"group": group, "parameters": n, "l2": l2, "rms": rms, "cosine": cosine})
+    if count != space.numel:
+        raise ConfigError(f"groups by {config.by} cover {count} of {space.numel} parameters")
+    l2, rms, cosine = _finish(total[0], total[1], total[2], total[3], count)
+    return Distance(str(a), str(b), l2, rms, cosine, count, pd.DataFrame(rows))
+
+
+def _origin(config: DistanceConfig, space: ParameterSpace, kind: str | None) -> Tensor | None:
+    """The origin as a point: tensors it lacks (a new head) count from zero."""
+    if config.origin is None:
+        return None
+    model = load_model(resolve(config.origin), kind, config, new_head=True)
+    fresh = getattr(model, "landform_new_tensors", frozenset())
+    tensors = {
+        name: torch.zeros_like(p) if name in fresh else p for name, p in model.named_parameters()
+    }
+    return space.flatten(tensors)
+
+
+def _group_sums(
+    space: ParameterSpace, points: list[Tensor], origin: Tensor | None, regions: tuple[Region, ...]
+) -> tuple[tuple[float, float, float, float], int]:
+    views = [space.views(p, regions) for p in points]
+    origins = space.views(origin, regions) if origin is not None else [None] * len(regions)
+    parts = [_sums(x, y, o) for x, y, o in zip(views[0], views[1], origins, strict=True)]
+    sums = tuple(math.fsum(part[i] for part in parts) for i in range(4))
+    return (sums[0], sums[1], sums[2], sums[3]), sum(x.numel() for x in views[0])
