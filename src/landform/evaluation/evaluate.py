@@ -15,9 +15,10 @@ from landform.errors import DataError
 from landform.evaluation.intervals import percentile_interval, resample_counts
 from landform.evaluation.points import Data, PointsConfig, PointsWork, unpack
 from landform.results import Result
-from landform.store.artifacts import AnyStore, open_store
+from landform.store.artifacts import ArtifactStore
 from landform.store.engines import run_plan
 from landform.store.plan import Plan
+from landform.store.study import open_store
 from landform.tasks.metrics import Predictions, get_metric, reliability
 from landform.tasks.task import Examples, Task
 from landform.weights.checkpoint import Checkpoint, resolve
@@ -86,7 +87,7 @@ def evaluate(
     task: Task,
     *,
     split: str = "validation",
-    store: str | os.PathLike[str] | AnyStore | None = None,
+    store: str | os.PathLike[str] | ArtifactStore | None = None,
     progress: bool = False,
     **options: Any,
 ) -> Evaluation:

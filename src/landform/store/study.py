@@ -1,0 +1,42 @@
+"""Opening studies, and the results kept in them by name for people and for `landform report`."""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import Any
+
+from landform.results import Result, from_parts, to_parts
+from landform.store.artifacts import ArtifactStore, Contents, MemoryStore, Store
+
+__all__ = ["load_results", "open_store", "publish", "slug"]
+
+
+def open_store(store: str | os.PathLike[str] | ArtifactStore | None) -> ArtifactStore:
+    """The store meant: itself, the study directory at a path (made if need be), or memory."""
+    if store is None:
+        return MemoryStore()
+    if isinstance(store, str | os.PathLike):
+        return Store.open(store)
+    return store
+
+
+def slug(*parts: str) -> str:
+    """A file name made of the words of `parts`."""
+    return "-".join(re.sub(r"[^A-Za-z0-9._]+", "-", part).strip("-.") for part in parts)
+
+
+def publish(store: ArtifactStore, name: str, result: Result) -> None:
+    """Keep `result` under `results/<name>/`: its tables as Parquet, the rest as JSON."""
+    tables, record = to_parts(result)
+    provenance: dict[str, Any] = getattr(result, "provenance", {})
+    store.publish(name, Contents(tables=tables, records={"result": record}), provenance=provenance)
+
+
+def load_results(store: ArtifactStore) -> dict[str, Any]:
+    """Every result kept in a study, by name."""
+    results = {}
+    for name in store.results():
+        contents = store.published(name)
+        results[name] = from_parts(contents.tables, contents.records["result"])
+    return results

@@ -1,0 +1,459 @@
+"""`connect`: the lines between all pairs of many checkpoints, and the basins they reveal.
+
+Every checkpoint is loaded once and evaluated once; every pair adds the interior points of its
+line. For N checkpoints, P pairs and k points that is N + P (k - 2) evaluations per data set, and
+each mixed model is evaluated on all data sets before it is moved on.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import pandas as pd
+from pydantic import Field
+
+from landform.config import nearest
+from landform.errors import ConfigError
+from landform.evaluation.evaluate import metric_names, subset_masks, take_rows
+from landform.evaluation.points import Data, PointsConfig, PointsWork, data_fingerprint
+from landform.geometry.basins import Clustering, cluster
+from landform.geometry.line import (
+    SUMMARY_FIELDS,
+    as_data,
+    line_predictions,
+    line_statistics,
+    positions,
+)
+from landform.geometry.statistics import basin_summary, basin_table
+from landform.results import Result
+from landform.store.artifacts import ArtifactStore
+from landform.store.engines import run_plan
+from landform.store.plan import Forecast, Plan
+from landform.store.study import open_store, publish
+from landform.tasks.metrics import Predictions, get_metric
+from landform.tasks.task import Task
+from landform.weights.checkpoint import Checkpoint, select, short_names
+
+if TYPE_CHECKING:
+    from landform.tasks.task import Examples
+
+__all__ = ["ConnectConfig", "Connection", "ConnectionStudy", "connect"]
+
+
+class ConnectConfig(PointsConfig):
+    """Options of `connect`."""
+
+    points: int = Field(10, ge=2)
+    """Points on each line, both ends included."""
+    basins: int | None = Field(None, ge=1)
+    """Number of basins (default: chosen by the data)."""
+    affinity_scale: float | None = Field(None, gt=0)
+    """Scale s of the affinity exp(-gap^2 / 2 s^2), in nats (default: chosen by the data)."""
+    compat: Literal["connectivity"] | None = None
+    """'connectivity' repeats the fixed choices of Juneja et al. 2023: scale 1 nat, two basins."""
+    ood: tuple[str, ...] = ()
+    """Columns of the endpoint table to compare between basins (default: the headline metric of
+    every further data set and of its first group of subsets)."""
+    in_domain: str | None = None
+    """The column shown beside them as the confound (default: the first data set's headline metric)."""
+    engine: Literal["local", "ray"] = "local"
+    """Where jobs run: in this process, or on a Ray cluster."""
+    workers: int = Field(1, ge=1)
+    """Worker processes of the Ray engine."""
+
+
+@dataclass(frozen=True)
+class Connection(Result):
+    """What lies between N checkpoints."""
+
+    names: tuple[str, ...]
+    data: tuple[str, ...]
+    """data sets; the first one makes the basins"""
+    curves: pd.DataFrame
+    """data, a, b, t, loss, loss_low, loss_high and the metrics at every point of every line"""
+    pairs: pd.DataFrame
+    """data, a, b, distance, and barrier, gap, intervals, noise floor of every line"""
+    clustering: Clustering | None
+    """None when not all pairs were walked: basins need the whole matrix"""
+    endpoints: pd.DataFrame
+    """one row per checkpoint; columns `data/metric` and `data/subset/metric`"""
+    statistics: pd.DataFrame | None
+    """the largest basin against the rest, per OOD metric and for the in-domain confound"""
+    basin_metrics: pd.DataFrame | None
+    """mean, deviation, extremes of every endpoint metric in every basin"""
+    evaluations: int
+    """model evaluations that this result is made of: N + pairs x (points - 2)"""
+    provenance: dict[str, Any]
+
+    def matrix(self, quantity: str = "convexity_gap", data: str | None = None) -> pd.DataFrame:
+        """A column of `pairs` as a square, symmetric table with zero diagonal (NaN: not walked)."""
+        name = data or self.data[0]
+        if name not in self.data or quantity not in self.pairs:
+            known = self.data if name not in self.data else self.pairs.columns[3:]
+            raise ConfigError(
+                f"no {quantity} of {name} in this study", remedy=f"there are: {', '.join(known)}"
+            )
+        table = pd.DataFrame(np.nan, index=list(self.names), columns=list(self.names))
+        rows = self.pairs[self.pairs.data == name]
+        for a, b, value in zip(rows.a, rows.b, rows[quantity], strict=True):
+            table.loc[a, b] = table.loc[b, a] = value
+        values = table.to_numpy(copy=True)
+        np.fill_diagonal(values, 0.0)
+        return pd.DataFrame(values, index=table.index, columns=table.columns)
+
+    @property
+    def gaps(self) -> pd.DataFrame:
+        """Convexity gaps on the first data set, nats."""
+        return self.matrix("convexity_gap")
+
+    @property
+    def barriers(self) -> pd.DataFrame:
+        """Barrier heights on the first data set, nats."""
+        return self.matrix("barrier_height")
+
+    @property
+    def distances(self) -> pd.DataFrame:
+        """Euclidean distances."""
+        return self.matrix("distance")
+
+    @property
+    def basins(self) -> pd.Series:
+        """name -> basin, numbered by size (0 is the largest)."""
+        if self.clustering is None:
+            return pd.Series(pd.NA, index=list(self.names), dtype="Int64", name="basin")
+        return self.clustering.basins
+
+    @property
+    def reading(self) -> str:
+        """One line for a person."""
+        rows = self.pairs[self.pairs.data == self.data[0]]
+        above = int((rows.convexity_gap > rows.noise_floor).sum())
+        gaps = (
+            f"gaps {rows.convexity_gap.min():.3g} to {rows.convexity_gap.max():.3g} nats, "
+            f"{above} of {len(rows)} above the noise floor"
+        )
+        if self.clustering is None:
+            return f"{len(self.names)} checkpoints, {len(rows)} lines: {gaps}"
+        return f"{len(self.names)} checkpoints: {self._basins_sentence()}; {gaps}"
+
+    def _basins_sentence(self) -> str:
+        assert self.clustering is not None
+        sizes = self.clustering.basins.value_counts().sort_index().tolist()
+        if len(sizes) == 1:
+            return "one basin"
+        if max(sizes) == 1:
+            return "every checkpoint is a basin of its own"
+        return f"{len(sizes)} basins of {', '.join(map(str, sizes))}"
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values; curves stay a table in the study."""
+        return {
+            "names": list(self.names),
+            "data": list(self.data),
+            "evaluations": self.evaluations,
+            "pairs": self.pairs.to_dict("records"),
+            "basins": {str(k): None if pd.isna(v) else int(v) for k, v in self.basins.items()},
+            "clustering": None if self.clustering is None else self.clustering.note,
+            "endpoints": self.endpoints.reset_index(names="name").to_dict("records"),
+            "statistics": None if self.statistics is None else self.statistics.to_dict("records"),
+            "provenance": self.provenance,
+        }
+
+
+def connect(
+    checkpoints: Iterable[str | os.PathLike[str] | Checkpoint],
+    task: Task,
+    *,
+    split: str = "validation",
+    also: Sequence[Task | Data | tuple[Task, str]] = (),
+    pairs: Iterable[tuple[str, str]] | None = None,
+    store: str | os.PathLike[str] | ArtifactStore | None = None,
+    progress: bool = False,
+    **options: Any,
+) -> Connection:
+    """Connect checkpoints by straight lines and divide them into basins.
+
+    `checkpoints` may hold patterns (`runs/seed*`). `also` names further data sets, say an
+    out-of-distribution one: every mixed model is evaluated on all of them. `pairs` limits the
+    lines to pairs of checkpoint names. With a `store`, finished lines are kept and reused, and the
+    result is kept under the name `connect`. Options are the fields of `ConnectConfig`.
+    """
+    study = ConnectionStudy.of(checkpoints, task, split=split, also=also, pairs=pairs, **options)
+    kept = open_store(store)
+    run_plan(
+        study.plan,
+        study.work,
+        kept,
+        engine=study.config.engine,
+        workers=study.config.workers,
+        progress=progress,
+    )
+    connection = study.collect(kept)
+    publish(kept, "connect", connection)
+    return connection
+
+
+@dataclass(frozen=True)
+class ConnectionStudy:
+    """The plan of a `connect`: what would be evaluated, before anything is."""
+
+    names: tuple[str, ...]
+    work: PointsWork
+    pairs: tuple[tuple[int, int], ...]
+    config: ConnectConfig
+
+    @classmethod
+    def of(
+        cls,
+        checkpoints: Iterable[str | os.PathLike[str] | Checkpoint],
+        task: Task,
+        *,
+        split: str = "validation",
+        also: Sequence[Task | Data | tuple[Task, str]] = (),
+        pairs: Iterable[tuple[str, str]] | None = None,
+        **options: Any,
+    ) -> ConnectionStudy:
+        """Resolve checkpoints, data and options; raises for anything that is not there."""
+        config = ConnectConfig.parse(options, where="connect")
+        chosen = _select(checkpoints)
+        if len(chosen) < 2:
+            raise ConfigError(
+                f"connect needs at least two checkpoints, got {len(chosen)}",
+                remedy="name several directories, or a pattern such as 'runs/seed*'",
+            )
+        data = (as_data(task, split), *(as_data(item, split) for item in also))
+        repeated = [d.name for i, d in enumerate(data) if d.name in [e.name for e in data[:i]]]
+        if repeated:
+            raise ConfigError(
+                f"two data sets are called {repeated[0]}", remedy="give a task another name="
+            )
+        names = short_names(chosen)
+        wanted = list(combinations(range(len(chosen)), 2)) if pairs is None else _index_pairs(pairs, names)
+        work = PointsWork(tuple(chosen), data, config)
+        return cls(names, work, tuple(wanted), config)
+
+    @property
+    def ts(self) -> tuple[float, ...]:
+        """Positions on every line."""
+        return positions(self.config.points)
+
+    @property
+    def plan(self) -> Plan:
+        """Points first (they are the cheapest way to learn that something is wrong), then lines."""
+        ends = [self.work.point_job(m) for m in range(len(self.names))]
+        lines = [self.work.line_job(a, b, self.ts[1:-1]) for a, b in self._ordered_pairs()]
+        return Plan((*ends, *lines))
+
+    def forecast(self, store: ArtifactStore, seconds_per_evaluation: float | None = None) -> Forecast:
+        """Evaluations that remain, their time, and the memory of the checkpoints held."""
+        weights = [sum(f.stat().st_size for f in c.weight_files) for c in self.work.checkpoints]
+        held = min(sum(weights), int(self.config.memory * 2**30))
+        return self.plan.forecast(
+            store,
+            seconds_per_unit=seconds_per_evaluation,
+            memory=held + 2 * max(weights),
+            workers=self.config.workers,
+        )
+
+    def _ordered_pairs(self) -> list[tuple[int, int]]:
+        """Pairs in tiles, so that a cache of k checkpoints serves about k^2 / 4 lines per filling."""
+        size = max(f.stat().st_size for f in self.work.checkpoints[0].weight_files)
+        side = max(1, int(self.config.memory * 2**30 / max(size, 1)) // 2)
+        return sorted(self.pairs, key=lambda pair: (pair[0] // side, pair[1] // side, pair))
+
+    # --- from kept outputs to the result -----------------------------------------------------
+
+    def collect(self, store: ArtifactStore) -> Connection:
+        """Assemble the result from the outputs in `store`."""
+        ends = [store.read(self.work.point_job(m).key) for m in range(len(self.names))]
+        curves, pairs, endpoints = [], [], []
+        for d, data in enumerate(self.work.data):
+            examples = data.examples(self.config.rows)
+            curve_rows, pair_rows = self._collect_lines(store, ends, d, data, examples)
+            curves.append(curve_rows)
+            pairs.append(pair_rows)
+            endpoints.append(self._collect_endpoints(ends, d, data, examples))
+        pair_table = pd.concat(pairs, ignore_index=True)
+        endpoint_table = pd.concat(endpoints, axis=1)
+        clustering = self._cluster(pair_table)
+        statistics, summary = self._compare(clustering, endpoint_table)
+        return Connection(
+            names=self.names,
+            data=tuple(data.name for data in self.work.data),
+            curves=pd.concat(curves, ignore_index=True),
+            pairs=pair_table,
+            clustering=clustering,
+            endpoints=endpoint_table,
+            statistics=statistics,
+            basin_metrics=summary,
+            evaluations=int(sum(job.cost for job in self.plan.jobs)),
+            provenance=self._provenance(),
+        )
+
+    def _collect_lines(
+        self, store: ArtifactStore, ends: Sequence[Any], d: int, data: Data, examples: Examples
+    ) -> tuple[pd.DataFrame, pd.DataFrame]:
+        """Curves and pairs of one data set. Lines are read and reduced one block at a time:
+        per-example outputs of thousands of lines never sit in memory together."""
+        curve_rows: list[dict[str, Any]] = []
+        pair_rows: list[dict[str, Any]] = []
+        block = 64
+        for start in range(0, len(self.pairs), block):
+            chosen = self.pairs[start : start + block]
+            lines = [store.read(self.work.line_job(a, b, self.ts[1:-1]).key) for a, b in chosen]
+            points = [
+                line_predictions((ends[a], ends[b]), line, d, examples, data.task.kind)
+                for (a, b), line in zip(chosen, lines, strict=True)
+            ]
+            distances = np.array([float(line.records["points"]["distance"]) for line in lines])
+            statistics = line_statistics(points, self.config, distances)
+            for c, (a, b) in enumerate(chosen):
+                head = {"data": data.name, "a": self.names[a], "b": self.names[b]}
+                pair_rows.append(
+                    {**head, "distance": distances[c]}
+                    | {name: float(getattr(statistics, name)[c]) for name in SUMMARY_FIELDS}
+                )
+                curve_rows += [
+                    {
+                        **head,
+                        "t": t,
+                        "loss": float(statistics.loss[c, k]),
+                        "loss_low": float(statistics.loss_low[c, k]),
+                        "loss_high": float(statistics.loss_high[c, k]),
+                        **_values(points[c][k], data.task),
+                    }
+                    for k, t in enumerate(self.ts)
+                ]
+        return pd.DataFrame(curve_rows), pd.DataFrame(pair_rows)
+
+    def _collect_endpoints(
+        self, ends: Sequence[Any], d: int, data: Data, examples: Examples
+    ) -> pd.DataFrame:
+        from landform.evaluation.points import unpack
+
+        masks = subset_masks(data.task, examples)
+        rows = []
+        for end in ends:
+            predictions = unpack(end, d, examples, data.task.kind)[0]
+            row = {"loss": float(get_metric("loss").aggregate(predictions)), **_values(predictions, data.task)}
+            for subset, mask in masks.items():
+                values = _values(take_rows(predictions, mask), data.task)
+                row |= {f"{subset}/{name}": value for name, value in values.items()}
+            rows.append({f"{data.name}/{name}": value for name, value in row.items()})
+        return pd.DataFrame(rows, index=list(self.names))
+
+    def _cluster(self, pairs: pd.DataFrame) -> Clustering | None:
+        if len(self.pairs) < len(self.names) * (len(self.names) - 1) // 2:
+            return None
+        rows = pairs[pairs.data == self.work.data[0].name]
+        square = pd.DataFrame(0.0, index=list(self.names), columns=list(self.names))
+        for a, b, gap in zip(rows.a, rows.b, rows.convexity_gap, strict=True):
+            square.loc[a, b] = square.loc[b, a] = gap
+        config = self.config
+        return cluster(
+            square,
+            n_basins=config.basins,
+            scale="auto" if config.affinity_scale is None else config.affinity_scale,
+            noise_floor=float(rows.noise_floor.median()),
+            compat=config.compat == "connectivity",
+            seed=config.seed,
+        )
+
+    def _compare(
+        self, clustering: Clustering | None, endpoints: pd.DataFrame
+    ) -> tuple[pd.DataFrame | None, pd.DataFrame | None]:
+        """Statistics of the largest basin against the rest, and every basin's own."""
+        ood, in_domain = self._columns(endpoints)
+        if clustering is None:
+            return None, None
+        summary = basin_summary(clustering.basins, endpoints)
+        if clustering.n_basins < 2:
+            return None, summary
+        table = basin_table(
+            clustering.basins,
+            endpoints,
+            ood=ood,
+            in_domain=in_domain,
+            centroid_difference=clustering.centroid_difference,
+        )
+        return table, summary
+
+    def _columns(self, endpoints: pd.DataFrame) -> tuple[tuple[str, ...], str]:
+        """The OOD columns and the in-domain column: as asked, or by default."""
+        first = self.work.data[0]
+        known = [str(column) for column in endpoints.columns]
+        asked = [*self.config.ood, *([self.config.in_domain] if self.config.in_domain else [])]
+        for column in asked:
+            if column not in known:
+                raise ConfigError(
+                    f"option ood/in_domain: there is no endpoint metric {column!r}",
+                    remedy=f"did you mean {nearest(column, known)!r}? Known: {', '.join(known[:12])}",
+                )
+        in_domain = self.config.in_domain or f"{first.name}/{first.task.metrics[0]}"
+        if self.config.ood:
+            return self.config.ood, in_domain
+        default: list[str] = []
+        for data in self.work.data[1:]:
+            headline = data.task.metrics[0]
+            default.append(f"{data.name}/{headline}")
+            if data.task.subsets:
+                masks = _first_group(data.task, data.examples(self.config.rows))
+                default += [f"{data.name}/{subset}/{headline}" for subset in masks]
+        return tuple(default), in_domain
+
+    def _provenance(self) -> dict[str, Any]:
+        return {
+            "checkpoints": {
+                name: {"spec": c.spec, "weights": c.fingerprint}
+                for name, c in zip(self.names, self.work.checkpoints, strict=True)
+            },
+            "data": data_fingerprint(self.work),
+            "config": self.config.model_dump(mode="json"),
+        }
+
+
+def _select(
+    checkpoints: Iterable[str | os.PathLike[str] | Checkpoint],
+) -> list[Checkpoint]:
+    if isinstance(checkpoints, str | os.PathLike):
+        return select(checkpoints)
+    chosen: list[Checkpoint] = []
+    for item in checkpoints:
+        found = [item] if isinstance(item, Checkpoint) else select(item)
+        chosen += [c for c in found if c.path.resolve() not in {k.path.resolve() for k in chosen}]
+    return chosen
+
+
+def _index_pairs(pairs: Iterable[tuple[str, str]], names: Sequence[str]) -> list[tuple[int, int]]:
+    wanted: dict[tuple[int, int], None] = {}
+    for pair in pairs:
+        if len(pair) != 2 or pair[0] == pair[1]:
+            raise ConfigError(f"a pair is two different checkpoints, got {pair!r}")
+        for name in pair:
+            if name not in names:
+                raise ConfigError(
+                    f"pairs: no checkpoint is called {name!r}",
+                    remedy=f"names: {', '.join(names)}",
+                )
+        i, j = sorted((names.index(pair[0]), names.index(pair[1])))
+        wanted[i, j] = None
+    if not wanted:
+        raise ConfigError("the list of pairs is empty", remedy="leave it out for all pairs")
+    return list(wanted)
+
+
+def _values(predictions: Predictions, task: Task) -> dict[str, float]:
+    """The task's metrics but the loss, without intervals."""
+    names = [name for name in metric_names(task) if name != "loss"]
+    return {name: float(get_metric(name).aggregate(predictions)) for name in names}
+
+
+def _first_group(task: Task, examples: Examples) -> Mapping[str, np.ndarray]:
+    import dataclasses
+
+    return subset_masks(dataclasses.replace(task, subsets=task.subsets[:1]), examples)

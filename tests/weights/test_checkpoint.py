@@ -1,0 +1,186 @@
+import json
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from landform.errors import CheckpointError
+from landform.weights import checkpoint as module
+from landform.weights.checkpoint import (
+    LoadConfig,
+    load_model,
+    load_tokenizer,
+    resolve,
+    select,
+    short_names,
+)
+
+
+@pytest.fixture
+def saved(tmp_path, save_checkpoint):
+    return save_checkpoint(tmp_path / "runs" / "seed0")
+
+
+def test_loaded_weights_are_the_saved_ones(saved, tiny_model):
+    model = load_model(saved, "classification")
+    expected = tiny_model(dtype=torch.float32)
+    assert not model.training
+    for name, parameter in expected.named_parameters():
+        assert torch.equal(parameter, dict(model.named_parameters())[name])
+
+
+def test_missing_checkpoint_says_what_is_there(saved):
+    with pytest.raises(CheckpointError, match="no such directory") as caught:
+        resolve(saved.parent / "seed7")
+    assert "seed0" in str(caught.value)
+
+
+def test_directory_without_config_points_inside(saved):
+    with pytest.raises(CheckpointError, match=r"no config\.json") as caught:
+        resolve(saved.parent)
+    assert "seed0" in str(caught.value)
+
+
+def test_directory_without_weights(saved):
+    (saved / "model.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"model\.safetensors is missing"):
+        resolve(saved)
+
+
+def test_steps_are_matched_exactly(saved, save_checkpoint):
+    save_checkpoint(saved / "checkpoint-5000", seed=1)
+    save_checkpoint(saved / "checkpoint-15000", seed=2)
+    assert resolve(f"{saved}@5000").path == saved / "checkpoint-5000"
+    with pytest.raises(CheckpointError, match="no step 500") as caught:
+        resolve(f"{saved}@500")
+    assert "5000, 15000" in str(caught.value)
+    with pytest.raises(CheckpointError, match="no revision"):
+        resolve(saved, revision="main")
+
+
+def _hub(commits=(), branches=("main",)):
+    return SimpleNamespace(
+        list_repo_refs=lambda name: SimpleNamespace(
+            branches=[SimpleNamespace(name=b) for b in branches], tags=[]
+        ),
+        list_repo_commits=lambda name: [
+            SimpleNamespace(commit_id=f"sha{i}", title=title, message="") for i, title in enumerate(commits)
+        ],
+    )
+
+
+def test_hub_steps_are_never_a_part_of_a_longer_number():
+    api = _hub(["add step 15000", "add step 25000", "add step 5000", "readme"])
+    assert module._revision_of_step(api, "org/m", 5000) == "sha2"
+    with pytest.raises(CheckpointError, match="says step 500"):
+        module._revision_of_step(api, "org/m", 500)
+    assert module._revision_of_step(_hub(branches=["main", "step-300"]), "org/m", 300) == "step-300"
+    with pytest.raises(CheckpointError, match="2 revisions"):
+        module._revision_of_step(_hub(["step 7", "redo step 7"]), "org/m", 7)
+
+
+def test_hub_failure_names_the_checkpoint():
+    with pytest.raises(CheckpointError, match="no local directory of that name"):
+        resolve("someone/no-such-model-anywhere")
+
+
+def test_headless_model_is_refused_not_randomised(tmp_path, tiny_model, word_tokenizer):
+    tiny_model(dtype=torch.float32).bert.save_pretrained(tmp_path / "base")
+    word_tokenizer.save_pretrained(tmp_path / "base")
+    with pytest.raises(CheckpointError, match=r"no weights for classifier\.bias, classifier\.weight"):
+        load_model(tmp_path / "base", "classification")
+    model = load_model(tmp_path / "base", "classification", new_head=True, num_labels=3)
+    assert model.landform_new_tensors == {"classifier.weight", "classifier.bias"}
+    assert model.classifier.out_features == 3
+
+
+def test_truncated_safetensors(saved):
+    file = saved / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(CheckpointError, match=r"model\.safetensors is truncated"):
+        load_model(saved, "classification")
+    file.write_bytes(b"not tensors")
+    with pytest.raises(CheckpointError, match=r"model\.safetensors is truncated or not"):
+        load_model(saved, "classification")
+
+
+def test_config_of_another_size(saved):
+    config = json.loads((saved / "config.json").read_text())
+    (saved / "config.json").write_text(json.dumps({**config, "hidden_size": 32}))
+    with pytest.raises(CheckpointError, match="seed0"):
+        load_model(saved, "classification")
+
+
+def test_broken_config(saved):
+    (saved / "config.json").write_text("{")
+    with pytest.raises(CheckpointError, match=r"cannot read .*config\.json"):
+        load_model(saved, "classification")
+
+
+def test_pickle_is_read_only_on_request(saved, tiny_model):
+    (saved / "model.safetensors").unlink()
+    torch.save(tiny_model(dtype=torch.float32).state_dict(), saved / "pytorch_model.bin")
+    with pytest.raises(CheckpointError, match="is a pickle") as caught:
+        load_model(saved, "classification")
+    assert "allow_pickle" in str(caught.value)
+    model = load_model(saved, "classification", LoadConfig(allow_pickle=True))
+    assert torch.equal(model.classifier.weight, tiny_model(dtype=torch.float32).classifier.weight)
+
+
+def test_remote_code_is_refused(saved):
+    config = json.loads((saved / "config.json").read_text())
+    config |= {"auto_map": {"AutoModel": "evil.Model"}, "model_type": "evil"}
+    (saved / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match="run code that comes with the checkpoint"):
+        load_model(saved, "classification")
+
+
+def test_missing_tokenizer_is_an_error(saved):
+    for file in saved.glob("*token*"):
+        file.unlink()
+    with pytest.raises(CheckpointError, match="no tokenizer files"):
+        load_tokenizer(saved)
+
+
+def test_wrong_head_for_the_architecture(tmp_path, save_checkpoint):
+    path = save_checkpoint(tmp_path / "t5", kind="seq2seq", architecture="t5")
+    with pytest.raises(CheckpointError):
+        load_model(path, "masked-lm")
+
+
+def test_select_natural_order_patterns_and_repeats(tmp_path, saved):
+    for i in (2, 10):
+        shutil.copytree(saved, saved.parent / f"seed{i}")
+    (saved.parent / "seed99").mkdir()  # a run that is not finished: no config
+    found = select(f"{saved.parent}/seed*")
+    assert [c.path.name for c in found] == ["seed0", "seed2", "seed10"]
+    assert len(select([f"{saved.parent}/seed*", str(saved)])) == 3
+    with pytest.raises(CheckpointError, match="no checkpoint matches"):
+        select(f"{saved.parent}/other*")
+
+
+def test_short_names_are_the_shortest_unique_tails():
+    def spec(name: str) -> module.Checkpoint:
+        return module.Checkpoint(name, Path(name))
+
+    assert short_names([spec("runs/a"), spec("runs/b")]) == ("a", "b")
+    assert short_names([spec("x/last"), spec("y/last")]) == ("x/last", "y/last")
+
+
+def test_fingerprint_follows_weights_and_config(saved, tmp_path, save_checkpoint):
+    first = resolve(saved).fingerprint
+    again = shutil.copytree(saved, tmp_path / "copy")
+    assert resolve(again).fingerprint == first, "the place of a checkpoint does not matter"
+    assert resolve(save_checkpoint(tmp_path / "other", seed=1)).fingerprint != first
+    config = json.loads((again / "config.json").read_text())
+    (again / "config.json").write_text(json.dumps({**config, "layer_norm_eps": 1e-3}))
+    assert resolve(again).fingerprint != first
+
+
+def test_label_names_follow_the_ids_not_the_order_in_the_file(saved):
+    config = json.loads((saved / "config.json").read_text())
+    config["id2label"] = {"1": "b", "0": "a"}
+    (saved / "config.json").write_text(json.dumps(config))
+    assert resolve(saved).label_names() == ("a", "b")

@@ -1,0 +1,193 @@
+import math
+
+import pytest
+import torch
+
+from landform.errors import ConfigError, NonFiniteError, SpaceMismatchError
+from landform.weights.space import ParameterSpace
+
+
+def test_flat_point_is_the_parameters_in_order(tiny_model):
+    model = tiny_model()
+    space = ParameterSpace.of(model)
+    expected = torch.cat([p.detach().reshape(-1) for p in model.parameters()])
+    assert torch.equal(space.flatten(model), expected)
+    assert space.numel == expected.numel() == sum(space.sizes)
+    for name, view in space.unflatten(expected).items():
+        assert torch.equal(view, dict(model.named_parameters())[name])
+
+
+def test_bound_model_moves_with_its_buffer(tiny_model):
+    a, b = tiny_model(seed=1), tiny_model(seed=2)
+    space = ParameterSpace.of(a)
+    x, y = space.flatten(a), space.flatten(b)
+    inputs = {"input_ids": torch.tensor([[2, 7, 9, 3]])}
+    bound = space.bind(tiny_model(seed=3))
+    for t in (0.0, 0.3, 1.0):
+        bound.lerp(x, y, t)
+        mixed = tiny_model(seed=4)
+        with torch.no_grad():
+            for p, q, r in zip(mixed.parameters(), a.parameters(), b.parameters(), strict=True):
+                p.copy_((1 - t) * q + t * r)
+            torch.testing.assert_close(bound.model(**inputs).logits, mixed(**inputs).logits)
+    bound.lerp(x, y, 0.0)
+    assert torch.equal(bound.flat, x), "the ends of a line are the checkpoints, bit for bit"
+    bound.lerp(x, y, 1.0)
+    assert torch.equal(bound.flat, y)
+
+
+def test_binding_moves_memory_not_state(tiny_model):
+    model = tiny_model()
+    space = ParameterSpace.of(model)
+    bound = space.bind(model)
+    low = bound.flat.data_ptr()
+    high = low + bound.flat.numel() * bound.flat.element_size()
+    assert all(low <= p.data_ptr() < high for p in model.parameters())
+
+
+def test_combine_is_the_weighted_sum(tiny_model):
+    models = [tiny_model(seed=s) for s in range(3)]
+    space = ParameterSpace.of(models[0])
+    points = [space.flatten(m) for m in models]
+    bound = space.bind(tiny_model(seed=9))
+    bound.combine(points, [0.5, 0.75, -0.25])
+    torch.testing.assert_close(bound.flat, 0.5 * points[0] + 0.75 * points[1] - 0.25 * points[2])
+    with pytest.raises(ConfigError):
+        bound.combine(points, [1.0])
+
+
+def test_tied_weights_occur_once_and_move_together(tiny_model):
+    model = tiny_model("masked-lm", tie_word_embeddings=True)
+    space = ParameterSpace.of(model)
+    assert sum(p.numel() for p in model.parameters()) == space.numel
+    bound = space.bind(model)
+    bound.flat.add_(1.0)
+    embedding = model.get_input_embeddings().weight
+    assert model.get_output_embeddings().weight is embedding
+    assert torch.equal(embedding, space.unflatten(bound.flat)[next(n for n in space.names if "word_embeddings" in n)])
+
+
+def test_integer_buffers_are_untouched(tiny_model):
+    model = tiny_model()
+    before = {n: b.clone() for n, b in model.named_buffers() if not b.is_floating_point()}
+    assert before, "the model must have integer buffers for this test to say anything"
+    space = ParameterSpace.of(model)
+    space.bind(model).flat.mul_(0.5)
+    for name, buffer in model.named_buffers():
+        if name in before:
+            assert torch.equal(buffer, before[name])
+
+
+def test_gradients_flow_to_the_flat_point(tiny_model):
+    model = tiny_model()
+    space = ParameterSpace.of(model)
+    flat = space.flatten(model).requires_grad_()
+    loss = space.call(model, flat, input_ids=torch.tensor([[2, 5, 3]])).logits.square().sum()
+    loss.backward()
+    reference = tiny_model()
+    reference(input_ids=torch.tensor([[2, 5, 3]])).logits.square().sum().backward()
+    expected = torch.cat(
+        [(p.grad if p.grad is not None else torch.zeros_like(p)).reshape(-1) for p in reference.parameters()]
+    )
+    torch.testing.assert_close(flat.grad, expected)
+
+
+def test_mismatches_name_the_tensors(tiny_model):
+    two, three = ParameterSpace.of(tiny_model()), ParameterSpace.of(tiny_model(num_labels=3))
+    with pytest.raises(SpaceMismatchError, match=r"classifier\.weight is \(2, 16\) in A and \(3, 16\)"):
+        two.check_same(three, "A", "B")
+    deeper = ParameterSpace.of(tiny_model(num_hidden_layers=3))
+    with pytest.raises(SpaceMismatchError, match=r"layer\.2.*only in B"):
+        two.check_same(deeper, "A", "B")
+    with pytest.raises(SpaceMismatchError, match="dtype"):
+        two.check_same(ParameterSpace.of(tiny_model(dtype=torch.float32)), "A", "B")
+    two.check_same(ParameterSpace.of(tiny_model(seed=5)), "A", "B")
+
+
+def test_mixed_dtypes_are_refused(tiny_model):
+    model = tiny_model()
+    model.classifier.half()
+    with pytest.raises(SpaceMismatchError, match="classifier"):
+        ParameterSpace.of(model)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_non_finite_weights_are_named(tiny_model, value):
+    model = tiny_model()
+    space = ParameterSpace.of(model)
+    flat = space.flatten(model)
+    space.check_finite(flat, "here")
+    space.unflatten(flat)["classifier.weight"].view(-1)[3] = value
+    with pytest.raises(NonFiniteError, match=r"here: 1 of 32 entries of tensor classifier\.weight"):
+        space.check_finite(flat, "here")
+
+
+@pytest.mark.parametrize("kind", ["tensor", "sublayer", "layer", "block", "head"])
+@pytest.mark.parametrize("architecture", ["bert", "gpt2"])
+def test_groups_partition_the_space(tiny_model, kind, architecture):
+    model = tiny_model(architecture=architecture)
+    space = ParameterSpace.of(model)
+    touched = torch.zeros(space.numel, dtype=torch.float64)
+    for regions in space.groups(kind, config=model.config).values():
+        for view in space.views(touched, regions):
+            view.add_(1)
+    assert torch.equal(touched, torch.ones_like(touched)), "every parameter in exactly one group"
+
+
+def test_groups_have_the_names_people_expect(tiny_model):
+    model = tiny_model()
+    space = ParameterSpace.of(model)
+    assert set(space.groups("layer")) == {
+        "embeddings", "bert.encoder.layer.0", "bert.encoder.layer.1", "pooler", "classifier",
+    }
+    blocks = set(space.groups("block"))
+    assert "bert.encoder.layer.0.attention" in blocks and "bert.encoder.layer.1.feed_forward" in blocks
+    sub = space.groups("sublayer")["bert.encoder.layer.0.attention.self.query"]
+    assert [r.name.rpartition(".")[2] for r in sub] == ["weight", "bias"]
+
+
+def test_attention_heads_are_the_right_slices(tiny_model):
+    """Zeroing a head's output columns and another head's inputs: only that head must matter."""
+    model = tiny_model()
+    space = ParameterSpace.of(model)
+    flat = space.flatten(model)
+    groups = space.groups("head", config=model.config)
+    head = groups["bert.encoder.layer.0.head.1"]
+    columns = [r for r in head if r.name.endswith("attention.output.dense.weight")]
+    assert [(r.axis, r.start, r.stop) for r in columns] == [(1, 8, 16)]
+    for view in space.views(flat, columns):
+        view.zero_()
+    bound = space.bind(tiny_model())
+    bound.move_to(flat)
+    inputs = {"input_ids": torch.tensor([[2, 7, 9, 11, 3]])}
+    before = bound.model(**inputs).logits
+    for view in space.views(bound.flat, [r for r in head if r not in columns]):
+        view.normal_()  # queries, keys and values of a head whose output is cut off
+    assert torch.allclose(bound.model(**inputs).logits, before)
+    other = groups["bert.encoder.layer.0.head.0"]
+    for view in space.views(bound.flat, other):
+        view.normal_()
+    assert not torch.allclose(bound.model(**inputs).logits, before)
+
+
+def test_subspace_and_restrict(tiny_model):
+    model = tiny_model()
+    space = ParameterSpace.of(model)
+    body = space.subspace(exclude=["classifier.*"])
+    assert space.numel - body.numel == 2 * 16 + 2
+    flat = space.flatten(model)
+    assert torch.equal(space.restrict(flat, body), flat[: body.numel])
+    bound = body.bind(model)
+    head = model.classifier.weight.clone()
+    bound.flat.zero_()
+    assert torch.equal(model.classifier.weight, head), "what lies outside a subspace stays"
+    assert not model.bert.embeddings.word_embeddings.weight.any()
+    with pytest.raises(ConfigError, match="no tensor matches"):
+        space.subspace(include=["nothing.*"])
+
+
+def test_trainable_subspace(tiny_model):
+    model = tiny_model()
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name.startswith("classifier"))
+    assert ParameterSpace.of(model, trainable=True).names == ("classifier.weight", "classifier.bias")
