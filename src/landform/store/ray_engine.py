@@ -1,0 +1,244 @@
+"""The Ray engine: the same jobs, done by the workers of a Ray cluster.
+
+Ray does the scheduling, the placement and the retries. What is done here is the order of
+submission: each worker gets runs of consecutive jobs, because neighbours in a plan share
+checkpoints and a worker keeps those it loaded. The runs get shorter towards the end, so that all
+workers finish at about the same time. Only this process writes to the store.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import sys
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from landform.errors import EngineError, LandformError, MissingExtraError
+from landform.store.artifacts import Contents
+from landform.store.engines import Factory, OnResult, checked, job_errors, worker_errors
+from landform.store.plan import Job
+
+__all__ = ["RETRIES", "run_on_ray"]
+
+RETRIES = 2  # how often a job is tried again after the process that ran it died
+AHEAD = 2  # jobs submitted to a worker at once: it need not wait while a result is written
+
+
+def run_on_ray(
+    jobs: Sequence[Job],
+    factory: Factory,
+    finish: OnResult,
+    *,
+    workers: int,
+    address: str | None = None,
+) -> None:
+    """Runs `jobs` on a Ray cluster and calls `finish(job, contents)` here for each, as they end.
+
+    Uses the connection this process already has, else the cluster at `address` or RAY_ADDRESS,
+    else starts one with `workers` processes on this machine. What was started or connected here
+    is shut down in the end. `MissingExtraError` without Ray, `EngineError` when the cluster
+    cannot be reached or a job's process died `RETRIES` + 1 times; errors of jobs come back typed.
+    """
+    ray = _import_ray()
+    workers = min(workers, len(jobs))
+    with _cluster(ray, workers, address or os.environ.get("RAY_ADDRESS") or None):
+        crew = [_Member(handle) for handle in _start(ray, factory, workers)]
+        try:
+            _Dispatch(ray, jobs, crew, finish).run()
+        finally:
+            for member in crew:
+                ray.kill(member.handle)
+
+
+def _import_ray() -> Any:
+    try:
+        import ray
+    except ImportError:
+        raise MissingExtraError.of("ray", "ray", "the engine 'ray'") from None
+    return ray
+
+
+@contextmanager
+def _cluster(ray: Any, workers: int, address: str | None) -> Iterator[None]:
+    if ray.is_initialized():
+        yield
+        return
+    # Starting a cluster on somebody's machine must not send usage reports from it.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    options: dict[str, Any] = {"logging_level": "error", "log_to_driver": False}
+    if address is None:
+        # Without "local" Ray would join whatever cluster was started on this machine last.
+        options |= {"address": "local", "num_cpus": workers, "include_dashboard": False}
+    else:
+        options["address"] = address
+    try:
+        ray.init(**options)
+    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+        where = "start a Ray cluster on this machine" if address is None else f"reach {address}"
+        raise EngineError(
+            f"cannot {where}: {error}",
+            remedy="check `ray status` and RAY_ADDRESS, or use the engine 'local'",
+        ) from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _start(ray: Any, factory: Factory, workers: int) -> list[Any]:
+    resources = ray.cluster_resources()
+    # A cluster made for this run counts one CPU per worker, however many cores there are.
+    cores = max(int(resources.get("CPU", workers)), _cores() if len(ray.nodes()) == 1 else 1)
+    threads = max(1, cores // workers)
+    gpus = min(1.0, int(resources.get("GPU", 0) * 100 / workers) / 100)
+    if gpus > 0.5:  # Ray takes whole devices or fractions of one
+        gpus = 1.0 if gpus == 1.0 else 0.5
+    actor = ray.remote(_Actor).options(
+        num_cpus=1, num_gpus=gpus, max_restarts=-1, max_task_retries=RETRIES
+    )
+    packed = ray.cloudpickle.dumps(factory)
+    return [actor.remote(packed, threads) for _ in range(workers)]
+
+
+def _cores() -> int:
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # not on every platform
+        return os.cpu_count() or 1
+
+
+class _Actor:
+    """One process of the cluster, with its worker.
+
+    Errors are returned, not raised: Ray would wrap them into an error of its own, and a failure
+    to make the worker would look like a process that died.
+    """
+
+    def __init__(self, factory: bytes, threads: int) -> None:
+        for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+            os.environ[name] = str(threads)
+        self.threads = threads
+        self.worker: Any = None
+        self.factory: bytes | None = factory
+
+    def prepare(self) -> LandformError | None:
+        """Makes the worker; returns what went wrong."""
+        try:
+            with worker_errors():
+                if self.factory is not None:
+                    self.worker = pickle.loads(self.factory)()
+                    self.factory = None
+                    _limit_threads(self.threads)
+        except LandformError as error:
+            return _portable(error)
+        return None
+
+    def run(self, job: Job) -> Contents | LandformError:
+        """The contents of `job`, or what went wrong."""
+        # A process that Ray started anew after its predecessor died has no worker yet.
+        failed = self.prepare()
+        if failed is not None:
+            return failed
+        try:
+            with job_errors(job):
+                return checked(self.worker.run(job))
+        except LandformError as error:
+            return _portable(error)
+
+
+def _limit_threads(threads: int) -> None:
+    # Where torch was imported before the variables were set, only this call still works. It is
+    # looked up because this floor does not import torch.
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        torch.set_num_threads(threads)
+
+
+def _portable(error: LandformError) -> LandformError:
+    # The original exception may hold what cannot be pickled (a model, a lock); its text is in
+    # the message already. The traceback goes along as a note.
+    import traceback
+
+    if error.__cause__ is not None:
+        error.add_note("".join(traceback.format_exception(error.__cause__)))
+    error.__cause__ = error.__context__ = None
+    return error.with_traceback(None)
+
+
+@dataclass
+class _Member:
+    """A worker of the cluster: its jobs to come and those submitted, oldest first."""
+
+    handle: Any
+    assigned: deque[Job] = field(default_factory=deque)
+    submitted: deque[Job] = field(default_factory=deque)
+
+
+class _Dispatch:
+    """Submits jobs to the crew and collects what they return."""
+
+    def __init__(
+        self, ray: Any, jobs: Sequence[Job], crew: Sequence[_Member], finish: OnResult
+    ) -> None:
+        self.ray = ray
+        self.jobs = deque(jobs)
+        self.crew = crew
+        self.finish = finish
+        self.pending: dict[Any, tuple[_Member, Job | None]] = {}
+
+    def run(self) -> None:
+        """Until every job is finished; raises the first error."""
+        # A worker gets jobs when it is ready: one that the cluster has no room for holds none.
+        for member in self.crew:
+            self.pending[member.handle.prepare.remote()] = (member, None)
+        while self.jobs or any(job is not None for _, job in self.pending.values()) or self._busy():
+            ready, _ = self.ray.wait(list(self.pending), num_returns=1)
+            for reference in ready:
+                self._collect(reference)
+
+    def _busy(self) -> bool:
+        return any(member.assigned or member.submitted for member in self.crew)
+
+    def _collect(self, reference: Any) -> None:
+        member, job = self.pending.pop(reference)
+        outcome = self._outcome(reference, member, job)
+        if isinstance(outcome, LandformError):
+            raise outcome
+        if job is not None:
+            member.submitted.remove(job)
+        self._submit(member)
+        if job is not None:
+            self.finish(job, outcome)
+
+    def _outcome(self, reference: Any, member: _Member, job: Job | None) -> Any:
+        try:
+            return self.ray.get(reference)
+        except self.ray.exceptions.RayError as error:
+            # Jobs of one worker run in the order of submission: the oldest was running.
+            culprit = member.submitted[0].name if member.submitted else "preparing the worker"
+            doing = culprit if job is not None else "preparing the worker"
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise EngineError(
+                f"{doing}: the worker process died {RETRIES + 1} times ({reason})",
+                remedy="it may have run out of memory: use fewer workers or smaller batches; "
+                "everything finished before is kept",
+            ) from error
+
+    def _submit(self, member: _Member) -> None:
+        while len(member.submitted) < AHEAD:
+            if not member.assigned:
+                member.assigned.extend(self._next_run())
+            if not member.assigned:
+                return
+            job = member.assigned.popleft()
+            member.submitted.append(job)
+            self.pending[member.handle.run.remote(job)] = (member, job)
+
+    def _next_run(self) -> Iterator[Job]:
+        size = -(-len(self.jobs) // (2 * len(self.crew)))
+        for _ in range(size):
+            yield self.jobs.popleft()
