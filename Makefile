@@ -12,7 +12,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test check bench format clean
+.PHONY: help demo test check lint layout types floors bench format clean
 
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -75,11 +75,20 @@ demo: $(VENV)/.runtime
 test: $(VENV)/.dev
 	$(OFFLINE) OMP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --dist worksteal $(TESTS) $(ARGS)
 
-check: $(VENV)/.dev
+# In parts, so that `make -k check` goes on after the first that fails.
+check: lint layout types floors
+
+lint: $(VENV)/.dev
 	$(PY) -m ruff check .
+
+layout: $(VENV)/.dev
 	$(PY) -m ruff format --check .
+
+types: $(VENV)/.dev
 	$(PY) -m mypy
-	$(OFFLINE) $(PY) -m pytest -q tests/test_floors.py
+
+floors: $(VENV)/.dev
+	$(OFFLINE) $(PY) -m pytest -q -p no:cacheprovider tests/test_floors.py
 
 format: $(VENV)/.dev
 	$(PY) -m ruff check --fix .
