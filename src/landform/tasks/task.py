@@ -1,0 +1,743 @@
+"""A task: named splits of labelled text, and how a model's answers to it are judged.
+
+`load_task` makes one from a catalogue name, a hub data set, local files or Python values. A task
+reads a split when it is first asked for; files, columns and options are checked at once. It can
+be pickled, and its `config` describes it for another process or a study file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from dataclasses import replace as replaced
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, Literal, cast
+
+import numpy as np
+import pandas as pd
+from pydantic import BeforeValidator, Field
+
+from landform.config import Config, nearest
+from landform.errors import ConfigError, DataError, LabelError
+from landform.tasks import catalogue, columns
+from landform.tasks.catalogue import Entry, Layout, Part
+from landform.tasks.metrics import get_metric
+from landform.tasks.sources import (
+    SUFFIXES,
+    FileFormat,
+    FileSource,
+    FunctionSource,
+    HubSource,
+    MemorySource,
+    Source,
+    Table,
+    missing_column,
+    table_of,
+)
+
+__all__ = ["Examples", "Kind", "Merge", "Task", "TaskConfig", "load_task"]
+
+Kind = Literal[
+    "classification", "regression", "token-classification", "masked-lm", "causal-lm", "seq2seq"
+]
+Merge = Literal["max", "sum", "logsumexp"]
+
+SPLIT_ALIASES: Mapping[str, str] = {
+    "dev": "validation",
+    "val": "validation",
+    "valid": "validation",
+    "development": "validation",
+    "training": "train",
+}
+"""Other names that people use for the usual splits."""
+
+DEFAULT_METRICS: Mapping[str, tuple[str, ...]] = {
+    "classification": ("accuracy",),
+    "regression": ("pearson", "spearman"),
+    "token-classification": ("token_accuracy",),
+    "masked-lm": ("loss", "token_accuracy"),
+    "causal-lm": ("loss", "perplexity", "token_accuracy"),
+    "seq2seq": ("loss", "token_accuracy"),
+}
+"""The metrics of a task that names none, headline first."""
+
+
+def _as_tuple(value: Any) -> Any:
+    return (value,) if isinstance(value, str) else value
+
+
+def _as_filters(value: Any) -> Any:
+    if not isinstance(value, Mapping):
+        return value
+    return {name: (wanted,) if _is_single(wanted) else wanted for name, wanted in value.items()}
+
+
+def _as_subsets(value: Any) -> Any:
+    if isinstance(value, str):
+        return ((value,),)
+    if isinstance(value, Sequence):
+        return tuple(_as_tuple(group) for group in value)
+    return value
+
+
+def _is_single(value: Any) -> bool:
+    return isinstance(value, str | int | float)
+
+
+_Names = Annotated[tuple[str, ...], BeforeValidator(_as_tuple)]
+
+
+class TaskConfig(Config):
+    """Everything that defines a task, in a form that can be written down and used again."""
+
+    source: str | None = None
+    """A catalogue name (`sst2`), a hub data set (`owner/name`), or one local file or folder."""
+    files: dict[str, str] | None = None
+    """One local file per split, e.g. train and validation: CSV, TSV, JSONL, JSON or Parquet."""
+    text: _Names | None = None
+    """The column that holds the text; two columns for pairs such as premise and hypothesis."""
+    label: str | None = None
+    """The column that holds the label (the target text of text-to-text tasks)."""
+    id: str | None = None
+    """The column that holds a unique text id. Default: rows are numbered."""
+    label_names: _Names | None = None
+    """The class names, in the order of the integer codes 0, 1, ... of the label column."""
+    kind: Kind | None = None
+    """What is predicted. Default: found from the labels (classes, or scores when some label is
+    not a whole number, or tags when labels are lists)."""
+    metrics: _Names | None = None
+    """Metrics to report, the headline metric first."""
+    name: str | None = None
+    """The name to show. Default: the catalogue name, or that of the file or folder."""
+    data_dir: str | None = None
+    """A local folder with the published files of a catalogue task, instead of the hub."""
+    subset: str | None = None
+    """The subset (configuration) of a hub data set."""
+    revision: str | None = None
+    """The revision of a hub data set."""
+    quoting: bool | None = None
+    """Whether double quotes enclose fields. Default: in .csv yes, in .tsv and .txt no."""
+    delimiter: str | None = None
+    """The character between the fields of a text table. Default: a comma in .csv, else a tab."""
+    skip_bad_rows: bool = False
+    """Leave out rows with the wrong number of columns, with a warning, instead of failing."""
+    empty_text: bool = False
+    """Accept texts that are empty."""
+    filters: Annotated[dict[str, tuple[str | int | float, ...]], BeforeValidator(_as_filters)] = (
+        Field(default_factory=dict)
+    )
+    """Keep only rows whose column has one of these values; the column `label` takes label names."""
+    subsets: Annotated[tuple[tuple[str, ...], ...], BeforeValidator(_as_subsets)] | None = None
+    """Groups of columns (or `label`) by which metrics are broken down."""
+    label_groups: dict[str, tuple[str, ...]] | None = None
+    """For a model with finer labels: which of its labels make up each label of the task."""
+    merge: Merge | None = None
+    """How the logits of gathered labels become one: max (as published HANS accuracies), sum, or
+    logsumexp (adds the probabilities)."""
+
+
+# -------------------------------------------------------------------------------------- examples
+
+
+@dataclass(frozen=True, eq=False)
+class Examples:
+    """Rows of one split, in the order of the file.
+
+    `texts[i]` holds the text of row i, or premise and hypothesis; for token classification it is
+    the tuple of words. `labels`: classification int64 (N,), indices into `Task.label_names`;
+    regression float64 (N,); token classification a tuple of tuples of int (-100: left out);
+    seq2seq a tuple of target texts; language modelling None. `columns` holds the other columns.
+    """
+
+    ids: tuple[str, ...]
+    texts: tuple[tuple[str, ...], ...]
+    labels: Any
+    columns: pd.DataFrame
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def take(self, rows: Sequence[int] | np.ndarray) -> Examples:
+        """The given rows (0-based), in the given order."""
+        index = np.asarray(rows, dtype=np.int64).reshape(-1)
+        if len(index) and not (index.min() >= 0 and index.max() < len(self)):
+            bad = next(int(row) for row in index if not 0 <= row < len(self))
+            raise DataError(
+                f"row {bad} was asked for; the rows are 0 to {len(self) - 1}",
+                remedy="choose rows that exist",
+            )
+        order = index.tolist()
+        labels = self.labels
+        if isinstance(labels, np.ndarray):
+            labels = labels[index]
+        elif labels is not None:
+            labels = tuple(labels[row] for row in order)
+        return Examples(
+            tuple(self.ids[row] for row in order),
+            tuple(self.texts[row] for row in order),
+            labels,
+            self.columns.iloc[index].reset_index(drop=True),
+        )
+
+    def filter(self, **equals: Any) -> Examples:
+        """Rows whose columns have the given value, or one of several given values.
+
+        `label=` takes the class index (of classification tasks). `DataError` when a column is not
+        there or nothing is left.
+        """
+        keep = np.ones(len(self), dtype=bool)
+        for name, wanted in equals.items():
+            accepted = (wanted,) if _is_single(wanted) else tuple(wanted)
+            keep &= np.fromiter(
+                (value in accepted for value in self.column(name)), dtype=bool, count=len(self)
+            )
+        if not keep.any():
+            shown = ", ".join(f"{name} = {value!r}" for name, value in equals.items())
+            raise DataError(
+                f"all {len(self)} examples were filtered out by {shown}",
+                remedy="; ".join(
+                    f"values of {name}: {_values(self.column(name))}" for name in equals
+                ),
+            )
+        return self.take(np.flatnonzero(keep))
+
+    def column(self, name: str) -> list[Any]:
+        """The values of one of `columns`, or of `label`."""
+        if name in self.columns.columns:
+            return list(self.columns[name].tolist())
+        if name == "label" and isinstance(self.labels, np.ndarray):
+            return list(self.labels.tolist())
+        raise missing_column(name, (*map(str, self.columns.columns), "label"), "these examples")
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) over ids, texts, labels and columns: changes when any of them does."""
+        digest = hashlib.sha256()
+        _feed(digest, "ids", self.ids)
+        _feed(digest, "texts", (text for row in self.texts for text in (str(len(row)), *row)))
+        labels = self.labels
+        if isinstance(labels, np.ndarray):
+            digest.update(f"{labels.dtype.str}{labels.shape}".encode())
+            digest.update(np.ascontiguousarray(labels).tobytes())
+        elif labels is not None:
+            _feed(digest, "labels", (_plain(label) for label in labels))
+        for name in self.columns.columns:
+            cells = (f"{type(cell).__name__}:{cell}" for cell in self.columns[name].tolist())
+            _feed(digest, f"column {name}", cells)
+        return digest.hexdigest()
+
+
+def _plain(label: Any) -> str:
+    return label if isinstance(label, str) else ",".join(map(str, label))
+
+
+def _feed(digest: Any, title: str, texts: Iterable[str]) -> None:
+    # Lengths before texts: no two different sequences give the same bytes.
+    parts = [f"{len(text)}:{text}" for text in texts]
+    digest.update(f"{title} {len(parts)}\n".encode())
+    digest.update("".join(parts).encode("utf-8", "surrogatepass"))
+
+
+def _values(values: Iterable[Any], most: int = 12) -> str:
+    distinct = sorted({str(value) for value in values})
+    return ", ".join(distinct[:most]) + (", ..." if len(distinct) > most else "")
+
+
+# ------------------------------------------------------------------------------------------ task
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """Named splits of labelled text, and how answers are judged. Made by `load_task`.
+
+    `label_names`: the classes, () when there are none. `metrics`: names of
+    `landform.tasks.metrics`, the headline metric first. `subsets`: groups of columns by which
+    metrics are broken down. `label_groups`: per label of the task the labels of a finer model
+    that make it up, whose logits are merged by `merge`. `layout` says which columns of `source`
+    hold what; `parts` which rows of it make up each split.
+    """
+
+    name: str
+    kind: Kind
+    label_names: tuple[str, ...]
+    metrics: tuple[str, ...]
+    source: Source
+    layout: Layout
+    parts: Mapping[str, Part]
+    config: TaskConfig
+    subsets: tuple[tuple[str, ...], ...] = ()
+    label_groups: Mapping[str, tuple[str, ...]] | None = None
+    merge: Merge = "max"
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    empty_text: bool = False
+    _read: dict[str, Any] = field(default_factory=dict, repr=False)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # What was read is read again elsewhere: a pickled task stays small.
+        return {**self.__dict__, "_read": {}}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+
+    @classmethod
+    def from_config(cls, config: TaskConfig) -> Task:
+        """The task that `config` describes."""
+        return _build(config, None)
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """The names of the splits."""
+        return tuple(self.parts)
+
+    @property
+    def n_labels(self) -> int:
+        """How many outputs a head for this task has: its classes, or 1 for regression."""
+        return 1 if self.kind == "regression" else len(self.label_names)
+
+    def resolve(self, split: str) -> str:
+        """The split's own name for `split`, which may be an alias such as "dev"."""
+        known = {**SPLIT_ALIASES, **self.aliases}
+        name = split
+        for _ in range(2):  # "dev" -> "validation" -> "validation_matched"
+            if name not in self.parts:
+                name = known.get(name, name)
+        if name in self.parts:
+            return name
+        guess = nearest(split, [*self.parts, *self.aliases])
+        raise DataError(
+            f"task {self.name!r} has no split {split!r}",
+            remedy=(f"did you mean {guess!r}? " if guess else "")
+            + f"Splits: {', '.join(self.parts)}",
+        )
+
+    def examples(self, split: str, *, rows: int | None = None) -> Examples:
+        """The examples of `split`, all or the first `rows` of them (after filters)."""
+        if rows is not None and rows < 1:
+            raise ConfigError(f"rows={rows}: at least 1 row is needed", remedy="give rows >= 1")
+        split = self.resolve(split)
+        key = f"examples {split}"
+        if key not in self._read:
+            self._read[key] = self._examples(split)
+        found: Examples = self._read[key]
+        return found if rows is None or rows >= len(found) else found.take(range(rows))
+
+    def fingerprint(self, split: str, *, rows: int | None = None) -> str:
+        """SHA-256 (hex) of what an evaluation on `split` depends on: rows, kind and labels."""
+        groups = self.label_groups or {}
+        digest = hashlib.sha256(self.examples(split, rows=rows).fingerprint.encode())
+        _feed(digest, "kind", (self.kind, self.merge))
+        _feed(digest, "labels", self.label_names)
+        _feed(digest, "groups", (f"{name}={_plain(groups[name])}" for name in sorted(groups)))
+        return digest.hexdigest()
+
+    def _table(self, split: str) -> Table:
+        """All needed columns of a split of the source; read once."""
+        key = f"table {split}"
+        if key not in self._read:
+            self._read[key] = self.source.read(split, self._needed(split))
+        table: Table = self._read[key]
+        return table
+
+    def _needed(self, split: str) -> tuple[str, ...] | None:
+        layout = self.layout
+        if layout.keep is None:
+            return None
+        known = self.source.columns(split)
+        required = [*layout.text, layout.label, layout.id, *self._named_columns()]
+        names = [name for name in required if name is not None]
+        return tuple(dict.fromkeys([*names, *(name for name in layout.keep if name in known)]))
+
+    def _named_columns(self) -> tuple[str, ...]:
+        """Columns besides text, label and id that options refer to."""
+        named = [*self.config.filters, *(name for group in self.subsets for name in group)]
+        return tuple(dict.fromkeys(name for name in named if name != "label"))
+
+    def _examples(self, split: str) -> Examples:
+        part, layout = self.parts[split], self.layout
+        table = self._table(part.split).slice(part.start, part.stop)
+        if self.kind == "token-classification":
+            texts = columns.read_words(table, layout.text[0])
+        else:
+            texts = columns.read_texts(table, layout.text, allow_empty=self.empty_text)
+        ids = columns.read_ids(table, layout.id, part.split, part.start)
+        used = {*layout.text, layout.label, layout.id}
+        extra = [name for name in table.frame.columns if name not in used]
+        for name in self._named_columns():
+            if name not in extra:
+                raise missing_column(name, [*extra, "label"], table.origin)
+        labels = self._labels(table, texts)
+        examples = Examples(ids, texts, labels, table.frame[extra].infer_objects())
+        return self._filtered(examples)
+
+    def _labels(self, table: Table, texts: tuple[tuple[str, ...], ...]) -> Any:
+        label = self.layout.label
+        if label is None:
+            return None
+        if self.kind == "classification":
+            return columns.class_codes(table, label, self.label_names)
+        if self.kind == "regression":
+            return columns.read_scores(table, label)
+        if self.kind == "token-classification":
+            return columns.tag_codes(table, texts, label, self.label_names)
+        return columns.read_targets(table, label)
+
+    def _filtered(self, examples: Examples) -> Examples:
+        wanted: dict[str, tuple[Any, ...]] = dict(self.config.filters)
+        if "label" in wanted and self.kind == "classification":
+            wanted["label"] = tuple(map(self._label_index, wanted["label"]))
+        for name, values in wanted.items():
+            known = {str(value) for value in examples.column(name)}
+            for value in values if name != "label" else ():
+                if str(value) not in known:
+                    guess = nearest(str(value), known)
+                    raise DataError(
+                        f"filter {name} = {value!r}: no row of task {self.name!r} has this value",
+                        remedy=(f"did you mean {guess!r}? " if guess else "")
+                        + f"Values: {_values(known)}",
+                    )
+        return examples.filter(**wanted) if wanted else examples
+
+    def _label_index(self, value: str | int | float) -> int:
+        loose = {columns.normalised(name): index for index, name in enumerate(self.label_names)}
+        if isinstance(value, str) and columns.normalised(value) in loose:
+            return loose[columns.normalised(value)]
+        if not isinstance(value, str) and value in range(len(self.label_names)):
+            return int(value)
+        raise ConfigError(
+            f"filter label = {value!r}: not a label of task {self.name!r}",
+            remedy=f"labels: {', '.join(self.label_names)}",
+        )
+
+
+# --------------------------------------------------------------------------------------- loading
+
+
+def load_task(
+    source: Any,
+    *,
+    text: str | Sequence[str] | None = None,
+    label: str | None = None,
+    kind: Kind | None = None,
+    name: str | None = None,
+    label_names: Sequence[str] | None = None,
+    metrics: str | Sequence[str] | None = None,
+    id: str | None = None,
+    data_dir: str | Path | None = None,
+    **options: Any,
+) -> Task:
+    """A task from a catalogue name, a hub data set, local files, or values given in Python.
+
+    `source` is one of: a catalogue name (`"sst2"`; with `data_dir=` from its published files); a
+    hub data set `"owner/name"`; a mapping from split to file (`{"train": "a.tsv", "validation":
+    "b.tsv"}`); a folder of files that are named after their splits; a single file, which becomes
+    the split its name says (`train.csv`, `dev.tsv`) and `validation` otherwise; a DataFrame or a
+    list of mappings (`validation`), or a mapping from split to those; a `TaskConfig`; a `Task`.
+
+    Integer labels must be the codes 0..K-1 over all splits together; other labels are class
+    names, sorted unless `label_names` gives their order. For the other `options` see `TaskConfig`.
+
+    Raises `ConfigError` for an option, `DataError` for a file, column or row, `LabelError` for a
+    label; each names the culprit and the remedy.
+    """
+    given = {
+        "text": text, "label": label, "kind": kind, "name": name, "label_names": label_names,
+        "metrics": metrics, "id": id, "data_dir": None if data_dir is None else str(data_dir),
+    }  # fmt: skip
+    chosen = {**{key: value for key, value in given.items() if value is not None}, **options}
+    if isinstance(source, Task | TaskConfig):
+        if chosen and isinstance(source, Task):
+            raise ConfigError(
+                f"options {', '.join(chosen)} were given with a task that is already loaded",
+                remedy="give the options when the task is loaded first",
+            )
+        return source if isinstance(source, Task) else _build(source.replace(**chosen), None)
+    values, place = _place(source)
+    return _build(TaskConfig.parse({**place, **chosen}, where="load_task"), values)
+
+
+def _place(source: Any) -> tuple[dict[str, Table] | None, dict[str, Any]]:
+    """In-memory tables, and the options that describe where rows come from."""
+    if isinstance(source, str | os.PathLike):
+        return None, {"source": os.fspath(source)}
+    if isinstance(source, Mapping):
+        if not source:
+            raise ConfigError("no split was given", remedy="give {'validation': 'file.tsv'}")
+        if all(isinstance(value, str | os.PathLike) for value in source.values()):
+            return None, {"files": {str(key): os.fspath(path) for key, path in source.items()}}
+        splits = {str(key): value for key, value in source.items()}
+    else:
+        splits = {"validation": source}
+    return {split: table_of(value, f"given data {split!r}") for split, value in splits.items()}, {}
+
+
+def _build(config: TaskConfig, values: dict[str, Table] | None) -> Task:
+    _check_places(config, values)
+    for metric in config.metrics or ():
+        get_metric(metric)
+    if values is not None:
+        return _own_task(config, MemorySource(_by_split(values)), config.name or "task")
+    if config.files is not None:
+        files = _by_split({split: _path(path) for split, path in config.files.items()})
+        return _file_task(config, files)
+    return _from_name(config, config.source or "")
+
+
+def _from_name(config: TaskConfig, source: str) -> Task:
+    """A catalogue name, a folder, a file or a hub data set, tried in this order."""
+    known = catalogue.find(source)
+    if known is not None:
+        return _catalogue_task(config, *known)
+    path = _path(source)
+    if path.is_dir():
+        return _file_task(config, _files_of(path))
+    if path.suffix.lower() in SUFFIXES or path.is_file():
+        split = SPLIT_ALIASES.get(path.stem.lower(), path.stem.lower())
+        known_split = split in ("train", "validation", "test")
+        return _file_task(config, {split if known_split else "validation": path})
+    if source.count("/") == 1 and not source.startswith((".", "/", "~")):
+        hub = HubSource(source, config.subset, config.revision)
+        return _own_task(config, hub, config.name or source.split("/")[-1])
+    if "/" in source:
+        raise DataError(f"{source} does not exist", remedy="check the path")
+    raise catalogue.unknown_task(source)
+
+
+def _check_places(config: TaskConfig, values: dict[str, Table] | None) -> None:
+    places = [config.source is not None, config.files is not None, values is not None]
+    if sum(places) != 1:
+        raise ConfigError(
+            "a task needs exactly one of source= and files="
+            + (" (this one was made from values in memory)" if not any(places) else ""),
+            remedy="name a catalogue task, a hub data set or local files; write data that only"
+            " exists in memory to a file to use it in another process",
+        )
+
+
+def _path(path: str) -> Path:
+    # Absolute: another process that works on the task may stand in another folder.
+    return Path(path).expanduser().absolute()
+
+
+def _by_split(given: Mapping[str, Any]) -> dict[str, Any]:
+    named: dict[str, Any] = {}
+    for split, value in given.items():
+        own = SPLIT_ALIASES.get(split, split)
+        if own in named:
+            raise ConfigError(f"the split {own!r} was given twice", remedy="name each split once")
+        named[own] = value
+    return named
+
+
+def _files_of(folder: Path) -> dict[str, Path]:
+    names = {*SPLIT_ALIASES, "train", "validation", "test"}
+    files = [
+        path
+        for path in sorted(folder.iterdir())
+        if path.suffix.lower() in SUFFIXES and path.stem.lower() in names
+    ]
+    if not files:
+        raise DataError(
+            f"folder {folder} holds no file named after a split",
+            remedy="expected train.*, validation.* (or dev.*), test.* with one of the endings"
+            f" {', '.join(SUFFIXES)}; or give {{'train': path, 'validation': path}}",
+        )
+    order = ("train", "validation", "test")
+    found = _by_split_files(files)
+    return {split: found[split] for split in order if split in found}
+
+
+def _by_split_files(files: Sequence[Path]) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for path in files:
+        split = SPLIT_ALIASES.get(path.stem.lower(), path.stem.lower())
+        if split in found:
+            raise DataError(
+                f"{found[split]} and {path} are both the split {split!r}",
+                remedy="keep one of them, or give {'train': path, 'validation': path}",
+            )
+        found[split] = path
+    return found
+
+
+def _file_task(config: TaskConfig, files: dict[str, Path]) -> Task:
+    paths = list(files.values())
+    name = paths[0].stem if len(paths) == 1 else paths[0].parent.name
+    form = FileFormat(config.quoting, config.delimiter, None, config.skip_bad_rows)
+    return _own_task(config, FileSource(files, form), config.name or name or "task")
+
+
+def _refuse(config: TaskConfig, names: Sequence[str], reason: str, remedy: str) -> None:
+    given = [name for name in names if getattr(config, name) not in (None, False)]
+    if given:
+        raise ConfigError(f"option {given[0]} {reason}", remedy=remedy)
+
+
+def _own_task(config: TaskConfig, source: Source, name: str) -> Task:
+    """A task whose columns the user names."""
+    _refuse(config, ["data_dir"], "needs a catalogue task", "name the files themselves")
+    if not isinstance(source, HubSource):
+        _refuse(config, ["subset", "revision"], "needs a hub data set", "leave it out")
+    splits = source.splits
+    if config.text is None:
+        known = ", ".join(map(repr, source.columns(splits[0])))
+        raise ConfigError(
+            f"task {name!r}: which column holds the text?",
+            remedy=f"pass text=, or text=(first, second) for pairs. Columns: {known}",
+        )
+    layout = Layout(config.text, config.label, config.id)
+    _check_layout(config, layout)
+    task = Task(
+        name=name,
+        kind=config.kind or "classification",
+        label_names=config.label_names or (),
+        metrics=(),
+        source=source,
+        layout=layout,
+        parts={split: Part(split) for split in splits},
+        config=config,
+        subsets=config.subsets or (),
+        label_groups=config.label_groups,
+        merge=config.merge or "max",
+        empty_text=config.empty_text,
+    )
+    _check_columns(task)
+    return _with_labels(task, config)
+
+
+def _check_layout(config: TaskConfig, layout: Layout) -> None:
+    roles = [*layout.text, *(name for name in (layout.label, layout.id) if name is not None)]
+    twice = next((name for name in roles if roles.count(name) > 1), None)
+    if twice is not None:
+        raise ConfigError(
+            f"the column {twice!r} has two roles among text=, label= and id=",
+            remedy="name each column once",
+        )
+    if config.kind == "token-classification" and len(layout.text) > 1:
+        raise ConfigError(
+            "text= names two columns; token classification has one list of words per row",
+            remedy="name the column that holds the words",
+        )
+    language_model = config.kind in ("masked-lm", "causal-lm")
+    if language_model and layout.label is not None:
+        raise ConfigError(
+            f"kind={config.kind!r} has no labels; label={layout.label!r} was given",
+            remedy="leave label= out, or choose another kind",
+        )
+    if layout.label is None and not language_model:
+        raise ConfigError(
+            "which column holds the label?" if config.kind is None
+            else f"kind={config.kind!r} needs labels",
+            remedy="pass label=, or kind='masked-lm' or 'causal-lm' for text without labels",
+        )  # fmt: skip
+
+
+def _check_columns(task: Task) -> None:
+    """Every column that is named exists in every split, as far as that can be known now."""
+    if isinstance(task.source, HubSource):
+        return  # Asking would start a download; reading says the same.
+    layout = task.layout
+    named = [*layout.text, layout.label, layout.id, *task._named_columns()]
+    for split in dict.fromkeys(part.split for part in task.parts.values()):
+        known = task.source.columns(split)
+        for name in named:
+            if name is not None and name not in known:
+                origin = (
+                    str(task.source.files[split]) if isinstance(task.source, FileSource) else split
+                )
+                raise missing_column(name, known, origin)
+
+
+def _with_labels(task: Task, config: TaskConfig) -> Task:
+    """The task with kind, classes and metrics, found from the label column where not given."""
+    label = task.layout.label
+    kind, names = task.kind, task.label_names
+    if label is not None:
+        tables = [task._table(split) for split in task.source.splits] if _must_look(config) else []
+        if config.kind is None:
+            kind = cast(Kind, columns.infer_kind(tables, label))
+            if config.label_names is not None and kind == "regression":
+                kind = "classification"
+        if kind in ("classification", "token-classification"):
+            tags = kind == "token-classification"
+            names = config.label_names or columns.infer_label_names(tables, label, tags=tags)
+        elif config.label_names is not None:
+            raise ConfigError(f"label_names= does not go with kind={kind!r}", remedy="leave it out")
+    if len(set(map(columns.normalised, names))) < len(names):
+        raise LabelError(
+            f"the label names {', '.join(names)} are not distinct", remedy="give distinct names"
+        )
+    metrics = config.metrics or DEFAULT_METRICS[kind]
+    return _checked_groups(
+        replaced(task, kind=kind, label_names=names, metrics=metrics, _read=task._read)
+    )
+
+
+def _must_look(config: TaskConfig) -> bool:
+    classes = config.kind in ("classification", "token-classification")
+    return config.kind is None or (classes and config.label_names is None)
+
+
+def _checked_groups(task: Task) -> Task:
+    groups = task.label_groups
+    if groups is not None and set(groups) != set(task.label_names):
+        raise LabelError(
+            f"label_groups names {', '.join(groups)}; the labels of task {task.name!r} are"
+            f" {', '.join(task.label_names) or '(none)'}",
+            remedy="give one group of model labels for each label of the task",
+        )
+    return task
+
+
+def _catalogue_task(config: TaskConfig, name: str, entry: Entry) -> Task:
+    fixed = ("text", "label", "id", "label_names", "kind", "subset", "quoting", "delimiter")
+    _refuse(
+        config, fixed, f"is fixed for the catalogue task {name!r}",
+        "leave it out; for other columns give the files as {'train': path, 'validation': path}",
+    )  # fmt: skip
+    source, layout = _catalogue_source(config, name, entry)
+    splits = source.splits
+    parts = {split: Part(split) for split in splits}
+    parts.update({key: part for key, part in entry.parts.items() if part.split in splits})
+    task = Task(
+        name=config.name or name,
+        kind=entry.kind,
+        label_names=entry.label_names,
+        metrics=config.metrics or entry.metrics,
+        source=source,
+        layout=layout,
+        parts=parts,
+        config=config,
+        subsets=entry.subsets if config.subsets is None else config.subsets,
+        label_groups=config.label_groups or entry.label_groups,
+        merge=config.merge or entry.merge,
+        aliases=entry.aliases,
+        empty_text=entry.empty_text or config.empty_text,
+    )
+    _check_columns(task)
+    return _checked_groups(task)
+
+
+def _catalogue_source(config: TaskConfig, name: str, entry: Entry) -> tuple[Source, Layout]:
+    if config.data_dir is not None:
+        _refuse(config, ["revision"], "does not go with data_dir", "leave one of them out")
+        if entry.folder is None:
+            raise ConfigError(
+                f"task {name!r} has no published files; data_dir= was given", remedy="leave it out"
+            )
+        form = FileFormat(header=entry.folder.header, skip_bad_rows=config.skip_bad_rows)
+        path = _path(config.data_dir)
+        return catalogue.folder_source(name, entry.folder, path, form), entry.folder.layout
+    if entry.generator is not None:
+        _refuse(config, ["revision"], "needs a hub data set", "leave it out")
+        made = entry.generator
+        return FunctionSource(made.function, made.splits, name), made.layout
+    if entry.hub is None:
+        raise ConfigError(
+            f"task {name!r} is not on the hub", remedy="pass data_dir= with its published files"
+        )
+    hub = entry.hub
+    revision = config.revision or hub.revision
+    return HubSource(hub.name, hub.subset, revision, hub.splits), hub.layout
