@@ -1,0 +1,497 @@
+"""`train`: many fine-tunes of one model, which differ in what chance decided and in nothing else."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from landform.errors import ConfigError, DataError, NonFiniteError
+from landform.evaluation.evaluate import metric_names
+from landform.evaluation.points import Data, Evaluator, PreparedData, RawOutputs
+from landform.results import Result
+from landform.store.artifacts import Contents, MemoryStore, environment
+from landform.store.atomic import file_errors, remove_leftovers
+from landform.store.engines import run_plan
+from landform.store.fingerprint import to_plain
+from landform.store.plan import Forecast, Job, Plan
+from landform.store.progress import track
+from landform.tasks.batching import Encoded, cut_batches, encode, longest_input
+from landform.tasks.metrics import Predictions, get_metric
+from landform.tasks.objective import Objective
+from landform.tasks.task import Examples, Task
+from landform.training.loop import Loop, count_steps, cpu_threads, run_loop
+from landform.training.models import label_order, starting_model
+from landform.training.options import WHERE_ONLY, TrainConfig
+from landform.training.runs import RunDirectory
+from landform.training.seeds import Seeds, isolated_randomness
+from landform.training.subsets import choose_rows
+from landform.weights.checkpoint import Checkpoint, load_tokenizer, quiet_transformers, resolve
+
+__all__ = ["TrainConfig", "TrainStudy", "TrainWork", "TrainWorker", "Training", "train"]
+
+_TEXT_METRICS = frozenset({"exact_match", "token_f1", "rouge_l"})
+
+
+@dataclass(frozen=True)
+class Training(Result):
+    """What came of fine-tuning one model under several seeds."""
+
+    model: str
+    task: str
+    runs: pd.DataFrame
+    """one row per run: name, path, seed, head_seed, data_seed, dropout_seed, perturb_seed, rows,
+    steps, train_loss (nats, mean over the last row of its history), SPLIT/METRIC, seconds, reused"""
+    history: pd.DataFrame
+    """run, step, epoch, loss (mean since the row before), learning_rate, grad_norm, seconds, and
+    SPLIT/METRIC at the steps that were evaluated"""
+    provenance: dict[str, Any]
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """The run directories: what `connect` and `evaluate` take."""
+        return tuple(self.runs.path)
+
+    @property
+    def reading(self) -> str:
+        """One line for a person."""
+        metrics = [name for name in self.runs if "/" in name]
+        parts = [f"training loss {_span(self.runs.train_loss)}"]
+        parts += [f"{name} {_span(self.runs[name])}" for name in metrics]
+        count = len(self.runs)
+        return f"{count} {'run' if count == 1 else 'runs'} of {self.model} on {self.task}: " + ", ".join(parts)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values; the history stays a table in each run directory."""
+        return {
+            "model": self.model,
+            "task": self.task,
+            "runs": self.runs.to_dict("records"),
+            "provenance": self.provenance,
+        }
+
+
+def _span(values: pd.Series) -> str:
+    low, high = float(values.min()), float(values.max())
+    return f"{low:.4g}" if low == high else f"{low:.4g} to {high:.4g}"
+
+
+def train(
+    model: str | os.PathLike[str] | Checkpoint,
+    task: Task,
+    *,
+    out: str | os.PathLike[str],
+    split: str = "train",
+    eval_split: str | None = "validation",
+    progress: bool = False,
+    **options: Any,
+) -> Training:
+    """Fine-tune `model` on a split of `task`, once for each of `seeds`.
+
+    Each run becomes a directory `out/seed0`, `out/seed1`, ... with model, tokenizer, a record of
+    what made it (landform.json) and its history; it appears when it is finished. A finished run of
+    the same weights, rows and options is reused; one of other options is an error, unless
+    `overwrite`. A killed command goes on from the last state it kept (`resume_steps`), and gives
+    the same weights as if it had not been killed (on a CPU, with the same number of threads).
+
+    `eval_split` None leaves evaluation out. Further options are the fields of `TrainConfig`.
+    """
+    study = TrainStudy.of(model, task, out=out, split=split, eval_split=eval_split, **options)
+    return study.run(progress=progress)
+
+
+@dataclass(frozen=True)
+class TrainStudy:
+    """The plan of a `train`: what would be trained, before anything is."""
+
+    work: TrainWork
+    plan: Plan
+
+    @classmethod
+    def of(
+        cls,
+        model: str | os.PathLike[str] | Checkpoint,
+        task: Task,
+        *,
+        out: str | os.PathLike[str],
+        split: str = "train",
+        eval_split: str | None = "validation",
+        **options: Any,
+    ) -> TrainStudy:
+        """Resolve model, rows and options; raises for anything that cannot be trained."""
+        config = TrainConfig.parse(options, where="train")
+        work = TrainWork(resolve(model), task, Path(out).expanduser(), split, eval_split, config)
+        work.check()
+        return cls(work, Plan(work.job(seed) for seed in config.seeds))
+
+    def forecast(self, seconds_per_step: float | None = None) -> Forecast:
+        """What remains to be trained; the unit is optimizer steps."""
+        return self.plan.forecast(
+            _Runs(self.work), seconds_per_unit=seconds_per_step, workers=self.work.config.workers
+        )
+
+    def run(self, *, progress: bool = False) -> Training:
+        """Train what is missing."""
+        work = self.work
+        for job in self.plan.jobs:
+            work.place(job).check(job.key, job.spec, overwrite=work.config.overwrite)
+        with file_errors("write", work.out):
+            work.out.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(work.out)
+        store = _Runs(work)
+        reused = {job.key for job in self.plan.jobs if job.key in store}
+        run_plan(
+            self.plan,
+            replace(work, progress=progress and work.config.engine == "local"),
+            store,
+            engine=work.config.engine,
+            workers=work.config.workers,
+            progress=progress and len(self.plan) > 1,
+            on_result=_tell if progress else None,
+            description="training",
+            unit="steps",
+        )
+        return self._collect(reused)
+
+    def _collect(self, reused: set[str]) -> Training:
+        rows, histories = [], []
+        for job in self.plan.jobs:
+            place = self.work.place(job)
+            record = place.record()
+            if record is None:
+                raise ConfigError(f"{place.path} disappeared while it was trained")
+            rows.append({**record["summary"], "path": str(place.path), "reused": job.key in reused})
+            histories.append(place.history().assign(run=record["summary"]["name"]))
+        history = pd.concat(histories, ignore_index=True)
+        first = ["name", "path"]
+        runs = pd.DataFrame(rows)
+        return Training(
+            model=self.work.checkpoint.spec,
+            task=self.work.task.name,
+            runs=runs[[*first, *(c for c in runs if c not in first)]],
+            history=history[["run", *(c for c in history if c != "run")]],
+            provenance={
+                "weights": self.work.checkpoint.fingerprint,
+                "examples": self.work.rows.fingerprint,
+                "config": self.work.config.model_dump(mode="json"),
+                "environment": environment(),
+            },
+        )
+
+
+def _tell(job: Job, contents: Contents) -> None:
+    """The line of a finished run."""
+    summary = contents.records["summary"]
+    metrics = ", ".join(f"{name} {value:.4g}" for name, value in summary.items() if "/" in name)
+    print(
+        f"{summary['name']}: {summary['steps']} steps in {summary['seconds']:.1f} s, "
+        f"training loss {summary['train_loss']:.4g}" + (f", {metrics}" if metrics else ""),
+        file=sys.stderr,
+        flush=True,
+    )
+
+
+class _Runs(MemoryStore):
+    """The run directories as the store of the plan: what is trained is what lies there whole."""
+
+    def __init__(self, work: TrainWork) -> None:
+        super().__init__()
+        self._places = {job.key: work.place(job) for job in map(work.job, work.config.seeds)}
+
+    def __contains__(self, key: object) -> bool:
+        return isinstance(key, str) and key in self._places and self._places[key].holds(key)
+
+
+@dataclass(frozen=True)
+class TrainWork:
+    """What a worker needs, in this process or another: the picklable factory."""
+
+    checkpoint: Checkpoint
+    task: Task
+    out: Path
+    split: str
+    eval_split: str | None
+    config: TrainConfig
+    progress: bool = False
+
+    def __call__(self) -> TrainWorker:
+        """Open a worker: tokenise the data once for all runs."""
+        return TrainWorker(self)
+
+    def check(self) -> None:
+        """Raise for whatever can be seen to be wrong before a model is loaded."""
+        if self.eval_split is not None:
+            try:
+                evaluated = self.task.examples(self.eval_split)
+            except DataError as error:
+                raise DataError(
+                    error.what, remedy=f"{error.remedy}; or eval_split=None to leave evaluation out"
+                ) from None
+            _check_labels(evaluated, self.task, self.eval_split)
+        _check_labels(self.rows, self.task, self.split)
+        beyond = [step for step in self.config.save_steps if step > self.steps]
+        if beyond:
+            raise ConfigError(
+                f"option save_steps: step {beyond[0]} lies beyond the last step, {self.steps} "
+                f"({len(self.rows)} rows, batches of {self.config.batch_size})",
+                remedy=f"use steps up to {self.steps}, or raise epochs or max_steps",
+            )
+        _ = self.labels, self.device
+
+    @cached_property
+    def chosen(self) -> tuple[int, ...] | None:
+        """Positions of the rows to train on in the split, or None for all."""
+        examples = self.task.examples(self.split)
+        return choose_rows(examples, self.config, classes=self.task.kind == "classification")
+
+    @cached_property
+    def rows(self) -> Examples:
+        """The rows to train on."""
+        examples = self.task.examples(self.split)
+        return examples if self.chosen is None else examples.take(self.chosen)
+
+    @cached_property
+    def steps(self) -> int:
+        """Optimizer steps of each run."""
+        return count_steps(len(self.rows), self.config)
+
+    @cached_property
+    def labels(self) -> tuple[str, ...]:
+        """The label of each output of the head."""
+        return label_order(self.checkpoint, self.task, new_head=self.config.new_head)
+
+    @cached_property
+    def objective(self) -> Objective:
+        """What is minimised."""
+        return Objective.of(self.task, self.labels)
+
+    @cached_property
+    def device(self) -> torch.device:
+        """Where the model is trained."""
+        wanted = self.config.device
+        if wanted == "auto":
+            wanted = "cuda" if torch.cuda.is_available() else "cpu"
+        there = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}
+        if wanted != "cpu" and not there[wanted]():
+            raise ConfigError(
+                f"option device is {wanted!r}, but torch finds no such device",
+                remedy="use device='cpu', or install a torch build for it",
+            )
+        return torch.device(wanted)
+
+    @cached_property
+    def _shared_spec(self) -> dict[str, Any]:
+        options = self.config.model_dump(mode="json", exclude=set(WHERE_ONLY))
+        if self.config.max_steps is not None:
+            options.pop("epochs")
+        return {
+            "weights": self.checkpoint.fingerprint,
+            "tokenizer": self.checkpoint.tokenizer_fingerprint,
+            "task": {"name": self.task.name, "kind": self.task.kind, "labels": self.labels},
+            "metrics": self.metrics,
+            "train": self.rows.fingerprint,
+            "eval": None
+            if self.eval_split is None
+            else {
+                "split": self.eval_split,
+                "examples": self.task.examples(self.eval_split).fingerprint,
+            },
+            "options": options,
+        }
+
+    @cached_property
+    def metrics(self) -> tuple[str, ...]:
+        """Names of the metrics of the evaluations (those of generated text need `evaluate`)."""
+        return tuple(name for name in metric_names(self.task) if name not in _TEXT_METRICS)
+
+    def job(self, seed: int) -> Job:
+        """The run of one seed."""
+        seeds = Seeds.of(seed, self.config).columns()
+        if not self.config.perturb:
+            del seeds["perturb_seed"]
+        spec = {**self._shared_spec, "seeds": seeds}
+        return Job("train", spec, cost=float(self.steps), label=f"{self.config.prefix}{seed}")
+
+    def place(self, job: Job) -> RunDirectory:
+        """Where a run goes."""
+        return RunDirectory(self.out / job.label)
+
+
+def _check_labels(examples: Examples, task: Task, split: str) -> None:
+    if task.kind != "classification":
+        return
+    labels = np.asarray(examples.labels)
+    outside = np.flatnonzero((labels < 0) | (labels >= len(task.label_names)))
+    if len(outside):
+        row = int(outside[0])
+        raise DataError(
+            f"{task.name}:{split}, row {examples.ids[row]} has the label {labels[row]}, which is "
+            f"none of the {len(task.label_names)} labels",
+            remedy="this split may be unlabelled (GLUE's test splits are); choose another one",
+        )
+
+
+class TrainWorker:
+    """Trains runs, one after another, on data that was read and tokenised once."""
+
+    def __init__(self, work: TrainWork) -> None:
+        self.work = work
+        with quiet_transformers():
+            self.tokenizer = load_tokenizer(work.checkpoint)
+        self.encoded: Encoded | None = None
+        self.evaluation: tuple[Examples, PreparedData] | None = None
+
+    def run(self, job: Job) -> Contents:
+        """Train one run, or find that another process just did."""
+        work, place = self.work, self.work.place(job)
+        with place.claimed(job.key) as directory:
+            if not place.holds(job.key):
+                with isolated_randomness(), cpu_threads(work.config.threads), quiet_transformers():
+                    try:
+                        self._train(job, place, directory)
+                    except NonFiniteError:
+                        place.discard()  # going on from a state would only diverge again
+                        raise
+            else:
+                place.discard()
+        record = place.record()
+        assert record is not None  # just written, or held
+        return Contents(records={"summary": record["summary"]})
+
+    def _train(self, job: Job, place: RunDirectory, directory: Path) -> None:
+        work, config = self.work, self.work.config
+        seeds = Seeds.of(job.spec["seeds"]["seed"], config)
+        model = starting_model(work.checkpoint, work.task, work.labels, config, seeds)
+        encoded = self._prepare(model)
+        if getattr(model.config, "pad_token_id", None) is None:
+            # Decoder classifiers look for the last token that is not padding.
+            model.config.pad_token_id = encoded.pad_id
+
+        def save(target: Path) -> None:
+            model.save_pretrained(target)
+            self.tokenizer.save_pretrained(target)
+
+        with track(work.steps, job.label, "steps", enabled=work.progress) as progress:
+            history = run_loop(
+                Loop(
+                    name=job.label,
+                    model=model,
+                    objective=work.objective,
+                    encoded=encoded,
+                    config=config,
+                    seeds=seeds,
+                    steps=work.steps,
+                    device=work.device,
+                    directory=directory,
+                    save=save,
+                    evaluate=self._evaluator(model),
+                    progress=progress,
+                )
+            )
+        table = _history_table(history)
+        record = {
+            "key": job.key,
+            "identity": to_plain(job.spec),
+            "model": work.checkpoint.spec,
+            "task": work.task.name,
+            "split": work.split,
+            "config": config.model_dump(mode="json"),
+            "environment": environment(),
+            "summary": self._summary(job.label, seeds, table),
+        }
+        place.finish(record, table, lambda target: self._save_all(target, save))
+
+    def _save_all(self, target: Path, save: Any) -> None:
+        save(target)
+        if self.work.chosen is not None:
+            ids = "".join(f"{text_id}\n" for text_id in self.work.rows.ids)
+            (target / "train_rows.txt").write_text(ids, encoding="utf-8")
+
+    def _summary(self, name: str, seeds: Seeds, history: pd.DataFrame) -> dict[str, Any]:
+        trained = history.dropna(subset="loss")
+        metrics = [column for column in history if "/" in column]
+        return {
+            "name": name,
+            **seeds.columns(),
+            "rows": len(self.work.rows),
+            "steps": self.work.steps,
+            "train_loss": float(trained.loss.iloc[-1]),
+            **{column: float(history[column].dropna().iloc[-1]) for column in metrics},
+            "seconds": float(trained.seconds.iloc[-1]),
+        }
+
+    # --- data ------------------------------------------------------------------------------
+
+    def _prepare(self, model: Any) -> Encoded:
+        if self.encoded is None:
+            self.encoded = self._encode(self.work.rows, self.work.split, model)
+            if self.work.eval_split is not None:
+                data = Data(self.work.task, self.work.eval_split)
+                examples = data.examples(None)
+                encoded = self._encode(examples, data.split, model)
+                # 4096 tokens at once: enough for a matrix product, little enough for a cache.
+                batches = tuple(b.to(self.work.device) for b in cut_batches(encoded, 4096))
+                prepared = PreparedData(
+                    data.name, self.work.objective, batches, len(examples), examples.ids, 0
+                )
+                self.evaluation = (examples, prepared)
+        return self.encoded
+
+    def _encode(self, examples: Examples, split: str, model: Any) -> Encoded:
+        task = self.work.task
+        length = longest_input(self.tokenizer, model.config, self.work.config.max_length)
+        encoded = encode(examples, self.tokenizer, task.kind, max_length=length)
+        vocabulary = model.get_input_embeddings().weight.shape[0]
+        largest = max(max(row["input_ids"]) for row in encoded.rows)
+        if largest >= vocabulary:
+            raise DataError(
+                f"{task.name}:{split}: token id {largest} is outside the model's vocabulary of "
+                f"{vocabulary}",
+                remedy="the tokenizer next to the checkpoint belongs to another model",
+            )
+        return encoded
+
+    def _evaluator(self, model: Any) -> Any:
+        if self.evaluation is None:
+            return None
+        examples, prepared = self.evaluation
+        evaluator = Evaluator(model, [prepared])
+
+        def evaluate(where: str) -> dict[str, float]:
+            outputs = evaluator.run(where)[0]
+            return self._metrics(examples, outputs)
+
+        return evaluate
+
+    def _metrics(self, examples: Examples, outputs: RawOutputs) -> dict[str, float]:
+        sequence = self.work.task.kind in ("classification", "regression")
+        predictions = Predictions(
+            logits=outputs.logits,
+            labels=np.asarray(examples.labels) if sequence else None,
+            losses=outputs.losses,
+            tokens=outputs.tokens,
+            correct=outputs.correct,
+        )
+        split = self.work.eval_split
+        return {
+            f"{split}/{name}": float(get_metric(name).aggregate(predictions))
+            for name in self.work.metrics
+        }
+
+
+def _history_table(history: Sequence[Mapping[str, float]]) -> pd.DataFrame:
+    """One row per step that was logged or evaluated."""
+    rows: dict[float, dict[str, float]] = {}
+    for entry in history:
+        rows.setdefault(entry["step"], {}).update(entry)
+    table = pd.DataFrame([rows[step] for step in sorted(rows)])
+    first = ["step", "epoch", "loss", "learning_rate", "grad_norm", "seconds"]
+    return table[[*first, *(c for c in table if c not in first)]]

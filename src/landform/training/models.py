@@ -1,0 +1,127 @@
+"""The model a run starts from: pre-trained weights, the head of the task, noise."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import torch
+from torch import nn
+
+from landform.errors import ConfigError, LabelError
+from landform.tasks.objective import Objective
+from landform.tasks.task import Task
+from landform.training.options import TrainConfig
+from landform.training.seeds import Seeds, add_noise
+from landform.weights.checkpoint import Checkpoint, load_model
+
+__all__ = ["label_order", "starting_model"]
+
+_HEADED = ("classification", "regression", "token-classification")
+_HEAD_CLASS = {
+    "classification": "ForSequenceClassification",
+    "regression": "ForSequenceClassification",
+    "token-classification": "ForTokenClassification",
+}
+_RATE = re.compile(r"drop(out|_?rate)?|pdrop")
+_NOT_A_RATE = re.compile(r"layer_?drop|drop_path|stochastic")
+
+
+def has_head(checkpoint: Checkpoint, kind: str) -> bool:
+    """Whether the checkpoint was saved with a head for tasks of this kind."""
+    names = checkpoint.config.get("architectures") or [""]
+    return str(names[0]).endswith(_HEAD_CLASS[kind])
+
+
+def label_order(checkpoint: Checkpoint, task: Task, *, new_head: bool) -> tuple[str, ...]:
+    """The labels of the head's outputs: the checkpoint's own head is kept where it has one.
+
+    Raises `LabelError` when that head does not fit the task.
+    """
+    if task.kind not in _HEADED:
+        return ()
+    if new_head or not has_head(checkpoint, task.kind):
+        return task.label_names if task.kind != "regression" else ("value",)
+    labels = checkpoint.label_names()
+    try:
+        Objective.of(task, labels)
+    except LabelError as error:
+        raise LabelError(
+            f"{checkpoint.spec}: its head does not fit the task {task.name}: {error.what}",
+            remedy="pass new_head to draw a new head for this task"
+            + (f"; or {error.remedy}" if error.remedy else ""),
+        ) from error
+    return labels
+
+
+def starting_model(
+    checkpoint: Checkpoint,
+    task: Task,
+    labels: tuple[str, ...],
+    config: TrainConfig,
+    seeds: Seeds,
+) -> Any:
+    """The model before its first step. What is not in the checkpoint is drawn under `seeds.head`."""
+    changes = dropout_changes(checkpoint, config.dropout)
+    if task.kind in _HEADED and (config.new_head or not has_head(checkpoint, task.kind)):
+        changes |= _head_changes(task, labels)
+    # The head is drawn by transformers while it loads, from the global generator.
+    torch.manual_seed(seeds.head)
+    if config.new_head and task.kind in _HEADED and has_head(checkpoint, task.kind):
+        model = _with_new_head(checkpoint, task, changes)
+    else:
+        model = load_model(checkpoint, task.kind, new_head=True, **changes)
+    if config.perturb:
+        add_noise(model, config.perturb, seeds.perturb, skip=model.landform_new_tensors)
+    return model
+
+
+def _head_changes(task: Task, labels: tuple[str, ...]) -> dict[str, Any]:
+    if task.kind == "regression":
+        return {"num_labels": 1, "problem_type": "regression"}
+    return {
+        "num_labels": len(labels),
+        "id2label": dict(enumerate(labels)),
+        "label2id": {name: index for index, name in enumerate(labels)},
+    }
+
+
+def _with_new_head(checkpoint: Checkpoint, task: Task, changes: dict[str, Any]) -> Any:
+    """The checkpoint's body under a newly drawn head of another size or meaning."""
+    old = load_model(checkpoint, task.kind)
+    config = old.config.__class__.from_dict({**old.config.to_dict(), **changes})
+    model = type(old)(config)
+    prefix = model.base_model_prefix
+    body = getattr(model, prefix, None)
+    if not isinstance(body, nn.Module):
+        raise ConfigError(
+            f"{type(old).__name__} does not tell its head from its body",
+            remedy="start from the pre-trained model without a head",
+        )
+    body.load_state_dict(getattr(old, prefix).state_dict())
+    model.landform_new_tensors = frozenset(
+        name for name, _ in model.named_parameters() if not name.startswith(f"{prefix}.")
+    )
+    return model.eval()
+
+
+def dropout_changes(checkpoint: Checkpoint, rate: float | None) -> dict[str, Any]:
+    """Changes of config.json that set every dropout rate the architecture has to `rate`."""
+    if rate is None:
+        return {}
+    from transformers import AutoConfig
+
+    values = AutoConfig.from_pretrained(checkpoint.path, local_files_only=True).to_dict()
+    names = [
+        name
+        for name, value in values.items()
+        if _RATE.search(name)
+        and not _NOT_A_RATE.search(name)
+        and (isinstance(value, float | int) and not isinstance(value, bool) or value is None)
+    ]
+    if not names:
+        raise ConfigError(
+            f"{checkpoint.spec}: its config.json has no dropout rate to set",
+            remedy="leave the option dropout out",
+        )
+    return dict.fromkeys(names, rate)

@@ -1,0 +1,144 @@
+"""The options of fine-tuning."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from landform.config import Config
+
+__all__ = ["WHERE_ONLY", "TrainConfig"]
+
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+
+
+class TrainConfig(Config):
+    """How models are fine-tuned: AdamW under a schedule, once for every seed.
+
+    A run has four sources of chance: the new head's first weights, the order of the data, dropout,
+    and the noise of `perturb`. Each has a seed of its own, which is the run's seed unless it is
+    fixed to one value for all runs.
+    """
+
+    seeds: tuple[Seed, ...] = (0,)
+    """One run for each of these seeds, in OUT/seed0, OUT/seed1, ..."""
+    head_seed: Seed | None = None
+    """Fix the first weights of the new head for all runs (default: each run's own seed)."""
+    data_seed: Seed | None = None
+    """Fix the order of the training data for all runs (default: each run's own seed)."""
+    dropout_seed: Seed | None = None
+    """Fix the dropout masks for all runs (default: each run's own seed)."""
+    prefix: str = Field("seed", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """Name of the run directories before the seed."""
+
+    learning_rate: float = Field(2e-5, gt=0, allow_inf_nan=False)
+    """Highest learning rate, reached after the warm-up."""
+    epochs: float = Field(3.0, gt=0, allow_inf_nan=False)
+    """Passes over the training rows."""
+    max_steps: int | None = Field(None, ge=1)
+    """Exact number of optimizer steps, in place of `epochs`."""
+    batch_size: int = Field(32, ge=1)
+    """Rows of one forward pass."""
+    accumulation: int = Field(1, ge=1)
+    """Forward passes of one optimizer step: it sees BATCH_SIZE x ACCUMULATION rows."""
+    warmup_ratio: float = Field(0.1, ge=0, lt=1)
+    """Share of the steps in which the learning rate rises from 0."""
+    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    """What the learning rate does after the warm-up: fall to 0 linearly or as a cosine, or stay."""
+    weight_decay: float = Field(0.01, ge=0, allow_inf_nan=False)
+    """Decoupled weight decay of all weights but biases and normalisation."""
+    adam_epsilon: float = Field(1e-8, gt=0, allow_inf_nan=False)
+    """Term that keeps AdamW's division finite (the original BERT code uses 1e-6)."""
+    clip: float = Field(1.0, ge=0, allow_inf_nan=False)
+    """Largest norm of the gradient; longer ones are shortened (0: no limit)."""
+    dropout: float | None = Field(None, ge=0, lt=1)
+    """Set every dropout rate of the model to this value (default: what its config says)."""
+    bf16: bool = False
+    """Compute in bfloat16 where that is safe; weights and optimizer stay float32."""
+    max_length: int | None = Field(None, ge=2)
+    """Cut inputs at this many tokens (default: what model and tokenizer can take)."""
+    new_head: bool = False
+    """Draw a new head even if the model has one that fits."""
+    perturb: float = Field(0.0, ge=0, allow_inf_nan=False)
+    """Add Gaussian noise to every pre-trained tensor before training, with PERTURB times the
+    standard deviation of the tensor's own entries."""
+    perturb_seed: Seed | None = None
+    """Fix the noise of `perturb` for all runs (default: each run's own seed)."""
+
+    rows: int | None = Field(None, ge=1)
+    """Train on this many rows, drawn under `subset_seed` (default: all)."""
+    fraction: float | None = None
+    """Train on this percentage of the rows, drawn under `subset_seed`: above 0, at most 100."""
+    row_file: Path | None = None
+    """Train on the rows whose text ids this file lists, one per line."""
+    stratified: bool = False
+    """Draw rows so that every label keeps its share."""
+    subset_seed: Seed = 0
+    """Seed of the choice of rows, the same rows for all runs. A smaller choice under the same seed
+    is part of a larger one."""
+
+    save_steps: tuple[Annotated[int, Field(ge=0)], ...] = ()
+    """Also keep the model after exactly these steps (0: before training), as RUN/checkpoint-STEP (named RUN@STEP)."""
+    eval_steps: int | None = Field(None, ge=1)
+    """Evaluate every so many steps (default: only at the end)."""
+    log_steps: int = Field(10, ge=1)
+    """Steps over which a row of the history averages the loss."""
+    resume_steps: int = Field(500, ge=0)
+    """Keep the state of a running training every so many steps, to go on from after a kill
+    (0: never)."""
+    overwrite: bool = False
+    """Replace runs of other options that lie in the same place."""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """Where training runs: auto takes an accelerator where there is one."""
+    threads: int | None = Field(None, ge=1)
+    """CPU threads of one run (default: torch's own choice). The last bits of sums depend on it."""
+    engine: Literal["local", "ray"] = "local"
+    """Where runs are trained: in this process, or side by side on a Ray cluster."""
+    workers: int = Field(1, ge=1)
+    """Worker processes of the Ray engine."""
+
+    @field_validator("seeds", "save_steps", mode="before")
+    @classmethod
+    def _one_is_enough(cls, value: object) -> object:
+        return (value,) if isinstance(value, int) and not isinstance(value, bool) else value
+
+    @field_validator("seeds")
+    @classmethod
+    def _distinct_seeds(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if not value:
+            raise ValueError("at least one seed is needed")
+        if len(set(value)) < len(value):
+            raise ValueError("a seed occurs twice: its two runs would be the same")
+        return value
+
+    @field_validator("save_steps")
+    @classmethod
+    def _rising_steps(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        return tuple(sorted(set(value)))
+
+    @field_validator("fraction")
+    @classmethod
+    def _percentage(cls, value: float | None) -> float | None:
+        if value is not None and not 0 < value <= 100:
+            raise ValueError("a percentage lies above 0 and is at most 100")
+        return value
+
+    @model_validator(mode="after")
+    def _one_subset(self) -> Self:
+        given = [n for n in ("rows", "fraction", "row_file") if getattr(self, n) is not None]
+        if len(given) > 1:
+            raise ValueError(f"{' and '.join(given)} both choose rows: give one of them")
+        if self.stratified and given not in (["rows"], ["fraction"]):
+            raise ValueError("stratified needs rows or fraction")
+        return self
+
+
+WHERE_ONLY = frozenset(
+    {"seeds", "head_seed", "data_seed", "dropout_seed", "perturb_seed", "prefix", "overwrite"}
+    | {"resume_steps", "device", "threads", "engine", "workers"}
+    | {"rows", "fraction", "row_file", "stratified", "subset_seed"}
+)
+"""Options that are no part of a run's identity: they say where and how many, or (seeds, rows) enter
+it as what they came to."""
