@@ -23,3 +23,133 @@ settings.register_profile(
     database=None,
 )
 settings.load_profile("landform")
+
+# --- tiny models with attention, made here in milliseconds ---------------------------------------
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+WORDS = [f"w{i}" for i in range(40)]
+
+
+@pytest.fixture(scope="session")
+def word_tokenizer() -> Any:
+    """A word-level tokenizer over w0 ... w39 with BERT's special tokens."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    vocabulary = {word: i for i, word in enumerate([*special, *WORDS])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[("[CLS]", 2), ("[SEP]", 3)],
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        mask_token="[MASK]",
+        model_max_length=32,
+        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
+    )
+
+
+def tiny_config(architecture: str = "bert", **changes: Any) -> Any:
+    """A config of a real architecture, small enough for brute force in float64."""
+    import transformers as hf
+
+    size = len(WORDS) + 5
+    common: dict[str, Any] = {"vocab_size": size, "pad_token_id": 0}
+    if architecture == "bert":
+        kind = hf.BertConfig
+        common |= {
+            "hidden_size": 16,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "intermediate_size": 24,
+            "max_position_embeddings": 32,
+        }
+    elif architecture == "gpt2":
+        kind = hf.GPT2Config
+        common |= {"n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 32}
+        common |= {"bos_token_id": 2, "eos_token_id": 3}
+    elif architecture == "t5":
+        kind = hf.T5Config
+        common |= {"d_model": 16, "d_kv": 8, "d_ff": 24, "num_layers": 2, "num_heads": 2}
+        common |= {"decoder_start_token_id": 0, "eos_token_id": 3}
+    else:
+        raise ValueError(architecture)
+    return kind(**{**common, **changes})
+
+
+@pytest.fixture(scope="session")
+def tiny_model() -> Any:
+    """Factory: `tiny_model(kind, architecture, seed, dtype, **config)` -> a random model."""
+    import torch
+    import transformers as hf
+
+    classes = {
+        "classification": hf.AutoModelForSequenceClassification,
+        "regression": hf.AutoModelForSequenceClassification,
+        "token-classification": hf.AutoModelForTokenClassification,
+        "masked-lm": hf.AutoModelForMaskedLM,
+        "causal-lm": hf.AutoModelForCausalLM,
+        "seq2seq": hf.AutoModelForSeq2SeqLM,
+    }
+
+    def make(
+        kind: str = "classification",
+        architecture: str = "bert",
+        seed: int = 0,
+        dtype: Any = None,
+        **changes: Any,
+    ) -> Any:
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            model = classes[kind].from_config(tiny_config(architecture, **changes))
+            # The usual 0.02 leaves random models nearly linear; larger weights make attention,
+            # and so every mistake with padding, visible.
+            for parameter in model.parameters():
+                if parameter.dim() > 1:
+                    torch.nn.init.normal_(parameter, std=0.3)
+        return model.to(dtype or torch.float64).eval()
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def save_checkpoint(tiny_model: Any, word_tokenizer: Any) -> Any:
+    """Factory: `save_checkpoint(path, seed=0, **model options)` -> the path, saved as float32."""
+    import torch
+
+    def save(path: Path, **options: Any) -> Path:
+        model = tiny_model(**{"dtype": torch.float32, **options})
+        model.save_pretrained(path)
+        word_tokenizer.save_pretrained(path)
+        return Path(path)
+
+    return save
+
+
+@pytest.fixture(scope="session")
+def write_rows() -> Any:
+    """Factory: `write_rows(path, n, seed=0, classes=2)`: a TSV with columns sentence and label."""
+    import random
+
+    def write(path: Path, n: int, seed: int = 0, classes: int = 2) -> Path:
+        generator = random.Random(seed)
+        lines = ["sentence\tlabel"]
+        for i in range(n):
+            words = " ".join(generator.choice(WORDS) for _ in range(generator.randint(2, 12)))
+            lines.append(f"{words}\t{i % classes}")
+        Path(path).write_text("\n".join(lines) + "\n", encoding="utf-8")
+        return Path(path)
+
+    return write

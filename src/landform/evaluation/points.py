@@ -79,7 +79,7 @@ class Data:
     @property
     def name(self) -> str:
         """`task:split`, as tables call it."""
-        return f"{self.task.name}:{self.split}"
+        return f"{self.task.name}:{self.task.resolve(self.split)}"
 
     def examples(self, rows: int | None) -> Examples:
         """Its examples, at most `rows`."""
@@ -360,6 +360,8 @@ def _where(job: Job, weights: Sequence[float]) -> str:
 def _pack(outputs: Sequence[tuple[RawOutputs, ...]]) -> dict[str, np.ndarray]:
     """Stack the outputs of P points: `<d>.losses` (P, N), `<d>.logits` (P, N, C), ..."""
     tensors: dict[str, np.ndarray] = {}
+    if not outputs:  # a line of two points has no interior
+        return tensors
     for d in range(len(outputs[0])):
         points = [output[d] for output in outputs]
         tensors[f"{d}.losses"] = np.stack([p.losses for p in points])

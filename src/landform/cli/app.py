@@ -1,0 +1,89 @@
+"""The `landform` command and how it speaks: help, errors, exit status.
+
+Exit status: 0 done; 1 a `LandformError` (what is wrong and what to do are on standard error);
+2 the command line itself could not be understood; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+from cyclopts import App, CycloptsError
+
+from landform.errors import LandformError
+
+__all__ = ["app", "main"]
+
+_HELP = """Which basin a fine-tuned language model landed in, and what the loss surface around it
+looks like.
+
+A checkpoint is a directory (runs/seed0), a step of a run (runs/seed0@300), a hub model (org/name)
+or one at a revision (org/name@main). Start with: landform demo
+"""
+
+app = App(name="landform", help=_HELP, help_format="plaintext", help_flags=["--help", "-h"])
+
+# Commands are imported when they run: `landform --help` should not wait for torch.
+for _name, _help in {
+    "train": "Fine-tune a model with many seeds.",
+    "evaluate": "Evaluate checkpoints: metrics with intervals, per-example log, subsets.",
+    "interpolate": "Walk the straight line between two checkpoints.",
+    "connect": "Lines between all pairs of many checkpoints: barriers, gaps, basins.",
+    "distance": "Distances between two checkpoints: L2, RMS, cosine, per group of parameters.",
+    "report": "Write the HTML atlas of a study.",
+    "run": "Run a whole study from a YAML file; resumes where it stopped.",
+    "demo": "The embedded study: 8 seeds of a small encoder, no download.",
+}.items():
+    app.command(f"landform.cli.{_name}:{_name}", name=_name, help=_help)
+app.register_install_completion_command()
+
+
+@app.command(name="completion")
+def completion(shell: str = "bash") -> None:
+    """Print the completion script of a shell (bash, zsh or fish)."""
+    print(app.generate_completion(shell=shell))  # type: ignore[arg-type]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and exit with its status."""
+    sys.exit(run(arguments))
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; its exit status."""
+    import landform
+
+    app.version = landform.__version__
+    try:
+        app(arguments, exit_on_error=False, print_error=False)
+    except CycloptsError as error:
+        return _say(_usage(error), 2)
+    except LandformError as error:
+        return _say(str(error), 1)
+    except KeyboardInterrupt:
+        return _say("interrupted; what was finished is kept, the same command goes on from there", 130)
+    except BrokenPipeError:
+        # The reader (head, less) has gone; there is nobody left to complain to.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    return 0
+
+
+def _say(message: str, status: int) -> int:
+    print(f"error: {message}", file=sys.stderr)
+    return status
+
+
+def _usage(error: CycloptsError) -> str:
+    """The error in one line, with pydantic's decorations taken off."""
+    from pydantic import ValidationError
+
+    from landform.config import describe
+
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, ValidationError):
+        cause = cause.__cause__ or cause.__context__
+    text = describe(cause) if isinstance(cause, ValidationError) else " ".join(str(error).split())
+    return f"{text}\n  what to do: see 'landform {' '.join(error.command_chain or ())} --help'"

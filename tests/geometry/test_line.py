@@ -1,0 +1,93 @@
+import numpy as np
+import pytest
+import torch
+
+import landform as lf
+from landform.errors import ConfigError, SpaceMismatchError
+
+
+@pytest.fixture
+def task(tmp_path, write_rows):
+    return lf.load_task(str(write_rows(tmp_path / "dev.tsv", 30)), text="sentence", label="label")
+
+
+@pytest.fixture
+def ends(tmp_path, save_checkpoint):
+    return [save_checkpoint(tmp_path / f"s{i}", seed=i) for i in (1, 2)]
+
+
+def test_every_point_against_a_mixed_state_dict(ends, task, tiny_model, word_tokenizer):
+    """The originals' way: mix two state dicts, load, evaluate one example at a time."""
+    curve = lf.interpolate(*ends, task, points=5, dtype="float64")
+    a, b = (tiny_model(seed=s, dtype=torch.float32).double().state_dict() for s in (1, 2))
+    examples = task.examples("validation")
+    assert curve.table.t.tolist() == [0, 0.25, 0.5, 0.75, 1]
+    for t, loss, accuracy in curve.table[["t", "loss", "accuracy"]].to_numpy():
+        model = tiny_model(seed=7)
+        mixed = {
+            k: (1 - t) * a[k] + t * b[k] if a[k].is_floating_point() else a[k] for k in a
+        }
+        model.load_state_dict(mixed)
+        losses, right = [], []
+        for (text,), label in zip(examples.texts, examples.labels, strict=True):
+            with torch.no_grad():
+                out = model(**word_tokenizer(text, return_tensors="pt"), labels=torch.tensor([label]))
+            losses.append(float(out.loss))
+            right.append(int(out.logits.argmax()) == label)
+        assert loss == pytest.approx(np.mean(losses), rel=1e-10)
+        assert accuracy == pytest.approx(np.mean(right))
+
+
+def test_summary_is_the_curve_metrics_of_the_table(ends, task):
+    curve = lf.interpolate(*ends, task, points=7)
+    losses = curve.table.loss.to_numpy()
+    assert curve.barrier_height == pytest.approx(lf.barrier_height(losses))
+    assert curve.convexity_gap == pytest.approx(lf.convexity_gap(losses))
+    assert curve.distance == pytest.approx(lf.distance(*map(str, ends)).l2)
+    assert curve.summary.area_under_curve[0] == pytest.approx(
+        lf.area_under_curve(losses, distance=curve.distance)
+    )
+    assert (curve.table.loss_low <= curve.table.loss).all()
+    assert (curve.table.loss <= curve.table.loss_high).all()
+    assert "convexity gap" in curve.reading
+
+
+def test_reversed_line_is_the_same_curve_backwards(ends, task):
+    there = lf.interpolate(*ends, task, points=6, dtype="float64")
+    back = lf.interpolate(*reversed(ends), task, points=6, dtype="float64")
+    np.testing.assert_allclose(there.table.loss, back.table.loss[::-1], rtol=1e-12)
+    assert there.convexity_gap == pytest.approx(back.convexity_gap)
+
+
+def test_a_model_with_itself(ends, task):
+    curve = lf.interpolate(ends[0], ends[0], task, points=4)
+    assert curve.distance == 0 and curve.convexity_gap == pytest.approx(0, abs=1e-7)
+    assert curve.table.loss.nunique() == 1
+
+
+def test_two_points_are_the_ends(ends, task):
+    curve = lf.interpolate(*ends, task, points=2)
+    expected = [lf.evaluate(path, task).metrics["loss"] for path in ends]
+    assert curve.table.loss.tolist() == pytest.approx(expected, rel=1e-12)
+    assert curve.barrier_height == curve.convexity_gap == 0
+
+
+def test_several_data_sets_on_the_same_mixes(tmp_path, ends, task, write_rows):
+    other = lf.load_task(
+        str(write_rows(tmp_path / "ood.tsv", 20, seed=3)), text="sentence", label="label", name="ood"
+    )
+    both = lf.interpolate(*ends, task, also=[other], points=4)
+    alone = lf.interpolate(*ends, other, points=4)
+    part = both.table[both.table.data == "ood:validation"]
+    np.testing.assert_allclose(part.loss, alone.table.loss)
+    assert both.summary.data.tolist() == ["dev:validation", "ood:validation"]
+
+
+def test_other_heads_and_bad_options(tmp_path, ends, task, save_checkpoint):
+    three = save_checkpoint(tmp_path / "three", num_labels=3)
+    with pytest.raises(SpaceMismatchError, match=r"classifier"):
+        lf.interpolate(ends[0], three, task)
+    with pytest.raises(ConfigError, match="points"):
+        lf.interpolate(*ends, task, points=1)
+    with pytest.raises(ConfigError, match="is not a task"):
+        lf.interpolate(*ends, "dev.tsv")
