@@ -354,6 +354,17 @@ def test_pearson_of_a_replicate_survives_an_outlier_and_huge_values() -> None:
     np.testing.assert_allclose(METRICS["pearson"].aggregate(huge, counts), expected, rtol=1e-9)
 
 
+def test_pearson_of_a_replicate_far_from_the_bulk_does_not_cancel() -> None:
+    x = np.array([0.1, 0.1 + 1e-9, 0.1 + 3e-9, 7.1, 7.2, 7.3, 7.4])
+    y = np.array([0.0, 2.0, 1.0, 5.0, 6.0, 7.0, 8.0])
+    counts = np.array([[2.0, 3, 1, 0, 0, 0, 0], [7, 0, 0, 0, 0, 0, 0], [0, 0, 0, 3, 0, 0, 0]])
+    p = Predictions(x, y, np.zeros(7), np.ones(7))
+    values = METRICS["pearson"].aggregate(p, counts)
+    drawn = counts[0].astype(int)
+    expected = scipy.stats.pearsonr(np.repeat(x, drawn), np.repeat(y, drawn))[0]
+    np.testing.assert_allclose(values, [expected, np.nan, np.nan], rtol=1e-9)
+
+
 # --- properties of every metric ---------------------------------------------------------------
 
 
