@@ -122,11 +122,11 @@ class ArtifactStore(Protocol):
 
 @functools.cache
 def package_version() -> str:
-    """The installed version of landform, or "0+source" when run from a source tree."""
+    """The installed version of landform, or "0+unknown" when run from a source tree."""
     try:
         return importlib.metadata.version("landform")
     except importlib.metadata.PackageNotFoundError:
-        return "0+source"
+        return "0+unknown"
 
 
 @functools.cache

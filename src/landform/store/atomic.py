@@ -323,7 +323,8 @@ def parse_table(data: bytes, path: str | os.PathLike[str]) -> pd.DataFrame:
 
     try:
         with pq.ParquetFile(pa.BufferReader(data)) as file:
-            table: pd.DataFrame = file.read(use_threads=len(data) > 1 << 20).to_pandas()
+            threads = len(data) > 1 << 20  # for small tables, threads cost more than they save
+            table: pd.DataFrame = file.read(use_threads=threads).to_pandas(use_threads=threads)
             return table
     except (pa.ArrowException, OSError, ValueError) as error:
         raise _damaged(path, "Parquet", error) from error

@@ -54,7 +54,7 @@ def fingerprint(value: Any) -> str:
 
 
 def to_plain(value: Any, *, where: str = "value") -> Any:
-    """`value` as dicts with string keys, lists, strings, numbers, booleans and None: ready for JSON.
+    """`value` as string-keyed dicts, lists, strings, numbers, booleans and None: ready for JSON.
 
     The same types as in `fingerprint`, for people and programs to read: options and dataclasses
     become their fields, arrays nested lists. NaN and infinities stay floats (Python's JSON writes
@@ -152,7 +152,7 @@ def fingerprint_array(array: np.ndarray[Any, Any]) -> str:
 
 
 def fingerprint_file(path: str | os.PathLike[str]) -> str:
-    """SHA-256 of a file's bytes, read in pieces. A `StoreError` names a file that cannot be read."""
+    """SHA-256 of a file's bytes, read in pieces; `StoreError` names one that cannot be read."""
     try:
         with open(path, "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()

@@ -109,7 +109,8 @@ class Plan:
             row[1] += job not in missing
             row[2] += job.cost if job in missing else 0.0
         kinds = tuple(
-            ForecastRow(kind, int(n), int(d), cost) for kind, (n, d, cost) in rows.items()
+            ForecastRow(kind, int(jobs), int(done), cost)
+            for kind, (jobs, done, cost) in rows.items()
         )
         units = sum(row.evaluations for row in kinds)
         seconds = None if seconds_per_unit is None else units * seconds_per_unit / max(workers, 1)
@@ -154,7 +155,10 @@ class Forecast(Result):
     @property
     def reading(self) -> str:
         """For example "190 jobs, 20 of them done: 1520 evaluations to do, about 3.5 min"."""
-        text = f"{self.jobs} jobs, {self.done} of them done: {self.evaluations:,.10g} evaluations to do"
+        text = (
+            f"{self.jobs} jobs, {self.done} of them done: "
+            f"{self.evaluations:,.10g} evaluations to do"
+        )
         if self.seconds is not None:
             text += f", about {_duration(self.seconds)}"
         if self.workers > 1:

@@ -108,8 +108,9 @@ class _Bar(Track):
             self.owner = True
         self.progress = _shared
         self.task = self.progress.add_task(
-            self.description, total=self.total, completed=self.done, unit=self.unit, note=""
+            self.description, total=self.total, unit=self.unit, note=""
         )
+        self.progress.update(self.task, completed=self.done)
         return self
 
     def __exit__(

@@ -25,7 +25,6 @@ from landform.store.plan import Job
 __all__ = ["RETRIES", "run_on_ray"]
 
 RETRIES = 2  # how often a job is tried again after the process that ran it died
-AHEAD = 2  # jobs submitted to a worker at once: it need not wait while a result is written
 
 
 def run_on_ray(
@@ -171,15 +170,19 @@ def _portable(error: LandformError) -> LandformError:
 
 @dataclass
 class _Member:
-    """A worker of the cluster: its jobs to come and those submitted, oldest first."""
+    """A worker of the cluster and the run of jobs it has before it."""
 
     handle: Any
     assigned: deque[Job] = field(default_factory=deque)
-    submitted: deque[Job] = field(default_factory=deque)
 
 
 class _Dispatch:
-    """Submits jobs to the crew and collects what they return."""
+    """Submits jobs to the crew, one at a time to each, and collects what they return.
+
+    One at a time, because Ray counts a death against every job submitted to the dead process:
+    with a queue there, innocent jobs would run out of retries together with the guilty one. A
+    worker gets its next job before the result of the last is written, so it hardly waits.
+    """
 
     def __init__(
         self, ray: Any, jobs: Sequence[Job], crew: Sequence[_Member], finish: OnResult
@@ -188,6 +191,7 @@ class _Dispatch:
         self.jobs = deque(jobs)
         self.crew = crew
         self.finish = finish
+        self.unfinished = len(jobs)
         self.pending: dict[Any, tuple[_Member, Job | None]] = {}
 
     def run(self) -> None:
@@ -195,50 +199,34 @@ class _Dispatch:
         # A worker gets jobs when it is ready: one that the cluster has no room for holds none.
         for member in self.crew:
             self.pending[member.handle.prepare.remote()] = (member, None)
-        while self.jobs or any(job is not None for _, job in self.pending.values()) or self._busy():
-            ready, _ = self.ray.wait(list(self.pending), num_returns=1)
-            for reference in ready:
-                self._collect(reference)
+        while self.unfinished:
+            (reference, *_), _ = self.ray.wait(list(self.pending), num_returns=1)
+            member, job = self.pending.pop(reference)
+            outcome = self._outcome(reference, job)
+            self._submit(member)
+            if job is not None:
+                self.finish(job, outcome)
+                self.unfinished -= 1
 
-    def _busy(self) -> bool:
-        return any(member.assigned or member.submitted for member in self.crew)
-
-    def _collect(self, reference: Any) -> None:
-        member, job = self.pending.pop(reference)
-        outcome = self._outcome(reference, member, job)
-        if isinstance(outcome, LandformError):
-            raise outcome
-        if job is not None:
-            member.submitted.remove(job)
-        self._submit(member)
-        if job is not None:
-            self.finish(job, outcome)
-
-    def _outcome(self, reference: Any, member: _Member, job: Job | None) -> Any:
+    def _outcome(self, reference: Any, job: Job | None) -> Any:
         try:
-            return self.ray.get(reference)
+            outcome = self.ray.get(reference)
         except self.ray.exceptions.RayError as error:
-            # Jobs of one worker run in the order of submission: the oldest was running.
-            culprit = member.submitted[0].name if member.submitted else "preparing the worker"
-            doing = culprit if job is not None else "preparing the worker"
+            doing = "preparing the work" if job is None else job.name
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise EngineError(
                 f"{doing}: the worker process died {RETRIES + 1} times ({reason})",
                 remedy="it may have run out of memory: use fewer workers or smaller batches; "
                 "everything finished before is kept",
             ) from error
+        if isinstance(outcome, LandformError):
+            raise outcome
+        return outcome
 
     def _submit(self, member: _Member) -> None:
-        while len(member.submitted) < AHEAD:
-            if not member.assigned:
-                member.assigned.extend(self._next_run())
-            if not member.assigned:
-                return
+        if not member.assigned:
+            size = -(-len(self.jobs) // (2 * len(self.crew)))
+            member.assigned.extend(self.jobs.popleft() for _ in range(size))
+        if member.assigned:
             job = member.assigned.popleft()
-            member.submitted.append(job)
             self.pending[member.handle.run.remote(job)] = (member, job)
-
-    def _next_run(self) -> Iterator[Job]:
-        size = -(-len(self.jobs) // (2 * len(self.crew)))
-        for _ in range(size):
-            yield self.jobs.popleft()
