@@ -35,7 +35,9 @@ _MANY_CLASSES = 1000
 
 
 def normalised(name: str) -> str:
-    """A label name without case, spaces, hyphens and underscores."""
+    """A label name without case, spaces, hyphens and underscores; numbers keep their sign."""
+    if _number(name) is not None:
+        return name.strip()
     return _SEPARATORS.sub("", name.casefold()) or name
 
 
