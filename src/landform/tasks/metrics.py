@@ -612,18 +612,18 @@ class Pearson(Metric):
 
 
 def _replicate_ranks(values: Array, weights: Array) -> Array:
-    """(R, N) average rank of each example among the repeated examples of each replicate.
+    """(N, R) average rank of each example among the repeated examples of each replicate.
 
-    Equal values, and the copies of one example, share the mean of the places they take: with w
-    copies at or equal to a value and W below it, the places are W + 1 to W + w.
+    `weights` is (N, R). Equal values, and the copies of one example, share the mean of the places
+    they take: with w copies at a value and W below it, those are the places W + 1 to W + w.
     """
     order = np.argsort(values, kind="stable")
     ordered = values[order]
     first = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]]))
     group = np.empty(len(values), dtype=np.int64)
     group[order] = np.repeat(np.arange(len(first)), np.diff(np.append(first, len(values))))
-    copies = np.add.reduceat(weights[:, order], first, axis=1)
-    ranks: Array = (np.cumsum(copies, axis=1) - copies / 2 + 0.5)[:, group]
+    copies = np.add.reduceat(weights[order], first, axis=0)
+    ranks: Array = (np.cumsum(copies, axis=0) - copies / 2 + 0.5)[group]
     return ranks
 
 
@@ -634,7 +634,7 @@ class Spearman(Metric):
     """
 
     name = "spearman"
-    _chunk = 1 << 21  # numbers per temporary array, so that memory stays at some tens of MiB
+    _chunk = 1 << 17  # numbers per temporary array, which then stay in the processor's cache
 
     def aggregate(self, p: Predictions, counts: Array | None = None) -> float | Array:
         x, y = _scores(p, self.name)
@@ -650,13 +650,15 @@ class Spearman(Metric):
 
     @staticmethod
     def _replicates(x: Array, y: Array, weights: Array) -> Array:
+        # Examples come first, so that sorting and gathering them moves whole rows of memory.
+        drawn = np.ascontiguousarray(weights.T)
         # Ranks 1..n have the mean (n + 1) / 2 whatever the ties. Ranks are multiples of 1/2, so
         # these sums carry no rounding and a constant side gives a variance of exactly zero.
-        mean = (weights.sum(axis=1, keepdims=True) + 1) / 2
-        dx, dy = _replicate_ranks(x, weights) - mean, _replicate_ranks(y, weights) - mean
-        var_x = np.einsum("rn,rn,rn->r", weights, dx, dx)
-        var_y = np.einsum("rn,rn,rn->r", weights, dy, dy)
-        covariance = np.einsum("rn,rn,rn->r", weights, dx, dy)
+        mean = (drawn.sum(axis=0) + 1) / 2
+        dx, dy = _replicate_ranks(x, drawn) - mean, _replicate_ranks(y, drawn) - mean
+        weighted = drawn * dx
+        var_x, covariance = (weighted * dx).sum(axis=0), (weighted * dy).sum(axis=0)
+        var_y = (drawn * dy * dy).sum(axis=0)
         with np.errstate(divide="ignore", invalid="ignore"):
             ratio = covariance / (np.sqrt(var_x) * np.sqrt(var_y))
         correlations: Array = np.clip(ratio, -1.0, 1.0)
