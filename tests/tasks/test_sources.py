@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
-import types
 from pathlib import Path
 from typing import Any
 
@@ -226,11 +224,11 @@ def test_python_values(tmp_path: Path) -> None:
             table_of(value, "given data")
 
 
-def _fake_datasets(monkeypatch: pytest.MonkeyPatch, load: Any) -> None:
-    fake = types.ModuleType("datasets")
-    fake.load_dataset = load  # type: ignore[attr-defined]
-    fake.get_dataset_split_names = lambda *a, **k: ["train", "test"]  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "datasets", fake)
+def _fake_hub(monkeypatch: pytest.MonkeyPatch, load: Any) -> None:
+    import datasets
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    monkeypatch.setattr(datasets, "get_dataset_split_names", lambda *a, **k: ["train", "test"])
 
 
 def test_hub_data_sets_with_declared_class_names(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -254,7 +252,7 @@ def test_hub_data_sets_with_declared_class_names(monkeypatch: pytest.MonkeyPatch
         asked.append((name, subset, split, revision))
         return data
 
-    _fake_datasets(monkeypatch, load)
+    _fake_hub(monkeypatch, load)
     source = HubSource("org/name", "en", "v2", {"validation": "dev"})
     table = source.read("validation", ["tokens", "tags", "label"])
     assert asked == [("org/name", "en", "dev", "v2")]
@@ -270,7 +268,7 @@ def test_an_unreachable_hub_is_a_data_error(monkeypatch: pytest.MonkeyPatch) -> 
     def load(*args: Any, **kwargs: Any) -> Any:
         raise ConnectionError("Couldn't reach the Hub\nlong story")
 
-    _fake_datasets(monkeypatch, load)
+    _fake_hub(monkeypatch, load)
     with pytest.raises(DataError) as caught:
         HubSource("org/name", "en").read("train")
     assert "org/name" in str(caught.value) and "Couldn't reach the Hub" in str(caught.value)

@@ -117,23 +117,35 @@ def read_file(
     path: str | Path,
     form: FileFormat | None = None,
     columns: Sequence[str] | None = None,
+    optional: Sequence[str] = (),
 ) -> Table:
     """Read a CSV, TSV, TXT (tab-separated), JSONL, JSON or Parquet file.
 
-    `columns` limits what is kept (all of them must exist). Values of text tables are strings;
+    `columns` limits what is kept: these columns, which must exist, and those of `optional` that
+    do. None keeps all. Values of text tables are strings;
     JSON and Parquet keep their types. UTF-8 with or without a byte-order mark, LF or CRLF line
     ends. Raises `DataError` naming file, line and column.
     """
     path, form = Path(path), form or FileFormat()
     suffix = _suffix(path)
     if suffix in _PARQUET:
-        return _read_parquet(path, columns)
+        return _read_parquet(path, columns, optional)
     text = _decode(path, _bytes(path))
     if suffix in _DELIMITERS:
-        table = _read_delimited(path, text, form, columns)
-    else:
-        table = _read_json(path, text, columns)
-    return table
+        return _read_delimited(path, text, form, columns, optional)
+    return _read_json(path, text, columns, optional)
+
+
+def _chosen(
+    known: Sequence[str], columns: Sequence[str] | None, optional: Sequence[str], origin: str
+) -> tuple[str, ...]:
+    """The columns to keep; an error names the first one that is not there."""
+    if columns is None:
+        return tuple(known)
+    for column in columns:
+        if column not in known:
+            raise missing_column(column, known, origin)
+    return tuple(dict.fromkeys([*columns, *(name for name in optional if name in known)]))
 
 
 def read_columns(path: str | Path, form: FileFormat | None = None) -> tuple[str, ...]:
@@ -249,7 +261,11 @@ _Rows = tuple[list[list[str]], np.ndarray]
 
 
 def _read_delimited(
-    path: Path, text: str, form: FileFormat, columns: Sequence[str] | None
+    path: Path,
+    text: str,
+    form: FileFormat,
+    columns: Sequence[str] | None,
+    optional: Sequence[str],
 ) -> Table:
     if not text.strip("\r\n"):
         raise DataError(f"{path} is empty", remedy="a header line and data rows were expected")
@@ -267,10 +283,7 @@ def _read_delimited(
         raise DataError(
             f"{path} has a header and no rows", remedy="empty data cannot be used: add rows"
         )
-    wanted = tuple(header) if columns is None else tuple(columns)
-    for column in wanted:
-        if column not in header:
-            raise missing_column(column, header, str(path))
+    wanted = _chosen(header, columns, optional, str(path))
     at = {name: index for index, name in enumerate(header)}
     values = {name: [row[at[name]] for row in rows] for name in wanted}
     return Table(_frame(values, len(rows)), str(path), lines)
@@ -359,7 +372,9 @@ def _frame(values: Mapping[str, Sequence[Any]], rows: int) -> pd.DataFrame:
     return pd.DataFrame(series, index=pd.RangeIndex(rows))
 
 
-def _read_json(path: Path, text: str, columns: Sequence[str] | None) -> Table:
+def _read_json(
+    path: Path, text: str, columns: Sequence[str] | None, optional: Sequence[str]
+) -> Table:
     body = text.lstrip()
     if not body:
         raise DataError(f"{path} is empty", remedy="one JSON object per row was expected")
@@ -376,7 +391,7 @@ def _read_json(path: Path, text: str, columns: Sequence[str] | None) -> Table:
         records, lines = _json_lines(path, text)
     if not records:
         raise DataError(f"{path} has no rows", remedy="empty data cannot be used: add rows")
-    return _table_of_records(records, str(path), lines, columns)
+    return _table_of_records(records, str(path), lines, columns, optional)
 
 
 def _json_lines(path: Path, text: str) -> tuple[list[dict[str, Any]], np.ndarray]:
@@ -414,13 +429,11 @@ def _table_of_records(
     records: Sequence[Mapping[str, Any]],
     origin: str,
     lines: np.ndarray | None,
-    columns: Sequence[str] | None,
+    columns: Sequence[str] | None = None,
+    optional: Sequence[str] = (),
 ) -> Table:
     names = tuple(dict.fromkeys(str(name) for record in records for name in record))
-    for column in columns or ():
-        if column not in names:
-            raise missing_column(column, names, origin)
-    wanted = names if columns is None else tuple(columns)
+    wanted = _chosen(names, columns, optional, origin)
     values = {name: [record.get(name) for record in records] for name in wanted}
     return Table(_frame(values, len(records)), origin, lines)
 
@@ -443,15 +456,11 @@ def _broken_parquet(path: Path, error: Exception) -> DataError:
     )
 
 
-def _read_parquet(path: Path, columns: Sequence[str] | None) -> Table:
+def _read_parquet(path: Path, columns: Sequence[str] | None, optional: Sequence[str]) -> Table:
     import pyarrow as pa
 
     file = _open_parquet(path)
-    names = tuple(file.schema_arrow.names)
-    for column in columns or ():
-        if column not in names:
-            raise missing_column(column, names, str(path))
-    wanted = list(names if columns is None else columns)
+    wanted = list(_chosen(file.schema_arrow.names, columns, optional, str(path)))
     try:
         data = file.read(columns=wanted)
         if data.num_rows == 0:
@@ -480,8 +489,10 @@ class Source(Protocol):
     def columns(self, split: str) -> tuple[str, ...]:
         """The column names of a split."""
 
-    def read(self, split: str, columns: Sequence[str] | None = None) -> Table:
-        """The rows of a split, all columns or the named ones."""
+    def read(
+        self, split: str, columns: Sequence[str] | None = None, optional: Sequence[str] = ()
+    ) -> Table:
+        """The rows of a split: all columns, or `columns` and those of `optional` that exist."""
 
 
 @dataclass(frozen=True)
@@ -500,9 +511,11 @@ class FileSource:
         """The header of the split's file."""
         return read_columns(self.files[split], self.form)
 
-    def read(self, split: str, columns: Sequence[str] | None = None) -> Table:
+    def read(
+        self, split: str, columns: Sequence[str] | None = None, optional: Sequence[str] = ()
+    ) -> Table:
         """The rows of the split's file."""
-        return read_file(self.files[split], self.form, columns)
+        return read_file(self.files[split], self.form, columns, optional)
 
 
 @dataclass(frozen=True, eq=False)
@@ -520,9 +533,11 @@ class MemorySource:
         """The columns of a given table."""
         return tuple(str(name) for name in self.tables[split].frame.columns)
 
-    def read(self, split: str, columns: Sequence[str] | None = None) -> Table:
+    def read(
+        self, split: str, columns: Sequence[str] | None = None, optional: Sequence[str] = ()
+    ) -> Table:
         """The given table."""
-        return _select(self.tables[split], columns)
+        return _select(self.tables[split], columns, optional)
 
 
 @dataclass(frozen=True)
@@ -540,9 +555,12 @@ class FunctionSource:
         """The columns of the table that the function makes."""
         return tuple(str(name) for name in self.read(split).frame.columns)
 
-    def read(self, split: str, columns: Sequence[str] | None = None) -> Table:
+    def read(
+        self, split: str, columns: Sequence[str] | None = None, optional: Sequence[str] = ()
+    ) -> Table:
         """The table that the function makes."""
-        return _select(table_of(self.function(split), f"{self.origin}:{split}"), columns)
+        table = table_of(self.function(split), f"{self.origin}:{split}")
+        return _select(table, columns, optional)
 
 
 @dataclass(frozen=True)
@@ -574,15 +592,13 @@ class HubSource:
         """The columns of a split (loads it)."""
         return tuple(self._load(split).column_names)
 
-    def read(self, split: str, columns: Sequence[str] | None = None) -> Table:
+    def read(
+        self, split: str, columns: Sequence[str] | None = None, optional: Sequence[str] = ()
+    ) -> Table:
         """The rows of a split."""
         data = self._load(split)
         origin = f"{self.name}{f'/{self.subset}' if self.subset else ''}:{split}"
-        names = tuple(data.column_names)
-        for column in columns or ():
-            if column not in names:
-                raise missing_column(column, names, origin)
-        wanted = list(names if columns is None else columns)
+        wanted = list(_chosen(data.column_names, columns, optional, origin))
         if len(data) == 0:
             raise DataError(f"{origin} has no rows", remedy="choose another split")
         values = data.select_columns(wanted)[:]
@@ -621,14 +637,9 @@ def _declared(feature: Any) -> tuple[str, ...] | None:
     return tuple(map(str, names)) if names else None
 
 
-def _select(table: Table, columns: Sequence[str] | None) -> Table:
-    known = tuple(table.frame.columns)
-    for column in columns or ():
-        if column not in known:
-            raise missing_column(column, known, table.origin)
-    if columns is None:
-        return table
-    return Table(table.frame[list(columns)], table.origin, table.lines, table.label_names)
+def _select(table: Table, columns: Sequence[str] | None, optional: Sequence[str]) -> Table:
+    wanted = _chosen(tuple(table.frame.columns), columns, optional, table.origin)
+    return Table(table.frame[list(wanted)], table.origin, table.lines, table.label_names)
 
 
 def table_of(value: Any, origin: str) -> Table:
@@ -649,7 +660,7 @@ def table_of(value: Any, origin: str) -> Table:
         for index, record in enumerate(value):
             if not isinstance(record, Mapping):
                 raise _not_an_object(f"{origin}, row {index + 1}", record)
-        table = _table_of_records(value, origin, None, None)
+        table = _table_of_records(value, origin, None)
     else:
         raise DataError(
             f"{origin}: a DataFrame or a list of mappings was expected, found"

@@ -337,18 +337,13 @@ class Task:
         """All needed columns of a split of the source; read once."""
         key = f"table {split}"
         if key not in self._read:
-            self._read[key] = self.source.read(split, self._needed(split))
+            layout, needed = self.layout, None
+            if layout.keep is not None:
+                roles = (*layout.text, layout.label, layout.id, *self._named_columns())
+                needed = [name for name in roles if name is not None]
+            self._read[key] = self.source.read(split, needed, layout.keep or ())
         table: Table = self._read[key]
         return table
-
-    def _needed(self, split: str) -> tuple[str, ...] | None:
-        layout = self.layout
-        if layout.keep is None:
-            return None
-        known = self.source.columns(split)
-        required = [*layout.text, layout.label, layout.id, *self._named_columns()]
-        names = [name for name in required if name is not None]
-        return tuple(dict.fromkeys([*names, *(name for name in layout.keep if name in known)]))
 
     def _named_columns(self) -> tuple[str, ...]:
         """Columns besides text, label and id that options refer to."""
