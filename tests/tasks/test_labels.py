@@ -56,6 +56,8 @@ def test_bare_numbers_on_both_sides_match_by_index() -> None:
         assert found.source == "indices" and found.is_identity
     # The number in the label counts, not the place where it stands.
     assert reconcile(("0", "1"), ("LABEL_1", "LABEL_0")).columns == ((1,), (0,))
+    cycle = reconcile(("0", "1", "2"), ("LABEL_1", "LABEL_2", "LABEL_0"))
+    assert cycle.columns == ((2,), (0,), (1,))
 
 
 @pytest.mark.parametrize("model", [("LABEL_0", "LABEL_1", "LABEL_2"), ("0", "1", "2")])
