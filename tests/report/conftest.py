@@ -135,11 +135,11 @@ def make_connection(
 def _clustering(basins: pd.Series, random: np.random.Generator) -> SimpleNamespace:
     count = basins.nunique()
     values = np.sort(np.r_[0.01 * np.arange(count), 0.7 + 0.3 * random.random(len(basins) - count)])
-    centre = np.where(basins == 0, -0.6, 0.7) + 0.1 * random.normal(size=len(basins))
+    centre = np.where(basins == 0, 0.7, -0.6) + 0.1 * random.normal(size=len(basins))
     return SimpleNamespace(
         basins=basins, n_basins=count, scale=0.12, eigenvalues=values, eigengap=0.6, method="eigengap",
         centroid_difference=pd.Series(centre, index=basins.index) if count > 1 else None,
-        quality=0.8, note="scale 0.12 nats; number of basins chosen by the eigengap",
+        silhouette=0.8, confidence=0.8, noise_floor=0.012, note="scale 0.12 nats; number of basins chosen by the eigengap",
     )  # fmt: skip
 
 
@@ -225,6 +225,35 @@ class Evaluation:
     provenance: dict[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Training:
+    """The documented attributes of `landform.training.finetune.Training`."""
+
+    model: str
+    task: str
+    runs: pd.DataFrame
+    history: pd.DataFrame
+    reading: str = "3 runs of encoder on nli: training loss 0.1 to 0.2"
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+
+def make_training(runs: int = 3) -> Training:
+    """Runs whose loss decays, evaluated at the end."""
+    steps = np.arange(10, 101, 10)
+    history = [
+        pd.DataFrame({"run": f"seed{i}", "step": steps, "loss": np.exp(-steps / (30 + 3 * i)),
+                      "nli:validation/accuracy": np.where(steps == 100, 0.9, np.nan)})
+        for i in range(runs)
+    ]  # fmt: skip
+    rows = [
+        {"name": f"seed{i}", "path": f"runs/seed{i}", "seed": i, "head_seed": i, "data_seed": i,
+         "dropout_seed": i, "rows": 400, "steps": 100, "train_loss": 0.05,
+         "nli:validation/accuracy": 0.9, "seconds": 12.5, "reused": False}
+        for i in range(runs)
+    ]  # fmt: skip
+    return Training("encoder", "nli", pd.DataFrame(rows), pd.concat(history, ignore_index=True))
+
+
 def make_evaluation(*, subsets: int = len(SUBSETS), classes: bool = True) -> Evaluation:
     """An evaluation of 400 examples."""
     random = np.random.default_rng(1)
@@ -260,6 +289,11 @@ def connection() -> Callable[..., Connection]:
 @pytest.fixture
 def interpolation() -> Callable[..., Interpolation]:
     return make_interpolation
+
+
+@pytest.fixture
+def training() -> Callable[..., Training]:
+    return make_training
 
 
 @pytest.fixture

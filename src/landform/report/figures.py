@@ -7,8 +7,10 @@ figure with `save(figure, path)`.
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
@@ -42,12 +44,14 @@ from landform.report.style import (
     short_labels,
     shorten,
     styled,
+    wrapped,
 )
 
 if TYPE_CHECKING:
     from landform.evaluation.evaluate import Evaluation
     from landform.geometry.line import Interpolation
     from landform.studies.connect import Connection
+    from landform.training.finetune import Training
 
 __all__ = [
     "FIGURES",
@@ -67,6 +71,7 @@ __all__ = [
     "plot_reliability",
     "plot_training",
     "save",
+    "save_all",
 ]
 
 Array = np.ndarray
@@ -89,15 +94,7 @@ def draw(result: object, which: str | None = None, **options: Any) -> Figure:
     `FIGURES` lists them by the name of the result's class. `ConfigError` names an unknown figure,
     or a result that has none, and what there is.
     """
-    for kind in type(result).__mro__:
-        if kind.__name__ in FIGURES:
-            known = FIGURES[kind.__name__]
-            break
-    else:
-        raise ConfigError(
-            f"there is no figure of a {type(result).__name__}",
-            remedy=f"figures exist for: {', '.join(sorted(FIGURES))}",
-        )
+    known = _figures_of(result)
     name = which or next(iter(known))
     if name not in known:
         raise _unknown("figure", name, known)
@@ -222,7 +219,7 @@ def _draw_line(axes: Axes, table: pd.DataFrame, column: str, colour: str, name: 
     )
     axes.grid(axis="y")
     axes.margins(x=0.03)
-    return cast(Line2D, line)
+    return line
 
 
 def _mark_ridge(axes: Axes, result: Interpolation, data: str, handles: list[Line2D]) -> None:
@@ -234,9 +231,9 @@ def _mark_ridge(axes: Axes, result: Interpolation, data: str, handles: list[Line
     marks = []
     if rise.max() > 1e-12:
         marks.append(("barrier", (0, int(rise.argmax()), len(t) - 1), INK))
-    where = gap_segment(t, losses)
-    if where != (0, 0, 0) and where not in [mark[1] for mark in marks]:
-        marks.append(("gap", where, PALETTE[3]))
+    segment = gap_segment(t, losses)
+    if segment != (0, 0, 0) and segment not in [mark[1] for mark in marks]:
+        marks.append(("gap", segment, PALETTE[3]))
     side_by_side = len(marks) == 2 and marks[0][1][1] == marks[1][1][1]
     for n, (name, (i, k, j), colour) in enumerate(marks):
         chord = _chord(t, losses, i, j)
@@ -306,7 +303,7 @@ def plot_evaluation(result: Evaluation) -> Figure:
         return plot_metrics(result)
     rows = len(result.metrics)
     figure = new_figure(PAGE, max(2.6, 0.32 * rows + 1.4))
-    left, right = figure.subfigures(1, 2, width_ratios=[1, 1.1])
+    left, right = cast(Any, figure.subfigures)(1, 2, width_ratios=[1, 1.1])
     _reliability_panels(left, result)
     _metric_panels(right, result, [])
     figure.suptitle(
@@ -632,7 +629,7 @@ def _heatmap_ticks(
     if by_value and ticks != "names":
         column = connection.endpoints[order]
         labels = [f"{float(column[names[p]]):.3f}" for p in places]
-        axes.set_xlabel(plain(metric_label(order)))
+        axes.set_xlabel(wrapped(plain(metric_label(order)), 44))
     else:
         labels = [plain(label) for label in short_labels([names[p] for p in places], 14)]
     size = 7 if len(places) <= 12 else 5.5
@@ -772,7 +769,7 @@ def _curve_group(axes: Axes, curves: list[tuple[Array, Array]], colour: str, nam
         zorder=5,
         label=f"{name} ({len(curves)} {pairs})",
     )
-    return cast(Line2D, mean)
+    return mean
 
 
 # --- many checkpoints: behaviour --------------------------------------------------------------
@@ -816,7 +813,7 @@ def plot_basin_histogram(
         )
     axes.tick_params(axis="x", pad=7)
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set(xlabel=plain(metric_label(column)), ylabel="checkpoints")
+    axes.set(xlabel=wrapped(plain(metric_label(column)), 48), ylabel="checkpoints")
     axes.set_title(_separation(connection, column))
     handles = [Patch(color=e.colour, alpha=0.85, label=e.label) for e in entries]
     figure.legend(handles=handles, loc="outside upper left", ncols=2, columnspacing=1)
@@ -835,7 +832,7 @@ def _separation(connection: Connection, column: str) -> str:
     confound = table[table["role"] == "in-domain"] if "role" in table else table[:0]
     if len(confound) and row.get("role") != "in-domain":
         name = plain(metric_label(confound["metric"].iloc[0]))
-        text += f"\nin domain ({name}): AUC {confound['auc'].iloc[0]:.2f}"
+        text += "\n" + wrapped(f"in domain ({name}): AUC {confound['auc'].iloc[0]:.2f}", 56)
     return text
 
 
@@ -875,8 +872,8 @@ def plot_centroid_scatter(connection: Connection, metric: str | None = None) -> 
         )
     axes.set_title(_correlate(axes, x.to_numpy(), y.to_numpy()))
     axes.set(
-        xlabel="distance to basin 0's centroid minus distance to basin 1's",
-        ylabel=plain(metric_label(column)),
+        xlabel="distance to the centroid of basin 1 minus that of basin 0",
+        ylabel=wrapped(plain(metric_label(column)), 32),
     )
     handles = _basin_handles(styles, list(basins))
     figure.legend(handles=handles, loc="outside upper left", ncols=2, columnspacing=1)
@@ -995,8 +992,9 @@ def plot_eigenvalues(connection: Connection) -> Figure:
 
 
 @styled
-def plot_training(history: pd.DataFrame, *, column: str = "loss") -> Figure:
-    """A column of a training log against the step, a line per run (columns run, step, `column`)."""
+def plot_training(result: Training, *, column: str = "loss") -> Figure:
+    """A column of the training history (the loss by default) against the step, a line per run."""
+    history = result.history
     for needed in ("run", "step", column):
         if needed not in history:
             raise _unknown("column", needed, [str(c) for c in history.columns])
@@ -1014,7 +1012,8 @@ def plot_training(history: pd.DataFrame, *, column: str = "loss") -> Figure:
             alpha=1 if len(runs) <= len(PALETTE) else 0.4,
             linewidth=1,
         )
-    axes.set(xlabel="step", ylabel=metric_label(column))
+    label = "training " + loss_label(result) if column == "loss" else metric_label(column)
+    axes.set(xlabel="step", ylabel=label)
     axes.grid(axis="y")
     if 1 < len(runs) <= len(PALETTE):
         figure.legend(loc="outside upper left", ncols=3, columnspacing=1)
@@ -1030,6 +1029,7 @@ FIGURES: dict[str, dict[str, Callable[..., Figure]]] = {
         "metrics": plot_metrics,
     },
     "Interpolation": {"interpolation": plot_interpolation},
+    "Training": {"training": plot_training},
     "Connection": {
         "heatmap": plot_heatmap,
         "curves": plot_curves,
@@ -1040,3 +1040,31 @@ FIGURES: dict[str, dict[str, Callable[..., Figure]]] = {
     },
 }
 """The figures of each kind of result, its main one first."""
+
+
+def save_all(
+    results: Mapping[str, object], folder: str | os.PathLike[str], *, suffix: str = ".pdf"
+) -> list[Path]:
+    """Write every figure of every result as `<name>-<figure><suffix>`; the files written.
+
+    A figure that does not exist for a result (a centroid scatter of one basin, say) is left out.
+    """
+    written = []
+    for name, result in results.items():
+        for which in _figures_of(result):
+            try:
+                figure = draw(result, which)
+            except ConfigError:
+                continue
+            written.append(save(figure, Path(folder) / f"{name}-{which}{suffix}"))
+    return written
+
+
+def _figures_of(result: object) -> dict[str, Callable[..., Figure]]:
+    for kind in type(result).__mro__:
+        if kind.__name__ in FIGURES:
+            return FIGURES[kind.__name__]
+    raise ConfigError(
+        f"there is no figure of a {type(result).__name__}",
+        remedy=f"figures exist for: {', '.join(sorted(FIGURES))}",
+    )

@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import io
 import os
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,6 +49,7 @@ __all__ = [
     "short_labels",
     "shorten",
     "styled",
+    "wrapped",
 ]
 
 P = ParamSpec("P")
@@ -85,7 +87,6 @@ STYLE: dict[str, Any] = {
     "axes.spines.right": False,
     "axes.grid": False,
     "axes.axisbelow": True,
-    "axes.prop_cycle": matplotlib.cycler(color=PALETTE),
     "grid.color": GRID,
     "grid.linewidth": 0.5,
     "text.color": INK,
@@ -222,6 +223,16 @@ def shorten(text: object, limit: int = 18) -> str:
         return words
     tail = (limit - 1) * 2 // 3
     return f"{words[: limit - 1 - tail]}\N{HORIZONTAL ELLIPSIS}{words[len(words) - tail :]}"
+
+
+def wrapped(text: str, limit: int) -> str:
+    """Text in lines of about `limit` characters, broken at spaces and after `/`."""
+    lines = [""]
+    for word in re.findall(r"[^ /]+[ /]*", text):
+        if lines[-1] and len(lines[-1]) + len(word.rstrip()) > limit:
+            lines.append("")
+        lines[-1] += word
+    return "\n".join(line.rstrip() for line in lines)
 
 
 def _shared(names: Sequence[str]) -> int:

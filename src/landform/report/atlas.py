@@ -1,0 +1,684 @@
+"""The atlas: all results of a study in one HTML file that needs no network.
+
+The page is useful without JavaScript (figures are embedded as SVG images), and with it has a heat
+map that shows the curve behind every cell and tables that sort. The interactive parts are a few
+kilobytes of our own SVG code rather than a plotting library, so that an atlas stays small enough
+to mail. Everything a user named (checkpoints, data, labels) is escaped.
+"""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import io
+import json
+import math
+import os
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from landform.errors import ConfigError
+from landform.report import figures
+from landform.report.style import (
+    SEQUENTIAL_COLOURS,
+    Figure,
+    basin_styles,
+    loss_label,
+    metric_label,
+    short_labels,
+    styled,
+)
+from landform.store.artifacts import environment
+from landform.store.atomic import atomic_path, file_errors
+from landform.store.fingerprint import to_plain
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+__all__ = ["write_atlas"]
+
+Row = dict[str, Any]
+
+COMPRESS_FROM = 200_000  # characters of JSON from which gzip is worth a page source one cannot read
+FIGURES_OF_EVALUATIONS = 12
+
+
+def write_atlas(
+    path: str | os.PathLike[str],
+    results: Any,
+    *,
+    title: str = "landform study",
+    provenance: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write the atlas of `results` to `path` and return the path.
+
+    `results` is one result, a sequence of them, a mapping from names to results (grouped by kind),
+    or a mapping from section titles to sequences of results. `provenance` is shown as JSON at the
+    end; versions of the installed libraries are added. The file is whole or absent. Raises
+    `ConfigError` when there is nothing to show or a result has no place in an atlas, `StoreError`
+    when the file cannot be written.
+    """
+    target = Path(path)
+    if target.is_dir():
+        target = target / "atlas.html"
+    sections = _sections(results)
+    page = render(sections, title=title, provenance=provenance)
+    with file_errors("write the atlas", target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_path(target, durable=True) as temporary:
+            temporary.write_text(page, encoding="utf-8")
+    return target
+
+
+def render(
+    sections: Mapping[str, Sequence[tuple[str, Any]]],
+    *,
+    title: str,
+    provenance: Mapping[str, Any] | None,
+) -> str:
+    """The page as text; `sections` are titles with (name, result) pairs."""
+    from markupsafe import Markup
+
+    versions = environment()
+    shown = [_section(n, name, list(items)) for n, (name, items) in enumerate(sections.items())]
+    return (
+        _templates()
+        .get_template("atlas.html.j2")
+        .render(
+            title=title,
+            sections=shown,
+            version=versions["landform"],
+            css=Markup(_asset("atlas.css")),
+            script=Markup(_asset("atlas.js")),
+            provenance=_pretty(provenance),
+            provenance_facts=[
+                {"label": name, "value": value, "note": ""} for name, value in versions.items()
+            ],
+        )
+    )
+
+
+@cache
+def _templates() -> Environment:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("landform.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["breakable"] = _breakable
+    return environment
+
+
+def _breakable(text: object) -> str:
+    """Escaped text that may break after the separators of names: they have no spaces."""
+    from markupsafe import Markup, escape
+
+    return Markup(re.sub(r"([/:_])", r"\1<wbr>", str(escape(text))))
+
+
+def _asset(name: str) -> str:
+    loader = _templates().loader
+    assert loader is not None
+    return loader.get_source(_templates(), name)[0]
+
+
+# --- what goes where --------------------------------------------------------------------------
+
+
+def _sections(results: Any) -> dict[str, list[tuple[str, Any]]]:
+    """Titles with (name, result) pairs, from any of the forms that `write_atlas` takes."""
+    sections: dict[str, list[tuple[str, Any]]] = {}
+    if isinstance(results, Mapping):
+        for name, value in results.items():
+            if isinstance(value, Sequence):
+                sections.setdefault(str(name), []).extend((_name(r), r) for r in value)
+            else:
+                sections.setdefault(_kind(value).title, []).append((str(name), value))
+    else:
+        for result in results if isinstance(results, Iterable) else [results]:
+            sections.setdefault(_kind(result).title, []).append((_name(result), result))
+    sections = {name: items for name, items in sections.items() if items}
+    if not sections:
+        raise ConfigError("there are no results to show", remedy="pass at least one result")
+    return sections
+
+
+class Kind:
+    """How one kind of result is shown: section title, template, and what the template needs."""
+
+    def __init__(
+        self, title: str, template: str, context: Callable[[Any, str, bool], Row], name: Any
+    ) -> None:
+        self.title, self.template, self.context, self.name = title, template, context, name
+
+
+def _kind(result: Any) -> Kind:
+    for base in type(result).__mro__:
+        if base.__name__ in KINDS:
+            return KINDS[base.__name__]
+    raise ConfigError(
+        f"a {type(result).__name__} has no place in an atlas",
+        remedy=f"it shows: {', '.join(KINDS)}",
+    )
+
+
+def _name(result: Any) -> str:
+    return str(_kind(result).name(result))
+
+
+def _section(number: int, title: str, items: list[tuple[str, Any]]) -> Row:
+    evaluations = [r for _, r in items if _kind(r).title == "Evaluations"]
+    few = len(evaluations) <= FIGURES_OF_EVALUATIONS
+    shown = []
+    for k, (name, result) in enumerate(items):
+        kind = _kind(result)
+        if kind.title == "Evaluations" and not few:
+            continue
+        anchor = f"s{number + 1}-{k + 1}"
+        shown.append(
+            {
+                "name": name,
+                "anchor": anchor,
+                "reading": result.reading,
+                "template": kind.template,
+                "provenance": _pretty(getattr(result, "provenance", None)),
+                **kind.context(result, anchor, few),
+            }
+        )
+    comparison = _comparison(evaluations) if len(evaluations) > 1 else None
+    return {
+        "title": title,
+        "anchor": f"s{number + 1}",
+        "entries": shown,
+        "comparison": comparison,
+    }
+
+
+def _pretty(value: Any) -> str:
+    return json.dumps(to_plain(value), indent=2, ensure_ascii=False) if value else ""
+
+
+# --- figures as images ------------------------------------------------------------------------
+
+
+def _picture(
+    draw: Callable[..., Figure], *arguments: Any, alt: str, caption: str = "", **options: Any
+) -> Row:
+    """A figure as an SVG image; where there is no such figure, the reason as a note."""
+    try:
+        figure = draw(*arguments, **options)
+    except ConfigError as error:
+        return {"source": "", "caption": error.what[:1].upper() + error.what[1:] + "."}
+    source, size = _svg(figure)
+    # Drawn for 3.5 inches of paper; on a screen 1.35 times that is comfortable to read.
+    width, height = (round(inches * 96 * 1.35) for inches in size)
+    return {
+        "source": source,
+        "alt": alt,
+        "caption": caption,
+        "width": width,
+        "height": height,
+        "kind": "wide" if size[0] > 5 else "column",
+    }
+
+
+@styled
+def _svg(figure: Figure) -> tuple[str, tuple[float, float]]:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None}, dpi=200)
+    # An image rather than inline SVG: its ids cannot clash, and nothing in it can run.
+    encoded = base64.b64encode(buffer.getvalue()).decode("ascii")
+    width, height = figure.get_size_inches()
+    return f"data:image/svg+xml;base64,{encoded}", (float(width), float(height))
+
+
+# --- tables -----------------------------------------------------------------------------------
+
+
+def _number(value: Any, digits: int = 4) -> str:
+    """A number for a table cell; nothing for what is missing."""
+    if value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value)):
+        return "\N{EN DASH}"
+    if isinstance(value, bool | np.bool_):
+        return "yes" if value else "no"
+    if isinstance(value, int | np.integer):
+        return str(int(value))
+    if isinstance(value, float | np.floating):
+        return f"{float(value):.{digits}g}".replace("-", "\N{MINUS SIGN}")
+    return str(value)
+
+
+def _cell(value: Any, *, text: str | None = None, colour: str | None = None) -> Row:
+    missing = value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value))
+    numeric = isinstance(value, int | float | np.integer | np.floating)
+    key = "" if missing else float(value) if numeric else value
+    return {
+        "text": _number(value) if text is None else text,
+        "value": key,
+        "numeric": numeric or missing,
+        "colour": colour,
+    }
+
+
+def _table(
+    frame: pd.DataFrame,
+    label: str,
+    *,
+    titles: Mapping[str, str] | None = None,
+    caption: str = "",
+    mark: Callable[[Row], str] | None = None,
+    colours: Mapping[str, str] | None = None,
+) -> Row:
+    """A data frame for the template; the first column heads the rows."""
+    columns = [str(column) for column in frame.columns]
+    numeric = [pd.api.types.is_numeric_dtype(frame[column]) for column in frame.columns]
+    rows = []
+    for record in frame.to_dict("records"):
+        cells = [_cell(value) for value in record.values()]
+        if colours:
+            cells[0]["colour"] = colours.get(str(next(iter(record.values()))))
+        named = {str(key): value for key, value in record.items()}
+        rows.append({"cells": cells, "mark": mark(named) if mark else ""})
+    titles = titles or {}
+    return {
+        "label": label,
+        "caption": caption,
+        "sortable": len(rows) > 1,
+        "columns": [
+            {"title": titles.get(c, c.replace("_", " ")), "numeric": n}
+            for c, n in zip(columns, numeric, strict=True)
+        ],
+        "rows": rows,
+    }
+
+
+def _with_interval(value: float, low: float, high: float) -> str:
+    return f"{_number(value, 3)} [{_number(low, 3)}, {_number(high, 3)}]"
+
+
+# --- a connection -----------------------------------------------------------------------------
+
+
+def _connection(result: Any, anchor: str, few: bool) -> Row:
+    basins = figures._basins(result)
+    encoding, payload = _payload(_explorer(result))
+    return {
+        "facts": _connection_facts(result, basins),
+        "heatmap": _picture(
+            figures.plot_heatmap,
+            result,
+            alt="Heat map of the convexity gaps of all pairs, ordered by basin",
+        ),
+        "encoding": encoding,
+        "payload": payload,
+        "curves": _picture(
+            figures.plot_curves,
+            result,
+            alt="Loss along every line, pairs within a basin against pairs between basins",
+            caption="Thin: every pair. Thick: their mean. Band: the middle 80 % of the pairs.",
+        ),
+        "basin_sentence": _basin_sentence(result, basins),
+        "members": _members(basins),
+        "eigenvalues": _picture(
+            figures.plot_eigenvalues,
+            result,
+            alt="Eigenvalues of the Laplacian of the affinities",
+            caption="The number of basins is where the eigenvalues jump.",
+        )
+        if result.clustering is not None
+        else {"source": "", "caption": ""},
+        "statistics": _statistics_table(result),
+        "behaviour": _behaviour(result, basins),
+        "basin_metrics": _basin_metrics(result),
+        "endpoints": _picture(
+            figures.plot_endpoints,
+            result,
+            alt="Every checkpoint on every data set and subset, coloured by basin",
+        ),
+        "checkpoints": _checkpoints(result, basins),
+    }
+
+
+def _connection_facts(result: Any, basins: pd.Series | None) -> list[Row]:
+    """The key numbers."""
+    rows = result.pairs[result.pairs["data"] == result.data[0]]
+    n, walked = len(result.names), len(rows)
+    facts: list[Row] = [
+        {"label": "checkpoints", "value": n, "note": ""},
+        {"label": "lines walked", "value": walked, "note": f"of {n * (n - 1) // 2} possible"},
+        {
+            "label": "model evaluations",
+            "value": f"{result.evaluations:,}",
+            "note": "every checkpoint once, then the inner points of every line"
+            + (f"; each on {len(result.data)} data sets" if len(result.data) > 1 else ""),
+        },
+    ]
+    if basins is not None:
+        sizes = ", ".join(str(size) for size in basins.value_counts().sort_index())
+        value = basins.nunique()
+        facts.append({"label": "basins", "value": value, "note": f"sizes {sizes}"})
+        same = np.array([basins[a] == basins[b] for a, b in zip(rows["a"], rows["b"], strict=True)])
+        for label, mask in (("gap within basins", same), ("gap between basins", ~same)):
+            facts += _median_fact(label, rows["convexity_gap"].to_numpy()[mask])
+    else:
+        facts += _median_fact("gap", rows["convexity_gap"].to_numpy())
+    if "noise_floor" in rows:
+        floor = rows["noise_floor"].median()
+        above = int((rows["convexity_gap"] > rows["noise_floor"]).sum())
+        note = f"median; {above} of {walked} gaps are above their floor"
+        facts.append({"label": "noise floor", "value": f"{_number(floor, 2)} nats", "note": note})
+    return facts
+
+
+def _median_fact(label: str, gaps: np.ndarray) -> list[Row]:
+    if not len(gaps):
+        return []
+    pairs = "pair" if len(gaps) == 1 else "pairs"
+    note = f"median of {len(gaps)} {pairs}, {_number(gaps.min(), 3)} to {_number(gaps.max(), 3)}"
+    return [{"label": label, "value": f"{_number(float(np.median(gaps)), 3)} nats", "note": note}]
+
+
+def _basin_sentence(result: Any, basins: pd.Series | None) -> str:
+    if basins is None:
+        return (
+            "Basins were not determined: that needs the lines between all pairs, and this study"
+            " walked only some of them."
+        )
+    count, n = basins.nunique(), len(basins)
+    if count == 1:
+        text = f"There is one basin: all {n} checkpoints are connected by lines without a ridge."
+        text += " Nothing here divides them, so there is nothing to compare between basins."
+    elif count == n:
+        text = f"No two of the {n} checkpoints share a basin: there is a ridge on every line."
+    else:
+        text = f"There are {count} basins."
+    note = getattr(result.clustering, "note", "")
+    confidence = getattr(result.clustering, "confidence", None)
+    if confidence is not None and confidence < 0.5:
+        text += " The gaps show no clear groups (confidence under 0.5): read this with caution."
+    return f"{text} How it was decided: {note}." if note else text
+
+
+def _members(basins: pd.Series | None) -> list[Row]:
+    if basins is None:
+        return []
+    styles = basin_styles(basins)
+    return [
+        {
+            "title": f"basin {basin} ({len(members)})",
+            "colour": styles[int(basin)].colour,
+            "names": ", ".join(sorted(map(str, members.index), key=figures._natural)),
+        }
+        for basin, members in basins.groupby(basins)
+    ]
+
+
+STATISTIC_TITLES = {
+    "n_basin": "n basin 0",
+    "n_rest": "n rest",
+    "mean_basin": "mean basin 0",
+    "sd_basin": "sd basin 0",
+    "auc": "AUC",
+    "auc_low": "AUC low",
+    "auc_high": "AUC high",
+    "p_value": "p (permutation)",
+    "pearson_r": "r with centroid difference",
+    "partial_r": "partial r given in-domain",
+}
+
+
+def _statistics_table(result: Any) -> Row | None:
+    table = result.statistics
+    if table is None or not len(table):
+        return None
+    return _table(
+        table,
+        "statistics of the largest basin against the rest",
+        titles=STATISTIC_TITLES,
+        caption="The largest basin against the rest, per metric. The shaded row is the in-domain"
+        " metric: where it separates the basins as well, an out-of-distribution difference may be"
+        " no more than a difference in quality.",
+        mark=lambda row: "confound" if row.get("role") == "in-domain" else "",
+    )
+
+
+def _basin_metrics(result: Any) -> Row | None:
+    table = getattr(result, "basin_metrics", None)
+    return None if table is None or not len(table) else _table(table, "metrics of every basin")
+
+
+def _behaviour(result: Any, basins: pd.Series | None) -> list[Row]:
+    """Histogram and centroid scatter of the first metric and of the one that separates best."""
+    table = result.statistics
+    if basins is None or basins.nunique() < 2 or table is None or not len(table):
+        return []
+    ood = table[table["role"] == "ood"] if "role" in table else table
+    chosen = {str(ood["metric"].iloc[0]): "The first of the metrics compared."} if len(ood) else {}
+    if len(ood) > 1 and "auc" in ood:
+        # Said in the caption: the best of many is selected, and looks better than it is.
+        best = str(ood["metric"][(ood["auc"] - 0.5).abs().idxmax()])
+        caption = f"Of {len(ood)} metrics compared, the one that separates the basins most."
+        chosen[best] = caption
+    drawings = (
+        (figures.plot_basin_histogram, "by basin"),
+        (figures.plot_centroid_scatter, "by centroid difference"),
+    )
+    return [
+        _picture(draw, result, name, alt=f"{metric_label(name)} {how}", caption=caption)
+        for name, caption in chosen.items()
+        for draw, how in drawings
+    ]
+
+
+def _checkpoints(result: Any, basins: pd.Series | None) -> Row:
+    """One row per checkpoint, sortable; metrics as in `endpoints`."""
+    order = figures.checkpoint_order(result)
+    frame = pd.DataFrame({"checkpoint": order})
+    colours: dict[str, str] = {}
+    if basins is not None:
+        styles = basin_styles(basins)
+        frame["basin"] = [int(basins[name]) for name in order]
+        colours = {name: styles[int(basins[name])].colour for name in order}
+    gaps = result.matrix("convexity_gap").loc[order, order]
+    frame["mean gap to others"] = gaps.mask(np.eye(len(order), dtype=bool)).mean().to_numpy()
+    difference = getattr(result.clustering, "centroid_difference", None)
+    if difference is not None:
+        frame["centroid difference"] = figures._by_name(difference, result.names)[order].to_numpy()
+    endpoints = result.endpoints.loc[order].reset_index(drop=True)
+    endpoints.columns = [metric_label(str(column)) for column in endpoints.columns]
+    return _table(
+        pd.concat([frame, endpoints], axis=1),
+        "checkpoints",
+        caption="Press a heading to sort.",
+        colours=colours,
+    )
+
+
+# --- the data of the interactive heat map ------------------------------------------------------
+
+
+def _explorer(result: Any) -> Row:
+    """Everything the page's heat map and pair curves need, in as few characters as possible."""
+    names = [str(name) for name in result.names]
+    basins, styles = figures._styles(result)
+    known = figures._basins(result) is not None
+    where = {name: k for k, name in enumerate(names)}
+    return {
+        "names": names,
+        "colours": list(SEQUENTIAL_COLOURS),
+        "basinColours": [styles[int(basins[name])].colour for name in names],
+        "basinNames": [f"basin {int(basins[name])}" if known else "" for name in names],
+        "quantities": [
+            {"key": key, "label": label}
+            for key, label in figures.QUANTITIES.items()
+            if key in result.pairs
+        ],
+        "orders": _orders(result, where),
+        "sets": [_set(result, data, where) for data in result.data],
+    }
+
+
+def _orders(result: Any, where: Mapping[str, int]) -> list[Row]:
+    keys = {"basin": "basin", "seed": "name"} | {
+        str(column): metric_label(str(column)) for column in result.endpoints.columns
+    }
+    return [
+        {"label": label, "rows": [where[name] for name in figures.checkpoint_order(result, key)]}
+        for key, label in keys.items()
+    ]
+
+
+PAIR_FIELDS = (
+    "convexity_gap",
+    "gap_low",
+    "gap_high",
+    "barrier_height",
+    "barrier_low",
+    "barrier_high",
+    "noise_floor",
+    "distance",
+)
+
+
+def _set(result: Any, data: str, where: Mapping[str, int]) -> Row:
+    """One data set: every pair's numbers and its curve."""
+    rows = result.pairs[result.pairs["data"] == data]
+    table = result.curves[result.curves["data"] == data]
+    curves: dict[tuple[str, str], Row] = {}
+    for column, key in (("loss", "loss"), ("loss_low", "low"), ("loss_high", "high")):
+        if column in table:
+            for a, b, t, values in figures._split_curves(table, column):
+                curve = curves.setdefault((a, b), {"t": _rounded(t)})
+                curve[key] = _rounded(values)
+    common = next(iter(curves.values()))["t"] if curves else []
+    pairs = []
+    for row in rows.to_dict("records"):
+        curve = dict(curves.get((str(row["a"]), str(row["b"])), {}))
+        if curve.get("t") == common:
+            curve.pop("t")
+        numbers = {field: _round(row[field]) for field in PAIR_FIELDS if field in row}
+        pairs.append({"i": where[row["a"]], "j": where[row["b"]], **numbers, **curve})
+    return {"name": data, "loss": loss_label(result), "t": common, "pairs": pairs}
+
+
+def _round(value: Any) -> float | None:
+    number = float(value)
+    return float(f"{number:.4g}") if math.isfinite(number) else None
+
+
+def _rounded(values: np.ndarray) -> list[float | None]:
+    return [_round(value) for value in values]
+
+
+def _payload(data: Row) -> tuple[str, Any]:
+    """(encoding, text) of a data block for the page: JSON, or gzip in base64 when it is long."""
+    from markupsafe import Markup
+
+    text = json.dumps(data, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+    if len(text) >= COMPRESS_FROM:
+        packed = gzip.compress(text.encode("ascii"), 9, mtime=0)
+        return "gzip+base64", Markup(base64.b64encode(packed).decode("ascii"))
+    # Within a script element only these could end it or start a comment.
+    for letter in "<>&":
+        text = text.replace(letter, f"\\u{ord(letter):04x}")
+    return "json", Markup(text)
+
+
+# --- the other results ------------------------------------------------------------------------
+
+
+def _interpolation(result: Any, anchor: str, few: bool) -> Row:
+    row = result.summary.iloc[0]
+    facts = [
+        {"label": "from (t = 0)", "value": result.a, "note": ""},
+        {"label": "to (t = 1)", "value": result.b, "note": ""},
+        {"label": "distance", "value": _number(result.distance), "note": ""},
+    ]
+    for key, label in (("barrier", "barrier height"), ("gap", "convexity gap")):
+        column = "barrier_height" if key == "barrier" else "convexity_gap"
+        value = _with_interval(row[column], row[f"{key}_low"], row[f"{key}_high"])
+        facts.append({"label": label, "value": value, "note": f"nats, on {row['data']}"})
+    return {
+        "facts": facts,
+        "figure": _picture(
+            figures.plot_interpolation, result, alt="Loss and metric along the line"
+        ),
+        "summary": _table(result.summary, "barrier and gap per data set"),
+        "points": _table(result.table, "points of the line"),
+    }
+
+
+def _evaluation(result: Any, anchor: str, few: bool) -> Row:
+    return {
+        "figure": _picture(figures.plot_evaluation, result, alt="Calibration and metrics"),
+        "subsets": _table(result.subsets, "metrics of subsets") if len(result.subsets) else None,
+    }
+
+
+def _comparison(evaluations: Sequence[Any]) -> Row:
+    """All evaluations of a section in one table."""
+    metrics = list(dict.fromkeys(name for e in evaluations for name in e.metrics))
+    rows = []
+    for e, label in zip(evaluations, _checkpoint_names(evaluations), strict=True):
+        cells = [_cell(label), _cell(f"{e.task}:{e.split}"), _cell(len(e.log))]
+        for name in metrics:
+            value = e.metrics.get(name, math.nan)
+            interval = e.intervals.get(name)
+            text = None if interval is None else _with_interval(value, *interval)
+            cells.append(_cell(value, text=text))
+        rows.append({"cells": cells, "mark": ""})
+    columns = [{"title": t, "numeric": False} for t in ("checkpoint", "data")]
+    columns += [{"title": t, "numeric": True} for t in ("examples", *map(metric_label, metrics))]
+    caption = "Brackets are bootstrap intervals over the examples. Press a heading to sort."
+    if len(evaluations) > FIGURES_OF_EVALUATIONS:
+        caption += f" Figures are shown for at most {FIGURES_OF_EVALUATIONS} evaluations."
+    return {
+        "label": "evaluations",
+        "caption": caption,
+        "sortable": True,
+        "columns": columns,
+        "rows": rows,
+    }
+
+
+def _checkpoint_names(evaluations: Sequence[Any]) -> list[str]:
+    names = list(dict.fromkeys(str(e.checkpoint) for e in evaluations))
+    short = dict(zip(names, short_labels(names, 48), strict=True))
+    return [short[str(e.checkpoint)] for e in evaluations]
+
+
+def _training(result: Any, anchor: str, few: bool) -> Row:
+    return {
+        "figure": _picture(figures.plot_training, result, alt="Training loss of every run"),
+        "runs": _table(result.runs, "training runs", caption="Press a heading to sort."),
+    }
+
+
+KINDS: dict[str, Kind] = {
+    "Connection": Kind(
+        "Connections",
+        "connection.html.j2",
+        _connection,
+        lambda r: f"{len(r.names)} checkpoints on {', '.join(r.data)}",
+    ),
+    "Interpolation": Kind(
+        "Lines", "interpolation.html.j2", _interpolation, lambda r: f"{r.a} to {r.b}"
+    ),
+    "Evaluation": Kind(
+        "Evaluations",
+        "evaluation.html.j2",
+        _evaluation,
+        lambda r: f"{r.checkpoint} on {r.task}:{r.split}",
+    ),
+    "Training": Kind("Training", "training.html.j2", _training, lambda r: f"{r.model} on {r.task}"),
+}

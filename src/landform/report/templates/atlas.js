@@ -1,0 +1,299 @@
+"use strict";
+(() => {
+  const root = document.documentElement;
+  const problems = [];
+  const report = (message) => {
+    problems.push(String(message));
+    root.dataset.errors = problems.length;
+    root.dataset.problems = problems.join(" | ");
+  };
+  root.dataset.errors = 0;
+  addEventListener("error", (event) => report(event.message));
+  addEventListener("unhandledrejection", (event) => report(event.reason));
+
+  const NS = "http://www.w3.org/2000/svg";
+  const svg = (name, attributes, parent) => {
+    const node = document.createElementNS(NS, name);
+    for (const key in attributes) node.setAttribute(key, attributes[key]);
+    if (parent) parent.append(node);
+    return node;
+  };
+  const html = (name, text, parent, className) => {
+    const node = document.createElement(name);
+    if (text !== undefined) node.textContent = text;
+    if (className) node.className = className;
+    if (parent) parent.append(node);
+    return node;
+  };
+  const number = (value, digits = 3) =>
+    value === null || value === undefined ? "–" : Number(value.toPrecision(digits)).toString();
+  const short = (text, limit) => {
+    if (text.length <= limit) return text;
+    const tail = Math.floor(((limit - 1) * 2) / 3);
+    return text.slice(0, limit - 1 - tail) + "…" + text.slice(text.length - tail);
+  };
+
+  // --- tables that sort ---------------------------------------------------------------------
+  for (const table of document.querySelectorAll("table.sortable")) {
+    const body = table.tBodies[0];
+    [...table.tHead.rows[0].cells].forEach((head, column) => {
+      const button = html("button", head.textContent);
+      button.type = "button";
+      head.replaceChildren(button);
+      button.addEventListener("click", () => {
+        const down = head.getAttribute("aria-sort") !== "descending";
+        for (const other of table.tHead.rows[0].cells) other.removeAttribute("aria-sort");
+        head.setAttribute("aria-sort", down ? "descending" : "ascending");
+        const sign = down ? -1 : 1;
+        const numeric = head.classList.contains("number");
+        const key = (row) => row.cells[column].dataset.value;
+        const rows = [...body.rows].sort((x, y) => {
+          const [p, q] = [key(x), key(y)];
+          if (p === "" || q === "") return (p === "") - (q === "");
+          return sign * (numeric ? p - q : p.localeCompare(q, undefined, { numeric: true }));
+        });
+        body.append(...rows);
+      });
+    });
+  }
+  root.dataset.tables = document.querySelectorAll("table.sortable").length;
+
+  // --- the heat map and the curve of a pair --------------------------------------------------
+  const unpack = async (node) => {
+    if (!node.type.includes("gzip")) return JSON.parse(node.textContent);
+    const bytes = Uint8Array.from(atob(node.textContent.trim()), (c) => c.charCodeAt(0));
+    const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
+    return JSON.parse(await new Response(stream).text());
+  };
+
+  const mix = (colours, share) => {
+    const at = Math.min(Math.max(share, 0), 1) * (colours.length - 1);
+    const k = Math.min(Math.floor(at), colours.length - 2);
+    const part = (colour, i) => parseInt(colour.slice(1 + 2 * i, 3 + 2 * i), 16);
+    const rgb = [0, 1, 2].map((i) =>
+      Math.round(part(colours[k], i) + (at - k) * (part(colours[k + 1], i) - part(colours[k], i))));
+    return `rgb(${rgb.join(",")})`;
+  };
+
+  class Explorer {
+    constructor(place, data) {
+      this.data = data;
+      this.n = data.names.length;
+      this.state = { quantity: data.quantities[0].key, set: 0, order: 0 };
+      this.box = html("div", undefined, undefined, "explorer");
+      this.controls();
+      this.left = html("div", undefined, this.box);
+      this.side = html("div", undefined, this.box);
+      this.readout = html("div", undefined, this.side, "readout");
+      this.readout.setAttribute("aria-live", "polite");
+      this.plot = html("div", undefined, this.side);
+      this.index = data.sets.map((set) => {
+        const index = new Map();
+        set.pairs.forEach((pair, k) => {
+          index.set(pair.i * this.n + pair.j, k);
+          index.set(pair.j * this.n + pair.i, k);
+        });
+        return index;
+      });
+      this.pinned = this.largest();
+      this.draw();
+      place.replaceChildren(this.box);
+      this.show(this.pinned);
+    }
+
+    controls() {
+      const bar = html("div", undefined, this.box, "controls");
+      const choose = (label, options, key) => {
+        if (options.length < 2) return;
+        const select = html("select", undefined, html("label", label + " ", bar));
+        options.forEach(([value, text]) => {
+          html("option", short(text, 60), select).value = value;
+        });
+        select.addEventListener("change", () => {
+          this.state[key] = key === "quantity" ? select.value : Number(select.value);
+          this.draw();
+          this.show(this.pinned);
+        });
+      };
+      const { quantities, sets, orders } = this.data;
+      choose("Show", quantities.map((q) => [q.key, q.label]), "quantity");
+      choose("on", sets.map((s, k) => [k, s.name]), "set");
+      choose("ordered by", orders.map((o, k) => [k, o.label]), "order");
+      html("span", "Point at a cell, or use the arrow keys; click or Enter to keep a pair.", bar, "hint");
+    }
+
+    pair(i, j) {
+      const k = this.index[this.state.set].get(i * this.n + j);
+      return k === undefined ? undefined : this.data.sets[this.state.set].pairs[k];
+    }
+
+    largest() {
+      const pairs = this.data.sets[0].pairs;
+      const top = pairs.reduce((best, p) => (p.convexity_gap > best.convexity_gap ? p : best), pairs[0]);
+      return [top.i, top.j];
+    }
+
+    draw() {
+      const { names, colours, basinColours } = this.data;
+      const order = this.data.orders[this.state.order].rows;
+      const n = this.n, key = this.state.quantity;
+      const values = this.data.sets[this.state.set].pairs.map((p) => p[key]).filter((v) => v !== null);
+      const top = Math.max(...values, 0) || 1;
+      const low = key === "distance" && values.length ? 0.9 * Math.min(...values) : 0;
+      const longest = Math.max(...names.map((name) => name.length));
+      const label = n <= 40 ? Math.min(96, Math.max(24, 10 + 6.8 * longest)) : 8, size = 420 / n, strip = 7;
+      const width = label + 420 + 12 + strip, height = strip + 4 + 420 + label;
+      const picture = svg("svg", { viewBox: `0 0 ${width} ${height}`, tabindex: 0, role: "img",
+        "aria-label": "heat map of all pairs of checkpoints" });
+      const x0 = label, y0 = strip + 4;
+      this.geometry = { x0, y0, size, order };
+      const cells = svg("g", { class: "cells" }, picture);
+      order.forEach((i, r) => {
+        order.forEach((j, c) => {
+          if (i === j) return;
+          const found = this.pair(i, j), value = found && found[key];
+          const known = value !== undefined && value !== null;
+          const fill = known ? mix(colours, (value - low) / (top - low || 1)) : "none";
+          const cell = svg("rect", { x: x0 + c * size, y: y0 + r * size, width: size, height: size, fill }, cells);
+          if (!known) { cell.setAttribute("stroke", "currentColor"); cell.setAttribute("stroke-opacity", 0.12); }
+          cell.dataset.at = `${r},${c}`;
+          if (known && n <= 12) {
+            const text = svg("text", { x: x0 + (c + 0.5) * size, y: y0 + (r + 0.5) * size, "text-anchor": "middle",
+              "dominant-baseline": "central", "font-size": Math.min(13, size * 0.3), "pointer-events": "none" }, cells);
+            text.textContent = (top < 1 ? value.toFixed(n > 8 ? 2 : 3) : number(value)).replace(/^0\./, ".");
+            text.style.fill = (value - low) / (top - low || 1) > 0.5 ? "#fff" : "#1d2430";
+          }
+        });
+      });
+      order.forEach((i, k) => {
+        const fill = basinColours[i];
+        svg("rect", { x: x0 + k * size, y: 0, width: size, height: strip, fill }, picture);
+        svg("rect", { x: x0 + 420 + 4, y: y0 + k * size, width: strip, height: size, fill }, picture);
+        if (n > 40) return;
+        const font = Math.min(12, size * 0.85);
+        const text = short(names[i], Math.floor(label / (font * 0.56)));
+        const row = svg("text", { x: x0 - 5, y: y0 + (k + 0.5) * size, "text-anchor": "end",
+          "dominant-baseline": "central", "font-size": font }, picture);
+        row.textContent = text;
+        const column = svg("text", { "text-anchor": "end", "dominant-baseline": "central", "font-size": font,
+          transform: `translate(${x0 + (k + 0.5) * size} ${y0 + 425}) rotate(-90)` }, picture);
+        column.textContent = text;
+      });
+      this.cursor = svg("rect", { class: "cursor", width: size, height: size, visibility: "hidden" }, picture);
+      this.pin = svg("rect", { class: "pinned", width: size, height: size, visibility: "hidden" }, picture);
+      this.listen(picture, cells);
+      const legend = html("div", undefined, undefined, "legend");
+      html("span", number(low, 2), legend);
+      html("i", "", legend).style.background = `linear-gradient(90deg, ${colours.join(",")})`;
+      html("span", number(top), legend);
+      html("span", this.data.quantities.find((q) => q.key === key).label, legend);
+      this.left.replaceChildren(picture, legend);
+      root.dataset.cells = cells.querySelectorAll("rect").length;
+      this.place(this.pin, ...this.pinned);
+    }
+
+    listen(picture, cells) {
+      const { order } = this.geometry;
+      const at = (event) => event.target.dataset && event.target.dataset.at
+        ? event.target.dataset.at.split(",").map((k) => order[k]) : undefined;
+      cells.addEventListener("pointerover", (event) => { const c = at(event); if (c) this.show(c); });
+      cells.addEventListener("pointerleave", () => this.show(this.pinned));
+      cells.addEventListener("click", (event) => { const c = at(event); if (c) this.keep(c); });
+      picture.addEventListener("keydown", (event) => {
+        const step = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] }[event.key];
+        const now = this.current || this.pinned;
+        if (event.key === "Enter") return this.keep(now);
+        if (!step) return undefined;
+        event.preventDefault();
+        const clip = (k) => Math.min(Math.max(k, 0), this.n - 1);
+        let r = clip(order.indexOf(now[0]) + step[0]), c = clip(order.indexOf(now[1]) + step[1]);
+        if (r === c) { r = clip(r + step[0]); c = clip(c + step[1]); }
+        if (r !== c) this.show([order[r], order[c]]);
+        return undefined;
+      });
+    }
+
+    place(mark, i, j) {
+      const { x0, y0, size, order } = this.geometry;
+      mark.setAttribute("x", x0 + order.indexOf(j) * size);
+      mark.setAttribute("y", y0 + order.indexOf(i) * size);
+      mark.setAttribute("visibility", "visible");
+    }
+
+    keep(cell) {
+      this.pinned = cell;
+      this.place(this.pin, ...cell);
+      this.show(cell);
+    }
+
+    show(cell) {
+      this.current = cell;
+      const [i, j] = cell, { names, basinNames } = this.data;
+      this.place(this.cursor, i, j);
+      const pair = this.pair(i, j);
+      this.readout.replaceChildren();
+      html("h5", `${names[i]} – ${names[j]}`, this.readout);
+      if (basinNames[i]) {
+        html("p", basinNames[i] === basinNames[j] ? `both in ${basinNames[i]}` : `${basinNames[i]} and ${basinNames[j]}`, this.readout);
+      }
+      this.plot.replaceChildren();
+      if (!pair) { html("p", "This line was not walked.", this.readout, "hint"); return; }
+      const span = (low, high) => (low === null || low === undefined ? "" : ` [${number(low)}, ${number(high)}]`);
+      html("p", `convexity gap ${number(pair.convexity_gap)}${span(pair.gap_low, pair.gap_high)} nats` +
+        (pair.noise_floor === null || pair.noise_floor === undefined ? "" : `, noise floor ${number(pair.noise_floor, 2)}`), this.readout);
+      html("p", `barrier height ${number(pair.barrier_height)}${span(pair.barrier_low, pair.barrier_high)} nats`, this.readout);
+      html("p", `distance ${number(pair.distance)}`, this.readout);
+      this.curve(pair, i, j);
+    }
+
+    curve(pair, i, j) {
+      const set = this.data.sets[this.state.set];
+      if (!pair.loss) return;
+      // Drawn from the row's checkpoint to the column's, whichever way the line was walked.
+      const turned = pair.i !== i;
+      const flip = (list) => (turned ? [...list].reverse() : list);
+      const t = turned ? flip(pair.t || set.t).map((v) => 1 - v) : pair.t || set.t;
+      const loss = flip(pair.loss), low = flip(pair.low || pair.loss), high = flip(pair.high || pair.loss);
+      const w = 380, h = 224, left = 46, bottom = 24, right = 8, topPad = 10;
+      const min = Math.min(...low), max = Math.max(...high), span = max - min || 1;
+      const x = (v) => left + v * (w - left - right);
+      const y = (v) => topPad + (1 - (v - min) / span) * (h - topPad - bottom);
+      const picture = svg("svg", { viewBox: `0 0 ${w} ${h}`, role: "img", class: "pair-curve",
+        "aria-label": `loss on the line between ${this.data.names[i]} and ${this.data.names[j]}` });
+      const step = 10 ** Math.floor(Math.log10(span / 2));
+      const unit = [1, 2, 5, 10].map((m) => m * step).find((u) => span / u <= 5) || span;
+      for (let v = Math.ceil(min / unit) * unit; v <= max + 1e-9; v += unit) {
+        svg("line", { x1: left, x2: w - right, y1: y(v), y2: y(v), class: "axis" }, picture);
+        const tick = svg("text", { x: left - 5, y: y(v), "text-anchor": "end", "dominant-baseline": "central", "font-size": 11, class: "soft" }, picture);
+        tick.textContent = number(v, 4);
+      }
+      const points = (list) => list.map((v, k) => `${x(t[k]).toFixed(1)},${y(v).toFixed(1)}`);
+      svg("polygon", { points: [...points(low), ...points(high).reverse()].join(" "), fill: "#3a93cc", "fill-opacity": 0.22 }, picture);
+      svg("line", { x1: x(0), y1: y(loss[0]), x2: x(1), y2: y(loss[loss.length - 1]), stroke: "currentColor", "stroke-opacity": 0.55, "stroke-dasharray": "5 4" }, picture);
+      svg("polyline", { points: points(loss).join(" "), fill: "none", stroke: "#3a93cc", "stroke-width": 2 }, picture);
+      loss.forEach((v, k) => svg("circle", { cx: x(t[k]), cy: y(v), r: 2.4, fill: "#3a93cc" }, picture));
+      const names = [[0, "start", i], [1, "end", j]];
+      for (const [at, anchor, k] of names) {
+        const text = svg("text", { x: at ? w - right : left, y: h - bottom + 16, "text-anchor": anchor, "font-size": 11 }, picture);
+        text.textContent = short(this.data.names[k], 26);
+      }
+      this.plot.append(picture);
+      html("p", `${set.loss} on ${set.name} along the line. Dashed: the chord between the ends.`, this.plot, "hint");
+      root.dataset.curves = Number(root.dataset.curves || 0) + 1;
+    }
+  }
+
+  const start = async () => {
+    for (const place of document.querySelectorAll(".heatmap")) {
+      const node = document.getElementById(place.dataset.source);
+      try {
+        new Explorer(place, await unpack(node));
+      } catch (error) {
+        // The static figure stays in its place.
+        report(error);
+      }
+    }
+    root.dataset.ready = "yes";
+  };
+  start();
+})();
