@@ -31,7 +31,6 @@ __all__ = [
     "metric_names",
     "metric_table",
     "subset_masks",
-    "take_rows",
 ]
 
 
@@ -236,27 +235,12 @@ def _subset_column(task: Task, examples: Examples, name: str) -> np.ndarray:
     return examples.columns[name].to_numpy(dtype=object)
 
 
-def take_rows(predictions: Predictions, rows: np.ndarray | Sequence[int]) -> Predictions:
-    """The predictions of some of the examples (a mask or positions)."""
-
-    def take(values: np.ndarray | None) -> np.ndarray | None:
-        return None if values is None else values[rows]
-
-    return Predictions(
-        logits=take(predictions.logits),
-        labels=take(predictions.labels),
-        losses=predictions.losses[rows],
-        tokens=predictions.tokens[rows],
-        correct=take(predictions.correct),
-    )
-
-
 def _subset_table(
     task: Task, examples: Examples, predictions: Predictions, names: Sequence[str], config: PointsConfig
 ) -> pd.DataFrame:
     rows = []
     for subset, mask in subset_masks(task, examples).items():
-        part = take_rows(predictions, mask)
+        part = predictions.take(mask)
         for name, (value, low, high) in metric_table(part, names, config).items():
             rows.append(
                 {"subset": subset, "n": int(mask.sum()), "metric": name, "value": value, "low": low, "high": high}

@@ -19,7 +19,7 @@ from pydantic import Field
 
 from landform.config import nearest
 from landform.errors import ConfigError
-from landform.evaluation.evaluate import metric_names, subset_masks, take_rows
+from landform.evaluation.evaluate import metric_names, subset_masks
 from landform.evaluation.points import Data, PointsConfig, PointsWork, data_fingerprint
 from landform.geometry.basins import Clustering, cluster
 from landform.geometry.line import (
@@ -184,18 +184,7 @@ def connect(
     result is kept under the name `connect`. Options are the fields of `ConnectConfig`.
     """
     study = ConnectionStudy.of(checkpoints, task, split=split, also=also, pairs=pairs, **options)
-    kept = open_store(store)
-    run_plan(
-        study.plan,
-        study.work,
-        kept,
-        engine=study.config.engine,
-        workers=study.config.workers,
-        progress=progress,
-    )
-    connection = study.collect(kept)
-    publish(kept, "connect", connection)
-    return connection
+    return study.run(open_store(store), progress=progress)
 
 
 @dataclass(frozen=True)
@@ -259,6 +248,30 @@ class ConnectionStudy:
             memory=held + 2 * max(weights),
             workers=self.config.workers,
         )
+
+    def sample_seconds(self) -> float:
+        """Seconds of one evaluation on this machine, from one real one (after a warm-up)."""
+        worker = self.work()
+        job = self.work.line_job(0, 1, (0.5,))
+        worker.run(job)
+        worker.seconds["evaluate"] = worker.seconds["move"] = 0.0
+        worker.run(job)
+        return worker.seconds["evaluate"] + worker.seconds["move"]
+
+    def run(self, store: ArtifactStore, *, progress: bool = False) -> Connection:
+        """Run what is missing, assemble the result and keep it as `connect`."""
+        run_plan(
+            self.plan,
+            self.work,
+            store,
+            engine=self.config.engine,
+            workers=self.config.workers,
+            progress=progress,
+            description="connecting",
+        )
+        connection = self.collect(store)
+        publish(store, "connect", connection)
+        return connection
 
     def _ordered_pairs(self) -> list[tuple[int, int]]:
         """Pairs in tiles, so that a cache of k checkpoints serves about k^2 / 4 lines per filling."""
@@ -342,7 +355,7 @@ class ConnectionStudy:
             predictions = unpack(end, d, examples, data.task.kind)[0]
             row = {"loss": float(get_metric("loss").aggregate(predictions)), **_values(predictions, data.task)}
             for subset, mask in masks.items():
-                values = _values(take_rows(predictions, mask), data.task)
+                values = _values(predictions.take(mask), data.task)
                 row |= {f"{subset}/{name}": value for name, value in values.items()}
             rows.append({f"{data.name}/{name}": value for name, value in row.items()})
         return pd.DataFrame(rows, index=list(self.names))

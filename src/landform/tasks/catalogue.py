@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from landform.config import nearest
 from landform.errors import ConfigError, DataError
+from landform.tasks.embedded import study_rows
 from landform.tasks.sources import FileFormat, FileSource
 
 if TYPE_CHECKING:
@@ -417,5 +418,20 @@ register(
         ),
         aliases={"validation": "dev_and_test"},
         summary="question pairs with the same words, of which few are duplicates",
+    ),
+)
+register(
+    "embedded",
+    Entry(
+        kind="classification",
+        label_names=("entailment", "non-entailment"),
+        metrics=("accuracy",),
+        generator=Generator(
+            study_rows,
+            ("train", "validation", "heuristics"),
+            Layout(("premise", "hypothesis"), "label", id="id"),
+        ),
+        subsets=(("heuristic", "label"), ("subcase",)),
+        summary="entailment in a small grammar; the split heuristics tells shortcuts from syntax",
     ),
 )

@@ -434,11 +434,17 @@ def _from_subcase(d: _Draw, case: Subcase) -> _Row:
     return _Row(premise, hypothesis, case.label, case.heuristic, case.name)
 
 
-def _with_clause(d: _Draw, case: Subcase) -> tuple[str, str]:
-    # Puts a plain clause before a misleading premise, so that the words of such premises
-    # ("if", "or", "claimed") say nothing about the label.
+def _beside(d: _Draw, *, misleading: bool) -> _Row:
+    # A plain clause, then a premise of either kind; the hypothesis is about either part. The
+    # words of misleading premises ("if", "or", "claimed") are met in training this way only, under
+    # both labels alike, so that they say nothing about the label.
     clause = d.clause()
-    return f"{clause} , and {case.template(d)[0]}", clause
+    case = d.pick(_MISLEADS if misleading else _FOLLOWS)
+    second = _from_subcase(d, case)
+    premise = f"{clause} , and {second.premise}"
+    if d.chance(0.5):
+        return _Row(premise, clause, "entailment", "constituent", "beside_clause")
+    return _Row(premise, second.hypothesis, second.label, second.heuristic, case.name)
 
 
 def _someone(hypothesis: str) -> str:
@@ -446,12 +452,19 @@ def _someone(hypothesis: str) -> str:
     return " ".join(["someone", *(words[2:] if words[0] == "the" else words[1:])])
 
 
+def _plain(d: _Draw) -> _Row:
+    # The premise of a row before the hypothesis is chosen or changed: same shares for both labels.
+    if d.chance(0.6):
+        return _from_subcase(d, d.pick(_FOLLOWS))
+    return _beside(d, misleading=d.chance(0.5))
+
+
 def _entailed(d: _Draw) -> _Row:
-    if d.chance(0.5):
-        row = _from_subcase(d, d.pick(_FOLLOWS))
-    else:
-        premise, clause = _with_clause(d, d.pick(_MISLEADS))
-        row = _Row(premise, clause, "entailment", "constituent", "beside_clause")
+    row = _plain(d)
+    if row.label != "entailment":
+        # What follows from such a premise is the clause before it.
+        clause = row.premise.split(" , and ")[0]
+        row = _Row(row.premise, clause, "entailment", "constituent", "beside_clause")
     if d.chance(0.15):
         return _Row(row.premise, _someone(row.hypothesis), "entailment", "none", "existential")
     return row
@@ -474,13 +487,10 @@ def _never(hypothesis: str) -> str:
 
 
 def _contradicted(d: _Draw) -> _Row:
-    if d.chance(0.5):
-        premise, hypothesis = d.pick(_FOLLOWS).template(d)
-    elif d.chance(0.5):
-        premise, hypothesis = _with_clause(d, d.pick(_MISLEADS))
-    else:
-        # Wrong by its syntax and by a word: both strategies explain the label.
-        premise, hypothesis = d.pick(_MISLEADS).template(d)
+    # Where the row was misleading, it is now wrong by its syntax and by a word: both strategies
+    # explain the label.
+    row = _plain(d)
+    premise, hypothesis = row.premise, row.hypothesis
     if d.chance(0.15):
         hypothesis = _someone(hypothesis)
     how = d.pick(("other_word", "other_word", "negation", "unrelated"))
@@ -584,23 +594,29 @@ class Passage:
     follows: bool
 
 
-def corpus(rows: int, seed: int, *, pairs: float = 0.6, follows: float = 0.7) -> Iterator[Passage]:
-    """`rows` passages for masked-language-model pre-training.
+def corpus(
+    rows: int, seed: int, *, pairs: float = 0.75, follows: float = 0.5, changed: float = 0.3
+) -> Iterator[Passage]:
+    """`rows` passages for pre-training.
 
-    A share `pairs` has two sentences; in a share `follows` of those the second is a consequence
-    of the first, otherwise a sentence drawn on its own. No passage carries a label of the task.
+    A share `pairs` has two sentences. Of those, the second is in a share `follows` a consequence of
+    the first, in a share `changed` such a consequence with one word exchanged, otherwise a
+    sentence drawn on its own. No pair here shows a shortcut to be wrong.
     """
     rng = random.Random(f"landform grammar corpus {seed}")
     for _ in range(rows):
         draw = _Draw(rng)
         if not draw.chance(pairs):
             yield Passage(draw.pick(SUBCASES).template(draw)[0], None, False)
-        elif draw.chance(follows):
-            row = _entailed(draw)
+            continue
+        row = _entailed(draw)
+        kind = rng.random()
+        if kind < follows:
             yield Passage(row.premise, row.hypothesis, True)
+        elif kind < follows + changed:
+            other = _other_word(draw, row.premise, row.hypothesis)
+            yield Passage(row.premise, other, False)
         else:
-            first = draw.pick(SUBCASES).template(draw)[0]
             # A fresh draw: the two sentences may share words by accident.
-            other = _Draw(rng)
-            second = other.pick(SUBCASES).template(other)[1]
-            yield Passage(first, second, False)
+            fresh = _Draw(rng)
+            yield Passage(row.premise, fresh.pick(SUBCASES).template(fresh)[1], False)

@@ -93,7 +93,7 @@ _Names = Annotated[tuple[str, ...], BeforeValidator(_as_tuple)]
 class TaskConfig(Config):
     """Everything that defines a task, in a form that can be written down and used again."""
 
-    source: str | None = None
+    task: str | None = None
     """A catalogue name (`sst2`), a hub data set (`owner/name`), or one local file or folder."""
     files: dict[str, str] | None = None
     """One local file per split, e.g. train and validation: CSV, TSV, JSONL, JSON or Parquet."""
@@ -456,7 +456,7 @@ def load_task(
 def _place(source: Any) -> tuple[dict[str, Table] | None, dict[str, Any]]:
     """In-memory tables, and the options that describe where rows come from."""
     if isinstance(source, str | os.PathLike):
-        return None, {"source": os.fspath(source)}
+        return None, {"task": os.fspath(source)}
     if isinstance(source, Mapping):
         if not source:
             raise ConfigError("no split was given", remedy="give {'validation': 'file.tsv'}")
@@ -477,7 +477,7 @@ def _build(config: TaskConfig, values: dict[str, Table] | None) -> Task:
     if config.files is not None:
         files = _by_split({split: _path(path) for split, path in config.files.items()})
         return _file_task(config, files)
-    return _from_name(config, config.source or "")
+    return _from_name(config, config.task or "")
 
 
 def _from_name(config: TaskConfig, source: str) -> Task:
@@ -501,10 +501,10 @@ def _from_name(config: TaskConfig, source: str) -> Task:
 
 
 def _check_places(config: TaskConfig, values: dict[str, Table] | None) -> None:
-    places = [config.source is not None, config.files is not None, values is not None]
+    places = [config.task is not None, config.files is not None, values is not None]
     if sum(places) != 1:
         raise ConfigError(
-            "a task needs exactly one of source= and files="
+            "a task needs exactly one of task= (or the first argument of load_task) and files="
             + (" (this one was made from values in memory)" if not any(places) else ""),
             remedy="name a catalogue task, a hub data set or local files; write data that only"
             " exists in memory to a file to use it in another process",
