@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import socket
 import sys
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -69,23 +70,32 @@ def _cluster(ray: Any, workers: int, address: str | None) -> Iterator[None]:
     # Starting a cluster on somebody's machine must not send usage reports from it.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     options: dict[str, Any] = {"logging_level": "error", "log_to_driver": False}
+    doing = "start a Ray cluster on this machine"
     if address is None:
         # Without "local" Ray would join whatever cluster was started on this machine last.
         options |= {"address": "local", "num_cpus": workers, "include_dashboard": False}
     else:
         options["address"] = address
+        doing = f"reach the Ray cluster at {address}"
     try:
+        _knock(address)
         ray.init(**options)
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
-        where = "start a Ray cluster on this machine" if address is None else f"reach {address}"
         raise EngineError(
-            f"cannot {where}: {error}",
+            f"cannot {doing}: {error}",
             remedy="check `ray status` and RAY_ADDRESS, or use the engine 'local'",
         ) from error
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _knock(address: str | None) -> None:
+    """Raises `OSError` when nobody listens at a "host:port" address; Ray would wait minutes."""
+    host, _, port = (address or "").removeprefix("ray://").rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
 
 
 def _start(ray: Any, factory: Factory, workers: int) -> list[Any]:
