@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from landform.errors import ConfigError
 
-__all__ = ["Config", "nearest"]
+__all__ = ["Config", "describe", "nearest", "read_yaml"]
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
@@ -59,3 +60,20 @@ def describe(error: ValidationError) -> str:
         f"{fault['msg'].removeprefix('Value error, ')} (given {fault['input']!r})"
         for fault in error.errors()
     )
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML file that holds a mapping; a `ConfigError` names the file, line and fault."""
+    import yaml
+
+    try:
+        value = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: there is no such file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(value, dict):
+        raise ConfigError(f"{path}: expected a mapping of options, found {type(value).__name__}")
+    return value

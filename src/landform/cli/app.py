@@ -10,23 +10,32 @@ import os
 import sys
 from collections.abc import Sequence
 
-from cyclopts import App, CycloptsError
+from cyclopts import App, CycloptsError, Parameter
 
 from landform.errors import LandformError
 
 __all__ = ["app", "main"]
 
-_HELP = """Which basin a fine-tuned language model landed in, and what the loss surface around it
-looks like.
+_HELP = """\
+Which basin a fine-tuned language model landed in, and what the loss surface around it looks like.
 
-A checkpoint is a directory (runs/seed0), a step of a run (runs/seed0@300), a hub model (org/name)
-or one at a revision (org/name@main). Start with: landform demo
+A checkpoint is a directory (runs/seed0), a step of a run (runs/seed0@300), a hub model (org/name) or one at a revision (org/name@main).
+
+Start with: landform demo
 """
 
-app = App(name="landform", help=_HELP, help_format="plaintext", help_flags=["--help", "-h"])
+app = App(
+    name="landform",
+    help=_HELP,
+    help_format="plaintext",
+    help_flags=["--help", "-h"],
+    # `--seeds 0 1 2` as well as `--seeds 0 --seeds 1`; no `--empty-seeds`, which nobody looks for.
+    default_parameter=Parameter(consume_multiple=True, negative_iterable=()),
+)
 
 # Commands are imported when they run: `landform --help` should not wait for torch.
-for _name, _help in {
+for _place, (_name, _help) in enumerate(
+    {
     "train": "Fine-tune a model with many seeds.",
     "evaluate": "Evaluate checkpoints: metrics with intervals, per-example log, subsets.",
     "interpolate": "Walk the straight line between two checkpoints.",
@@ -35,12 +44,13 @@ for _name, _help in {
     "report": "Write the HTML atlas of a study.",
     "run": "Run a whole study from a YAML file; resumes where it stopped.",
     "demo": "The embedded study: 8 seeds of a small encoder, no download.",
-}.items():
-    app.command(f"landform.cli.{_name}:{_name}", name=_name, help=_help)
+    }.items()
+):
+    app.command(f"landform.cli.{_name}:{_name}", name=_name, help=_help, sort_key=_place)
 app.register_install_completion_command()
 
 
-@app.command(name="completion")
+@app.command(name="completion", sort_key=99)
 def completion(shell: str = "bash") -> None:
     """Print the completion script of a shell (bash, zsh or fish)."""
     print(app.generate_completion(shell=shell))  # type: ignore[arg-type]

@@ -6,23 +6,39 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from cyclopts import Parameter
+from cyclopts import Group, Parameter
 
-from landform.config import Config
+from landform.config import Config, read_yaml
+from landform.errors import ConfigError
 from landform.results import Result
+from landform.store.artifacts import ArtifactStore
+from landform.store.plan import Forecast
+from landform.store.study import open_store
 from landform.tasks.task import Task, TaskConfig
 
-__all__ = ["Flat", "OutputConfig", "also_tasks", "emit", "flat"]
+if TYPE_CHECKING:
+    import pandas as pd
 
+__all__ = [
+    "DataFlags",
+    "OptionFlags",
+    "OutputConfig",
+    "OutputFlags",
+    "also_tasks",
+    "emit",
+    "emit_forecast",
+    "make_task",
+    "open_study",
+    "print_table",
+    "read_pairs",
+]
 
-def flat() -> Parameter:
-    """The fields of a config as flags of the command itself."""
-    return Parameter(name="*")
-
-
-Flat = flat()
+DataFlags = Parameter(name="*", group=Group("Data", sort_key=1))
+OptionFlags = Parameter(name="*", group=Group("Options", sort_key=2))
+OutputFlags = Parameter(name="*", group=Group("Output", sort_key=3))
+"""The fields of a config as flags of the command itself, under a heading of the help page."""
 
 
 class OutputConfig(Config):
@@ -65,6 +81,32 @@ def _finite(value: Any) -> Any:
     return value
 
 
+def emit_forecast(forecast: Forecast, output: OutputConfig) -> None:
+    """Print what a plan would take."""
+    if output.json_:
+        emit(forecast, output)
+        return
+    from rich.console import Console
+
+    Console().print(forecast.table())
+
+
+def print_table(table: pd.DataFrame) -> None:
+    """Print a table for a person."""
+    print(table.to_string(index=False, float_format=lambda value: f"{value:.4g}"))
+
+
+def make_task(config: TaskConfig) -> Task:
+    """The task that the flags describe."""
+    if config.task is None and config.files is None:
+        raise ConfigError(
+            "no data: which task?",
+            remedy="--task NAME (sst2, mnli, ..., a hub data set, a file), or "
+            "--files.validation FILE --text COLUMN --label COLUMN",
+        )
+    return Task.from_config(config)
+
+
 def also_tasks(specs: Sequence[str]) -> list[Task | tuple[Task, str]]:
     """Further data sets: `NAME`, `NAME:SPLIT`, `FILE.yaml`, `FILE.yaml:SPLIT`."""
     chosen: list[Task | tuple[Task, str]] = []
@@ -72,6 +114,33 @@ def also_tasks(specs: Sequence[str]) -> list[Task | tuple[Task, str]]:
         name, colon, split = spec.rpartition(":")
         if not colon:
             name, split = spec, ""
-        task = TaskConfig.read(name).task() if name.endswith((".yaml", ".yml")) else TaskConfig(task=name).task()
+        is_file = name.endswith((".yaml", ".yml"))
+        task = Task.from_config(read_task(name) if is_file else TaskConfig(task=name))
         chosen.append((task, split) if split else task)
     return chosen
+
+
+def read_task(path: str) -> TaskConfig:
+    """A task described in a YAML file: the fields of `TaskConfig`."""
+    return TaskConfig.parse(read_yaml(Path(path)), where=path)
+
+
+def open_study(store: Path | None) -> ArtifactStore:
+    """The study directory of --store, or memory."""
+    return open_store(store)
+
+
+def read_pairs(text: str | None) -> list[tuple[str, str]] | None:
+    """Pairs as `a,b c,d`, or from a text file with one pair a line."""
+    if text is None:
+        return None
+    path = Path(text)
+    words = (path.read_text(encoding="utf-8") if path.is_file() else text).split()
+    pairs = [tuple(word.split(",")) for word in words]
+    for pair in pairs:
+        if len(pair) != 2:
+            raise ConfigError(
+                f"--pairs: {','.join(pair)!r} is not a pair",
+                remedy="write pairs as name,name with spaces between them",
+            )
+    return [(pair[0], pair[1]) for pair in pairs]

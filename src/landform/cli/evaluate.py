@@ -1,0 +1,73 @@
+"""`landform evaluate`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from landform.cli.common import DataFlags, OptionFlags, OutputConfig, OutputFlags, emit, make_task, open_study
+from landform.evaluation.evaluate import EvaluateConfig
+from landform.evaluation.evaluate import evaluate as evaluate_checkpoint
+from landform.evaluation.samples import write_samples
+from landform.results import Result
+from landform.store.study import publish, slug
+from landform.tasks.task import TaskConfig
+from landform.weights.checkpoint import select, short_names
+
+__all__ = ["evaluate"]
+
+
+def evaluate(
+    checkpoints: Annotated[list[str], Parameter(required=True)],
+    /,
+    *,
+    data: Annotated[TaskConfig, DataFlags] = TaskConfig(),
+    split: str = "validation",
+    store: Path | None = None,
+    samples: Path | None = None,
+    options: Annotated[EvaluateConfig, OptionFlags] = EvaluateConfig(),
+    output: Annotated[OutputConfig, OutputFlags] = OutputConfig(),
+) -> None:
+    """Evaluate checkpoints: metrics with intervals, per-example log, subsets.
+
+    Example: landform evaluate runs/seed0 --task sst2 --data-dir GLUE/SST-2 --store study
+
+    Parameters
+    ----------
+    checkpoints
+        Directories, steps of runs (runs/seed0@300), hub models, or patterns ('runs/seed*').
+    split
+        The split to evaluate on.
+    store
+        Study directory: outputs are kept there and reused; the per-example log is written to
+        results/evaluate-NAME/log.parquet.
+    samples
+        Directory for per-sample JSON files, NAME.json, in the connectivity project's format.
+    """
+    task = make_task(data)
+    chosen = select(checkpoints)
+    names = short_names(chosen)
+    kept = open_study(store)
+    results: list[Result] = []
+    wrote: list[Path] = []
+    for name, checkpoint in zip(names, chosen, strict=True):
+        result = evaluate_checkpoint(
+            checkpoint, task, split=split, store=kept, progress=not output.quiet, **dict(options)
+        )
+        results.append(result)
+        if store is not None:
+            title = slug("evaluate", name, task.name, split)
+            publish(kept, title, result)
+            wrote.append(Path(store) / "results" / title)
+        if samples is not None:
+            path = samples / f"{slug(name)}.json"
+            write_samples(path, result.log, result.label_names)
+            wrote.append(path)
+    if output.json_:
+        emit({"evaluations": [result.to_json() for result in results]}, output, wrote)
+        return
+    for result in results:
+        print(result.reading)
+    emit({}, output, wrote)
