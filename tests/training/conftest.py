@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-WORDS = "the a dog cat bird sees likes hates very big small old new good bad not and or".split()
+NEUTRAL = ["the", "a", "dog", "cat", "bird", "sees", "likes", "very", "big", "small", "old", "new"]
+WORDS = [*NEUTRAL, "good", "bad"]
 
 
 def write_tsv(path: Path, rows: int, seed: int) -> Path:
@@ -16,7 +17,7 @@ def write_tsv(path: Path, rows: int, seed: int) -> Path:
     draw = random.Random(seed)
     lines = ["sentence\tlabel"]
     for _ in range(rows):
-        words = [draw.choice(WORDS[:13]) for _ in range(draw.randint(1, 7))]
+        words = [draw.choice(NEUTRAL) for _ in range(draw.randint(1, 7))]
         label = draw.choice(["negative", "positive"])
         words.insert(draw.randint(0, len(words)), "good" if label == "positive" else "bad")
         lines.append(f"{' '.join(words)}\t{label}")

@@ -1,4 +1,4 @@
-"""`train`: many fine-tunes of one model, which differ in what chance decided and in nothing else."""
+"""`train`: many fine-tunes of one model that differ in what chance decided, and in nothing else."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from landform.errors import ConfigError, DataError, NonFiniteError
+from landform.errors import ConfigError, DataError, LandformError, NonFiniteError
 from landform.evaluation.evaluate import metric_names
 from landform.evaluation.points import Data, Evaluator, PreparedData, RawOutputs
 from landform.results import Result
@@ -28,7 +28,7 @@ from landform.tasks.batching import Encoded, cut_batches, encode, longest_input
 from landform.tasks.metrics import Predictions, get_metric
 from landform.tasks.objective import Objective
 from landform.tasks.task import Examples, Task
-from landform.training.loop import Loop, count_steps, cpu_threads, run_loop
+from landform.training.loop import Loop, count_steps, cpu_threads, has_state, run_loop
 from landform.training.models import label_order, starting_model
 from landform.training.options import WHERE_ONLY, TrainConfig
 from landform.training.runs import RunDirectory
@@ -49,7 +49,8 @@ class Training(Result):
     task: str
     runs: pd.DataFrame
     """one row per run: name, path, seed, head_seed, data_seed, dropout_seed, perturb_seed, rows,
-    steps, train_loss (nats, mean over the last row of its history), SPLIT/METRIC, seconds, reused"""
+    steps, train_loss (nats, mean over the last row of its history), SPLIT/METRIC, seconds, reused;
+    SPLIT/METRIC is the last evaluation"""
     history: pd.DataFrame
     """run, step, epoch, loss (mean since the row before), learning_rate, grad_norm, seconds, and
     SPLIT/METRIC at the steps that were evaluated"""
@@ -67,7 +68,10 @@ class Training(Result):
         parts = [f"training loss {_span(self.runs.train_loss)}"]
         parts += [f"{name} {_span(self.runs[name])}" for name in metrics]
         count = len(self.runs)
-        return f"{count} {'run' if count == 1 else 'runs'} of {self.model} on {self.task}: " + ", ".join(parts)
+        return (
+            f"{count} {'run' if count == 1 else 'runs'} of {self.model} on {self.task}: "
+            + ", ".join(parts)
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; the history stays a table in each run directory."""
@@ -150,7 +154,7 @@ class TrainStudy:
         reused = {job.key for job in self.plan.jobs if job.key in store}
         run_plan(
             self.plan,
-            replace(work, progress=progress and work.config.engine == "local"),
+            work.elsewhere(progress=progress),
             store,
             engine=work.config.engine,
             workers=work.config.workers,
@@ -222,6 +226,15 @@ class TrainWork:
     config: TrainConfig
     progress: bool = False
 
+    def elsewhere(self, *, progress: bool) -> TrainWork:
+        """The same for a worker, whose working directory may be another."""
+        return replace(
+            self,
+            checkpoint=replace(self.checkpoint, path=self.checkpoint.path.absolute()),
+            out=self.out.absolute(),
+            progress=progress and self.config.engine == "local",
+        )
+
     def __call__(self) -> TrainWorker:
         """Open a worker: tokenise the data once for all runs."""
         return TrainWorker(self)
@@ -279,8 +292,12 @@ class TrainWork:
         wanted = self.config.device
         if wanted == "auto":
             wanted = "cuda" if torch.cuda.is_available() else "cpu"
-        there = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}
-        if wanted != "cpu" and not there[wanted]():
+        there = {
+            "cpu": True,
+            "cuda": torch.cuda.is_available(),
+            "mps": torch.backends.mps.is_available(),
+        }
+        if not there[wanted]:
             raise ConfigError(
                 f"option device is {wanted!r}, but torch finds no such device",
                 remedy="use device='cpu', or install a torch build for it",
@@ -357,8 +374,10 @@ class TrainWorker:
                 with isolated_randomness(), cpu_threads(work.config.threads), quiet_transformers():
                     try:
                         self._train(job, place, directory)
-                    except NonFiniteError:
-                        place.discard()  # going on from a state would only diverge again
+                    except LandformError as error:
+                        # From a state of a diverging run, going on would only diverge again.
+                        if isinstance(error, NonFiniteError) or not has_state(directory):
+                            place.discard()
                         raise
             else:
                 place.discard()

@@ -31,7 +31,7 @@ from landform.tasks.objective import Objective
 from landform.training.options import TrainConfig
 from landform.training.seeds import DataOrder, Seeds
 
-__all__ = ["Loop", "count_steps", "run_loop"]
+__all__ = ["Loop", "count_steps", "cpu_threads", "has_state", "run_loop"]
 
 STATE = "state-"
 
@@ -81,13 +81,9 @@ def run_loop(loop: Loop) -> list[dict[str, float]]:
         loop.progress.advance(int(state.name.removeprefix(STATE)), note="resumed")
     trainer.train(resume_from_checkpoint=None if state is None else str(state))
     _check_weights(loop)
-    history = [_history_row(entry) for entry in trainer.state.log_history if "kind" in entry]
+    history = list(trainer.state.log_history)
     shutil.rmtree(staging, ignore_errors=True)
     return history
-
-
-def _history_row(entry: dict[str, Any]) -> dict[str, float]:
-    return {name: value for name, value in entry.items() if name != "kind"}
 
 
 def _arguments(loop: Loop, staging: Path) -> TrainingArguments:
@@ -100,7 +96,9 @@ def _arguments(loop: Loop, staging: Path) -> TrainingArguments:
         per_device_train_batch_size=config.batch_size,
         gradient_accumulation_steps=config.accumulation,
         learning_rate=config.learning_rate,
-        lr_scheduler_type="constant_with_warmup" if config.schedule == "constant" else config.schedule,
+        lr_scheduler_type="constant_with_warmup"
+        if config.schedule == "constant"
+        else config.schedule,
         warmup_steps=math.ceil(loop.steps * config.warmup_ratio),
         weight_decay=config.weight_decay,
         adam_epsilon=config.adam_epsilon,
@@ -132,6 +130,7 @@ class _LandformTrainer(Trainer):
 
     def __init__(self, loop: Loop, arguments: TrainingArguments) -> None:
         self.loop = loop
+        self.staging = Path(str(arguments.output_dir))
         self.recent: list[tuple[int, Tensor]] = []
         self.before = 0.0
         self.began = time.perf_counter()
@@ -155,7 +154,9 @@ class _LandformTrainer(Trainer):
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> int:
         """Valid positions in all forward passes of one step, so that sums are divided once."""
         targets = (self.loop.objective.targets(_batch(inputs)) for inputs in batch_samples)
-        valid = sum(int((t != -100).sum()) if not t.is_floating_point() else len(t) for t in targets)
+        valid = sum(
+            int((t != -100).sum()) if not t.is_floating_point() else len(t) for t in targets
+        )
         return max(valid, 1)
 
     def compute_loss(
@@ -184,12 +185,11 @@ class _LandformTrainer(Trainer):
         self.loop.progress.advance(0, note=f"loss {logs['loss']:.4f}")
         self.state.log_history.append(
             {
-                "kind": "train",
                 "step": self.state.global_step,
-                "epoch": self.state.epoch,
+                "epoch": self.state.epoch or 0.0,
                 "loss": logs["loss"],
                 "learning_rate": logs["learning_rate"],
-                "grad_norm": logs.get("grad_norm"),
+                "grad_norm": logs.get("grad_norm", math.nan),
                 "seconds": self.seconds(),
             }
         )
@@ -217,7 +217,7 @@ class _LandformTrainer(Trainer):
         """The state to resume from: written aside, then renamed; the one before it is removed."""
         older = _states(self.loop.directory)
         super()._save_checkpoint(model, trial)
-        written = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+        written = self.staging / f"checkpoint-{self.state.global_step}"
         os.replace(written, self.loop.directory / f"{STATE}{self.state.global_step}")
         for path in older:
             shutil.rmtree(path, ignore_errors=True)
@@ -256,7 +256,7 @@ class _Companion(TrainerCallback):
         ):
             self.trainer.check_losses()
             metrics = loop.evaluate(f"{loop.name} at step {step}")
-            state.log_history.append({"kind": "evaluation", "step": step, **metrics})
+            state.log_history.append({"step": step, **metrics})
         loop.progress.advance(1)
 
 
@@ -279,6 +279,11 @@ def _states(directory: Path) -> list[Path]:
 def _newest_state(directory: Path) -> Path | None:
     states = _states(directory)
     return states[-1] if states else None
+
+
+def has_state(directory: Path) -> bool:
+    """Whether a run that was stopped could go on from something."""
+    return bool(_states(directory))
 
 
 def _check_weights(loop: Loop) -> None:

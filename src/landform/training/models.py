@@ -61,7 +61,7 @@ def starting_model(
     config: TrainConfig,
     seeds: Seeds,
 ) -> Any:
-    """The model before its first step. What is not in the checkpoint is drawn under `seeds.head`."""
+    """The model before its first step; what the checkpoint lacks is drawn under `seeds.head`."""
     changes = dropout_changes(checkpoint, config.dropout)
     if task.kind in _HEADED and (config.new_head or not has_head(checkpoint, task.kind)):
         changes |= _head_changes(task, labels)
@@ -90,7 +90,7 @@ def _with_new_head(checkpoint: Checkpoint, task: Task, changes: dict[str, Any]) 
     """The checkpoint's body under a newly drawn head of another size or meaning."""
     old = load_model(checkpoint, task.kind)
     config = old.config.__class__.from_dict({**old.config.to_dict(), **changes})
-    model = type(old)(config)
+    model: Any = type(old)(config)
     prefix = model.base_model_prefix
     body = getattr(model, prefix, None)
     if not isinstance(body, nn.Module):
@@ -117,7 +117,7 @@ def dropout_changes(checkpoint: Checkpoint, rate: float | None) -> dict[str, Any
         for name, value in values.items()
         if _RATE.search(name)
         and not _NOT_A_RATE.search(name)
-        and (isinstance(value, float | int) and not isinstance(value, bool) or value is None)
+        and ((isinstance(value, float | int) and not isinstance(value, bool)) or value is None)
     ]
     if not names:
         raise ConfigError(

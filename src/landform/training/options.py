@@ -80,7 +80,8 @@ class TrainConfig(Config):
     is part of a larger one."""
 
     save_steps: tuple[Annotated[int, Field(ge=0)], ...] = ()
-    """Also keep the model after exactly these steps (0: before training), as RUN/checkpoint-STEP (named RUN@STEP)."""
+    """Also keep the model after exactly these steps (0: before training), as RUN/checkpoint-STEP,
+    which other commands know as RUN@STEP."""
     eval_steps: int | None = Field(None, ge=1)
     """Evaluate every so many steps (default: only at the end)."""
     log_steps: int = Field(10, ge=1)

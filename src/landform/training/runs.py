@@ -1,8 +1,8 @@
 """Run directories: whole or absent, recognised by what made them, trained by one process at a time.
 
-    OUT/seed0/                   a finished run: model, tokenizer, landform.json, history.parquet
-    OUT/seed0/checkpoint-300/    the model after a chosen step
-    OUT/.seed0.partial/          a run under way: checkpoints kept so far, the state to resume from
+OUT/seed0/                   a finished run: model, tokenizer, landform.json, history.parquet
+OUT/seed0/checkpoint-300/    the model after a chosen step
+OUT/.seed0.partial/          a run under way: checkpoints kept so far, the state to resume from
 """
 
 from __future__ import annotations

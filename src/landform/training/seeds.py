@@ -79,13 +79,13 @@ class DataOrder(Sampler[int]):
 @contextmanager
 def isolated_randomness() -> Iterator[None]:
     """Whatever is seeded or drawn inside leaves the caller's generators as they were."""
-    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002 - not ours to choose
+    python, numpy = random.getstate(), np.random.get_state()
     with torch.random.fork_rng():
         try:
             yield
         finally:
             random.setstate(python)
-            np.random.set_state(numpy)  # noqa: NPY002
+            np.random.set_state(numpy)
 
 
 def add_noise(model: nn.Module, scale: float, seed: int, *, skip: frozenset[str]) -> None:

@@ -13,7 +13,9 @@ from landform.training.options import TrainConfig
 __all__ = ["choose_rows"]
 
 
-def choose_rows(examples: Examples, config: TrainConfig, *, classes: bool) -> tuple[int, ...] | None:
+def choose_rows(
+    examples: Examples, config: TrainConfig, *, classes: bool
+) -> tuple[int, ...] | None:
     """Positions of the rows to train on, ascending, or None for all.
 
     Rows are the first of one permutation under `subset_seed`, so that a smaller choice is part of
