@@ -93,7 +93,8 @@ def make_connection(
             barrier, gap = brute_gap(loss)
             half = 0.015 + 0.05 * ridge
             rows.append(
-                {"data": name, "a": names[a], "b": names[b], "distance": 6 + 2 * ridge * (1 + a / n),
+                {"data": name, "a": names[a], "b": names[b],
+                 "distance": 6 + 2 * ridge * (1 + a / n),
                  "barrier_height": barrier, "barrier_low": max(0, barrier - half),
                  "barrier_high": barrier + half, "convexity_gap": gap,
                  "gap_low": max(0.0, gap - half), "gap_high": gap + half, "gap_p_value": 0.01,
@@ -128,7 +129,10 @@ def make_connection(
         basin_metrics=_basin_metrics(table, basins) if known_basins else None,
         evaluations=n + len(rows) // len(data) * (points - 2),
         basins=basins if known_basins else pd.Series(pd.NA, index=list(names), dtype="Int64"),
-        provenance={"config": {"points": points, "seed": 0}, "data": {name: "0" * 64 for name in data}},
+        provenance={
+            "config": {"points": points, "seed": 0},
+            "data": {name: "0" * 64 for name in data},
+        },
     )
 
 
@@ -137,9 +141,11 @@ def _clustering(basins: pd.Series, random: np.random.Generator) -> SimpleNamespa
     values = np.sort(np.r_[0.01 * np.arange(count), 0.7 + 0.3 * random.random(len(basins) - count)])
     centre = np.where(basins == 0, 0.7, -0.6) + 0.1 * random.normal(size=len(basins))
     return SimpleNamespace(
-        basins=basins, n_basins=count, scale=0.12, eigenvalues=values, eigengap=0.6, method="eigengap",
+        basins=basins, n_basins=count, scale=0.12, eigenvalues=values, eigengap=0.6,
+        method="eigengap",
         centroid_difference=pd.Series(centre, index=basins.index) if count > 1 else None,
-        silhouette=0.8, confidence=0.8, noise_floor=0.012, note="scale 0.12 nats; number of basins chosen by the eigengap",
+        silhouette=0.8, confidence=0.8, noise_floor=0.012,
+        note="scale 0.12 nats; number of basins chosen by the eigengap",
     )  # fmt: skip
 
 
@@ -184,10 +190,15 @@ class Interpolation:
 
 
 def make_interpolation(
-    curves: dict[str, Sequence[float]] | None = None, *, a: str = "runs/seed0", b: str = "runs/seed1"
+    curves: dict[str, Sequence[float]] | None = None,
+    *,
+    a: str = "runs/seed0",
+    b: str = "runs/seed1",
 ) -> Interpolation:
     """A line with the given losses per data set."""
-    curves = curves or {"sst2:validation": [0.30, 0.31, 0.45, 0.62, 0.55, 0.40, 0.42, 0.39, 0.33, 0.32, 0.31]}
+    curves = curves or {
+        "sst2:validation": [0.30, 0.31, 0.45, 0.62, 0.55, 0.40, 0.42, 0.39, 0.33, 0.32, 0.31]
+    }
     table, rows = [], []
     for name, values in curves.items():
         losses = np.asarray(values, dtype=float)
@@ -203,7 +214,8 @@ def make_interpolation(
         rows.append(
             {"data": name, "barrier_height": barrier, "barrier_low": barrier * 0.9,
              "barrier_high": barrier * 1.1, "convexity_gap": gap, "gap_low": gap * 0.9,
-             "gap_high": gap * 1.1, "noise_floor": 0.01, "area_under_curve": 0.5, "bump_height": gap}
+             "gap_high": gap * 1.1, "noise_floor": 0.01, "area_under_curve": 0.5,
+             "bump_height": gap}
         )  # fmt: skip
     return Interpolation(a, b, 7.25, pd.concat(table, ignore_index=True), pd.DataFrame(rows))
 
@@ -259,7 +271,8 @@ def make_evaluation(*, subsets: int = len(SUBSETS), classes: bool = True) -> Eva
     random = np.random.default_rng(1)
     names = [*SUBSETS, *(f"subcase_with_a_long_name_{i}" for i in range(100))][:subsets]
     rows = [
-        {"subset": name, "n": 100, "metric": metric, "value": value, "low": value - 0.05, "high": value + 0.04}
+        {"subset": name, "n": 100, "metric": metric, "value": value,
+         "low": value - 0.05, "high": value + 0.04}
         for name in names
         for metric, value in (("loss", 0.9), ("accuracy", 0.1 + 0.8 * random.random()))
     ]  # fmt: skip
@@ -281,21 +294,21 @@ def make_evaluation(*, subsets: int = len(SUBSETS), classes: bool = True) -> Eva
     )  # fmt: skip
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def connection() -> Callable[..., Connection]:
     return make_connection
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def interpolation() -> Callable[..., Interpolation]:
     return make_interpolation
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def training() -> Callable[..., Training]:
     return make_training
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def evaluation() -> Callable[..., Evaluation]:
     return make_evaluation

@@ -14,9 +14,9 @@ import io
 import json
 import math
 import os
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
+from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -83,8 +83,6 @@ def render(
     provenance: Mapping[str, Any] | None,
 ) -> str:
     """The page as text; `sections` are titles with (name, result) pairs."""
-    from markupsafe import Markup
-
     versions = environment()
     shown = [_section(n, name, list(items)) for n, (name, items) in enumerate(sections.items())]
     return (
@@ -94,8 +92,8 @@ def render(
             title=title,
             sections=shown,
             version=versions["landform"],
-            css=Markup(_asset("atlas.css")),
-            script=Markup(_asset("atlas.js")),
+            css=_asset("atlas.css"),
+            script=_asset("atlas.js"),
             provenance=_pretty(provenance),
             provenance_facts=[
                 {"label": name, "value": value, "note": ""} for name, value in versions.items()
@@ -108,28 +106,17 @@ def render(
 def _templates() -> Environment:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    environment = Environment(
+    return Environment(
         loader=PackageLoader("landform.report"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["breakable"] = _breakable
-    return environment
-
-
-def _breakable(text: object) -> str:
-    """Escaped text that may break after the separators of names: they have no spaces."""
-    from markupsafe import Markup, escape
-
-    return Markup(re.sub(r"([/:_])", r"\1<wbr>", str(escape(text))))
 
 
 def _asset(name: str) -> str:
-    loader = _templates().loader
-    assert loader is not None
-    return loader.get_source(_templates(), name)[0]
+    return (resources.files("landform.report") / "templates" / name).read_text("utf-8")
 
 
 # --- what goes where --------------------------------------------------------------------------
@@ -396,10 +383,10 @@ def _basin_sentence(result: Any, basins: pd.Series | None) -> str:
         )
     count, n = basins.nunique(), len(basins)
     if count == 1:
-        text = f"There is one basin: all {n} checkpoints are connected by lines without a ridge."
-        text += " Nothing here divides them, so there is nothing to compare between basins."
+        text = f"There is one basin: the gaps do not divide the {n} checkpoints, so there is"
+        text += " nothing to compare between basins."
     elif count == n:
-        text = f"No two of the {n} checkpoints share a basin: there is a ridge on every line."
+        text = f"No two of the {n} checkpoints share a basin."
     else:
         text = f"There are {count} basins."
     note = getattr(result.clustering, "note", "")
@@ -468,6 +455,8 @@ def _behaviour(result: Any, basins: pd.Series | None) -> list[Row]:
         # Said in the caption: the best of many is selected, and looks better than it is.
         best = str(ood["metric"][(ood["auc"] - 0.5).abs().idxmax()])
         caption = f"Of {len(ood)} metrics compared, the one that separates the basins most."
+        if best in chosen:
+            caption = f"The first of {len(ood)} metrics compared; none separates the basins more."
         chosen[best] = caption
     drawings = (
         (figures.plot_basin_histogram, "by basin"),
@@ -580,18 +569,16 @@ def _rounded(values: np.ndarray) -> list[float | None]:
     return [_round(value) for value in values]
 
 
-def _payload(data: Row) -> tuple[str, Any]:
+def _payload(data: Row) -> tuple[str, str]:
     """(encoding, text) of a data block for the page: JSON, or gzip in base64 when it is long."""
-    from markupsafe import Markup
-
     text = json.dumps(data, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
     if len(text) >= COMPRESS_FROM:
         packed = gzip.compress(text.encode("ascii"), 9, mtime=0)
-        return "gzip+base64", Markup(base64.b64encode(packed).decode("ascii"))
+        return "gzip+base64", base64.b64encode(packed).decode("ascii")
     # Within a script element only these could end it or start a comment.
     for letter in "<>&":
         text = text.replace(letter, f"\\u{ord(letter):04x}")
-    return "json", Markup(text)
+    return "json", text
 
 
 # --- the other results ------------------------------------------------------------------------

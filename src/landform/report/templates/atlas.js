@@ -147,7 +147,7 @@
         "aria-label": "heat map of all pairs of checkpoints" });
       const x0 = label, y0 = strip + 4;
       this.geometry = { x0, y0, size, order };
-      const cells = svg("g", { class: "cells" }, picture);
+      const cells = svg("g", { class: "cells", "shape-rendering": "crispEdges" }, picture);
       order.forEach((i, r) => {
         order.forEach((j, c) => {
           if (i === j) return;
@@ -275,7 +275,7 @@
       const names = [[0, "start", i], [1, "end", j]];
       for (const [at, anchor, k] of names) {
         const text = svg("text", { x: at ? w - right : left, y: h - bottom + 16, "text-anchor": anchor, "font-size": 11 }, picture);
-        text.textContent = short(this.data.names[k], 26);
+        text.textContent = short(this.data.names[k], 22);
       }
       this.plot.append(picture);
       html("p", `${set.loss} on ${set.name} along the line. Dashed: the chord between the ends.`, this.plot, "hint");
