@@ -67,7 +67,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
     app.version = landform.__version__
     try:
-        app(arguments, exit_on_error=False, print_error=False)
+        app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
     except CycloptsError as error:
         return _say(_usage(error), 2)
     except LandformError as error:
