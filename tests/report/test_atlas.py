@@ -176,6 +176,7 @@ def test_one_basin_is_called_one_basin(connection, tmp_path):
 def test_lone_checkpoints_and_unknown_basins_are_said(connection, tmp_path):
     text = " ".join(write(tmp_path / "a.html", [connection(range(4))]).text)
     assert "No two of the 4 checkpoints share a basin" in text
+    assert "Do the basins behave differently?" not in text
     text = " ".join(write(tmp_path / "b.html", [connection(pairs=5, known_basins=False)]).text)
     assert "Basins were not determined" in text
 
@@ -253,9 +254,10 @@ def browse(page: Path, profile: Path, *flags: str) -> str:
     return done.stdout
 
 
-browser = pytest.mark.skipif(
-    CHROMIUM is None, reason="no chromium on this machine: the page is not looked at"
-)
+def browser(test):
+    """Marks a test that opens a page."""
+    reason = "no chromium on this machine: the page is not looked at"
+    return pytest.mark.browser(pytest.mark.skipif(CHROMIUM is None, reason=reason)(test))
 
 
 def state(dom: str) -> dict[str, str]:

@@ -293,7 +293,14 @@ def test_scatter_draws_the_least_squares_line_and_says_r(connection):
     (fit,) = lines(axes, "_fit")
     np.testing.assert_allclose(fit.get_ydata(), intercept + slope * np.asarray(fit.get_xdata()))
     r = np.corrcoef(x, y)[0, 1]
-    assert axes.get_title(loc="left").startswith(f"r = {r:.2f}")
+    assert axes.get_title(loc="left") == f"r = {r:.2f}, p = 0.012 (permutation), n = 8"
+    bare = dataclasses.replace(study, statistics=None)
+    title = (
+        figures.plot_centroid_scatter(bare, "hans:validation/accuracy")
+        .axes[0]
+        .get_title(loc="left")
+    )
+    assert title == f"r = {r:.2f}, p < 0.001, n = 8"
     points = {tuple(p) for line in axes.lines if line is not fit for p in line.get_xydata()}
     assert points == set(zip(x, y, strict=True))
 

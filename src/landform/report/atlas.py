@@ -420,14 +420,25 @@ STATISTIC_TITLES = {
     "auc_high": "AUC high",
     "p_value": "p (permutation)",
     "pearson_r": "r with centroid difference",
-    "partial_r": "partial r given in-domain",
+    "spearman_rho": "rho with centroid difference",
+    "predictor_p": "p of r (permutation)",
+    "partial_r": "partial r of membership, in-domain held fixed",
 }
+
+
+def _all_alone(result: Any) -> bool:
+    """Nobody shares a basin: then "the largest basin" is an arbitrary checkpoint."""
+    basins = figures._basins(result)
+    return basins is not None and bool(basins.value_counts().max() == 1)
 
 
 def _statistics_table(result: Any) -> Row | None:
     table = result.statistics
-    if table is None or not len(table):
+    if table is None or not len(table) or _all_alone(result):
         return None
+    if "role" in table:
+        # The confound first: below thirty subsets nobody would see it.
+        table = table.sort_values("role", key=lambda role: role != "in-domain", kind="stable")
     return _table(
         table,
         "statistics of the largest basin against the rest",
@@ -447,7 +458,13 @@ def _basin_metrics(result: Any) -> Row | None:
 def _behaviour(result: Any, basins: pd.Series | None) -> list[Row]:
     """Histogram and centroid scatter of the first metric and of the one that separates best."""
     table = result.statistics
-    if basins is None or basins.nunique() < 2 or table is None or not len(table):
+    if (
+        basins is None
+        or basins.nunique() < 2
+        or table is None
+        or not len(table)
+        or _all_alone(result)
+    ):
         return []
     ood = table[table["role"] == "ood"] if "role" in table else table
     chosen = {str(ood["metric"].iloc[0]): "The first of the metrics compared."} if len(ood) else {}

@@ -840,7 +840,8 @@ def _separation(connection: Connection, column: str) -> str:
 def plot_centroid_scatter(connection: Connection, metric: str | None = None) -> Figure:
     """A metric against the difference of the distances to the two basins' centroids.
 
-    The least-squares line, Pearson's r with its two-sided p, and the basins as colours. Raises
+    The least-squares line, Pearson's r with its two-sided p (by permutation where the study
+    computed it), and the basins as colours. Raises
     `ConfigError` where the study has no two basins.
     """
     column = _metric(connection, metric)
@@ -870,7 +871,8 @@ def plot_centroid_scatter(connection: Connection, metric: str | None = None) -> 
             markeredgewidth=0.5,
             markersize=5,
         )
-    axes.set_title(_correlate(axes, x.to_numpy(), y.to_numpy()))
+    known_p = _statistic(connection, column).get("predictor_p")
+    axes.set_title(_correlate(axes, x.to_numpy(), y.to_numpy(), known_p))
     axes.set(
         xlabel="distance to the centroid of basin 1 minus that of basin 0",
         ylabel=wrapped(plain(metric_label(column)), 32),
@@ -886,8 +888,12 @@ def _by_name(values: Any, names: Sequence[str]) -> pd.Series:
     return pd.Series(np.asarray(values, dtype=float), index=list(names))
 
 
-def _correlate(axes: Axes, x: Array, y: Array) -> str:
-    """Draw the least-squares line; say r and p. Undefined for two points or a constant."""
+def _correlate(axes: Axes, x: Array, y: Array, known_p: float | None) -> str:
+    """Draw the least-squares line; say r and p. Undefined for two points or a constant.
+
+    `known_p` is the study's p by permutation; without it, p is that of a normal sample, which two
+    clumps of points are not.
+    """
     if len(x) < 3 or np.ptp(x) == 0 or np.ptp(y) == 0:
         return f"r is undefined here (n = {len(x)})"
     from scipy import stats
@@ -898,6 +904,8 @@ def _correlate(axes: Axes, x: Array, y: Array) -> str:
         ends, fit.intercept + fit.slope * ends, color=MUTED, linewidth=1, zorder=1, label="_fit"
     )
     r = f"{fit.rvalue:.2f}".replace("-", "\N{MINUS SIGN}")
+    if known_p is not None and np.isfinite(known_p):
+        return f"r = {r}, {format_p(float(known_p))} (permutation), n = {len(x)}"
     return f"r = {r}, {format_p(float(fit.pvalue))}, n = {len(x)}"
 
 
