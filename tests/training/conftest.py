@@ -72,6 +72,25 @@ def pretrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def gpt(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A causal language model (random weights) whose tokenizer has no padding token."""
+    from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
+
+    path = tmp_path_factory.mktemp("pretrained") / "gpt"
+    save_tokenizer(path)
+    tokenizer = AutoTokenizer.from_pretrained(path)
+    tokenizer.pad_token, tokenizer.eos_token = None, "[SEP]"
+    tokenizer.save_pretrained(path)
+    with torch.random.fork_rng():
+        torch.manual_seed(1234)
+        config = GPT2Config(
+            vocab_size=len(tokenizer), n_positions=32, n_embd=32, n_layer=2, n_head=2
+        )
+        GPT2LMHeadModel(config).save_pretrained(path)
+    return path
+
+
+@pytest.fixture(scope="session")
 def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Paths of train (50 rows) and validation (20 rows) as TSV."""
     folder = tmp_path_factory.mktemp("data")

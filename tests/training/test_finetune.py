@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import math
 import os
+from itertools import combinations, pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 import landform as lf
 from landform.errors import (
@@ -21,6 +24,7 @@ from landform.errors import (
     StoreError,
 )
 from landform.tasks.task import load_task
+from landform.training import loop
 from landform.training.finetune import TrainStudy
 from landform.training.loop import count_steps
 from landform.training.options import TrainConfig
@@ -111,18 +115,46 @@ def test_loss_and_learning_rate_of_the_first_steps(pretrained, task, tmp_path):
     np.testing.assert_allclose(r.history.learning_rate, expected, rtol=1e-9)
 
 
-@pytest.mark.parametrize("kind", ["masked-lm", "classification"])
-def test_accumulation_divides_sums_by_counts_once(pretrained, files, tmp_path, kind):
+@pytest.mark.parametrize("kind", ["causal-lm", "classification"])
+def test_accumulation_divides_sums_by_counts_once(pretrained, gpt, files, tmp_path, kind):
     """Two passes of 5 rows are one of 10, also where rows have different numbers of targets."""
-    label = None if kind == "masked-lm" else "label"
-    task = load_task(files, text="sentence", label=label, kind=kind)
+    language = kind == "causal-lm"
+    task = load_task(files, text="sentence", label=None if language else "label", kind=kind)
+    model = gpt if language else pretrained
     common = {"max_steps": 3, "dropout": 0.0, "log_steps": 1, "eval_split": None, "clip": 0.0}
-    one = lf.train(pretrained, task, out=tmp_path / "a", batch_size=10, threads=1, **common)
+    one = lf.train(model, task, out=tmp_path / "a", batch_size=10, threads=1, **common)
     two = lf.train(
-        pretrained, task, out=tmp_path / "b", batch_size=5, accumulation=2, threads=1, **common
+        model, task, out=tmp_path / "b", batch_size=5, accumulation=2, threads=1, **common
     )
     np.testing.assert_allclose(one.history.loss, two.history.loss, rtol=1e-5)
     np.testing.assert_allclose(one.history.grad_norm, two.history.grad_norm, rtol=1e-4)
+
+
+def test_parts_of_like_length_give_the_gradient_of_the_whole(gpt, files, tmp_path, monkeypatch):
+    task = load_task(files, text="sentence", kind="causal-lm")
+    common = {"max_steps": 2, "dropout": 0.0, "log_steps": 1, "eval_split": None, "threads": 1}
+    whole = lf.train(gpt, task, out=tmp_path / "a", **common)
+    monkeypatch.setattr(loop, "PASS_TOKENS", 3)
+    assert len(loop.length_parts([3, 9, 9, 3])) == 2
+    parts = lf.train(gpt, task, out=tmp_path / "b", **common)
+    np.testing.assert_allclose(whole.history.loss, parts.history.loss, rtol=1e-5)
+    np.testing.assert_allclose(whole.history.grad_norm, parts.history.grad_norm, rtol=1e-4)
+
+
+@given(st.lists(st.integers(1, 60), min_size=1, max_size=7), st.integers(0, 80))
+def test_parts_are_the_cheapest(lengths, overhead):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "PASS_TOKENS", overhead)
+        parts = loop.length_parts(lengths)
+    assert sorted(row for part in parts for row in part) == list(range(len(lengths)))
+
+    def cost(groups):
+        return sum(len(g) * max(g) + overhead for g in groups)
+
+    ordered, every = sorted(lengths), range(1, len(lengths))
+    cuts = (c for k in range(len(lengths)) for c in combinations(every, k))
+    cheapest = min(cost([ordered[a:b] for a, b in pairwise([0, *c, len(lengths)])]) for c in cuts)
+    assert cost([[lengths[row] for row in part] for part in parts]) == cheapest
 
 
 def test_steps_of_epochs():
@@ -171,8 +203,8 @@ def test_regression(pretrained, tmp_path):
     files = {"train": str(path), "validation": str(path)}
     task = load_task(files, text="sentence", label="score", kind="regression")
     r = lf.train(
-        pretrained, task, out=tmp_path / "o", max_steps=60, batch_size=24, learning_rate=1e-2,
-        threads=1,
+        pretrained, task, out=tmp_path / "o", max_steps=80, batch_size=24, learning_rate=3e-3,
+        dropout=0.0, threads=1,
     )  # fmt: skip
     config = resolve(r.paths[0]).config
     assert config["problem_type"] == "regression" and len(config["id2label"]) == 1
@@ -180,18 +212,19 @@ def test_regression(pretrained, tmp_path):
     assert r.runs["validation/pearson"][0] > 0.8
 
 
-def test_causal_lm_without_a_padding_token(pretrained, files, tmp_path):
-    from transformers import GPT2Config, GPT2LMHeadModel
-
-    tokenizer = load_tokenizer(pretrained)
-    config = GPT2Config(vocab_size=len(tokenizer), n_positions=32, n_embd=32, n_layer=2, n_head=2)
-    GPT2LMHeadModel(config).save_pretrained(tmp_path / "gpt")
-    tokenizer.pad_token, tokenizer.eos_token = None, "[SEP]"
-    tokenizer.save_pretrained(tmp_path / "gpt")
+def test_causal_lm_without_a_padding_token(gpt, files, tmp_path):
     task = load_task(files, text="sentence", kind="causal-lm")
-    r = lf.train(tmp_path / "gpt", task, out=tmp_path / "o", **{**QUICK, "max_steps": 30})
+    r = lf.train(gpt, task, out=tmp_path / "o", dropout=0.2, **{**QUICK, "max_steps": 30})
     assert r.runs.train_loss[0] < r.history.loss[0]
-    assert r.runs["validation/loss"][0] < math.log(len(tokenizer))
+    assert r.runs["validation/loss"][0] < math.log(19)
+    config = resolve(r.paths[0]).config
+    assert config["attn_pdrop"] == config["embd_pdrop"] == config["resid_pdrop"] == 0.2
+
+
+def test_masked_lm(pretrained, files, tmp_path):
+    task = load_task(files, text="sentence", kind="masked-lm")
+    r = lf.train(pretrained, task, out=tmp_path / "o", **{**QUICK, "max_steps": 30})
+    assert r.runs.train_loss[0] < r.history.loss[0]
 
 
 def test_a_head_of_its_own_keeps_its_label_order(pretrained, task, tmp_path):
@@ -293,8 +326,6 @@ def test_nan_names_run_and_step_and_leaves_nothing(pretrained, task, tmp_path):
 
 
 def test_nan_on_a_chosen_step_is_the_training_loss(pretrained, task, tmp_path, monkeypatch):
-    from landform.training import loop
-
     original = loop._LandformTrainer.compute_loss
 
     def spoiled(self, *args, **kwargs):

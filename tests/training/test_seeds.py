@@ -25,7 +25,7 @@ def batches(monkeypatch):
     original = loop._LandformTrainer.compute_loss
 
     def spy(self, model, inputs, *args, **kwargs):
-        seen.append(tuple(inputs["rows"].tolist()))
+        seen.append(tuple(row for part in inputs["parts"] for row in part["rows"].tolist()))
         return original(self, model, inputs, *args, **kwargs)
 
     monkeypatch.setattr(loop._LandformTrainer, "compute_loss", spy)

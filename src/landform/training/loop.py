@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import (
@@ -26,12 +27,12 @@ from transformers import (
 from landform.errors import NonFiniteError
 from landform.store.atomic import atomic_directory
 from landform.store.progress import Track
-from landform.tasks.batching import Batch, Encoded, collate
+from landform.tasks.batching import IGNORED, Batch, Encoded, collate
 from landform.tasks.objective import Objective
 from landform.training.options import TrainConfig
 from landform.training.seeds import DataOrder, Seeds
 
-__all__ = ["Loop", "count_steps", "cpu_threads", "has_state", "run_loop"]
+__all__ = ["Loop", "count_steps", "cpu_threads", "has_state", "length_parts", "run_loop"]
 
 STATE = "state-"
 
@@ -143,7 +144,16 @@ class _LandformTrainer(Trainer):
         )
         self.remove_callback(PrinterCallback)
 
-    def _collate(self, positions: Sequence[int]) -> dict[str, Tensor]:
+    def _collate(self, positions: Sequence[int]) -> dict[str, Any]:
+        """The rows of one batch, as one or several parts to be computed one after the other."""
+        encoded = self.loop.encoded
+        parts = [list(positions)]
+        if self.loop.device.type == "cpu":
+            lengths = [len(encoded.rows[i]["input_ids"]) for i in positions]
+            parts = [[positions[i] for i in part] for part in length_parts(lengths)]
+        return {"parts": [self._part(part) for part in parts]}
+
+    def _part(self, positions: Sequence[int]) -> dict[str, Tensor]:
         encoded = self.loop.encoded
         batch = collate([encoded.rows[i] for i in positions], positions, pad_id=encoded.pad_id)
         return {**batch.inputs, "labels": batch.labels, "rows": batch.rows}
@@ -153,25 +163,30 @@ class _LandformTrainer(Trainer):
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> int:
         """Valid positions in all forward passes of one step, so that sums are divided once."""
-        targets = (self.loop.objective.targets(_batch(inputs)) for inputs in batch_samples)
-        valid = sum(
-            int((t != -100).sum()) if not t.is_floating_point() else len(t) for t in targets
-        )
+        valid = 0
+        for part in (part for inputs in batch_samples for part in inputs["parts"]):
+            targets = self.loop.objective.targets(_batch(part))
+            valid += (
+                len(targets) if targets.is_floating_point() else int((targets != IGNORED).sum())
+            )
         return max(valid, 1)
 
     def compute_loss(
         self,
         model: nn.Module,
-        inputs: dict[str, Tensor],
+        inputs: dict[str, Any],
         return_outputs: bool = False,
         num_items_in_batch: Any = None,
     ) -> Any:
         """Sum of the objective's losses over this batch, by the number of positions of the step."""
-        batch, objective = _batch(inputs), self.loop.objective
-        logits = objective.logits(model, batch)
-        loss = objective.losses(logits, objective.targets(batch)).sums.sum() / num_items_in_batch
+        objective, sums = self.loop.objective, []
+        for part in inputs["parts"]:
+            batch = _batch(part)
+            logits = objective.logits(model, batch)
+            sums.append(objective.losses(logits, objective.targets(batch)).sums.sum())
+        loss = torch.stack(sums).sum() / num_items_in_batch
         self.recent.append((self.state.global_step + 1, loss.detach()))
-        return (loss, logits) if return_outputs else loss
+        return (loss, None) if return_outputs else loss
 
     def floating_point_ops(self, inputs: Any) -> int:
         """Not counted."""
@@ -258,6 +273,34 @@ class _Companion(TrainerCallback):
             metrics = loop.evaluate(f"{loop.name} at step {step}")
             state.log_history.append({"step": step, **metrics})
         loop.progress.advance(1)
+
+
+PASS_TOKENS = 128
+"""What starting another forward and backward pass on a CPU costs, in tokens of a small encoder."""
+
+
+def length_parts(lengths: Sequence[int]) -> list[list[int]]:
+    """Positions of the rows of a batch, divided into parts of like length.
+
+    Minimises (padded tokens) + PASS_TOKENS x (parts): a CPU pays for every padded token, and since
+    losses are summed and divided once, parts give the gradient of the whole. The rows of a part
+    are neighbours in the order of length, so a dynamic programme over that order finds the best.
+    """
+    order = np.argsort(np.asarray(lengths), kind="stable")
+    sizes = np.asarray(lengths)[order]
+    count = len(sizes)
+    best = np.zeros(count + 1)
+    cut = np.zeros(count + 1, dtype=int)
+    for stop in range(1, count + 1):
+        starts = np.arange(stop)
+        costs = best[:stop] + (stop - starts) * sizes[stop - 1] + PASS_TOKENS
+        cut[stop] = int(costs.argmin())
+        best[stop] = costs[cut[stop]]
+    parts, stop = [], count
+    while stop:
+        parts.append(order[cut[stop] : stop].tolist())
+        stop = int(cut[stop])
+    return parts[::-1]
 
 
 def _batch(inputs: dict[str, Tensor]) -> Batch:
