@@ -2,10 +2,12 @@
 """Pre-train the small encoder that ships with landform (src/landform/embedded/encoder).
 
 The text is the unlabelled corpus of landform's own grammar (`landform.tasks.grammar.corpus`):
-single sentences, and pairs of which a part belongs together. The objective is BERT's: masked
+single sentences, and pairs of which the second follows, nearly follows (one word exchanged), or
+has nothing to do with the first. The objective is BERT's: masked
 language modelling (of the chosen positions 80 % become [MASK], 10 % a random word, 10 % stay),
-plus, unless `--next-sentence 0`, whether the second sentence belongs to the first, which also
-trains the pooler. The tokenizer is one token per word.
+plus, unless `--next-sentence 0`, whether the second sentence follows, which also trains the
+pooler; the misleading pairs that make the study interesting are not part of it. The tokenizer has
+one token per word.
 
 The shipped files were made on one CPU core with
 
@@ -117,7 +119,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--learning-rate", type=float, default=1e-3)
     add("--warmup", type=float, default=0.06, help="share of the steps with rising learning rate")
     add("--weight-decay", type=float, default=0.01)
-    add("--mask-probability", type=float, default=0.2)
+    add("--mask-probability", type=float, default=0.15)
     add("--next-sentence", type=float, default=1.0, help="weight of the second objective")
     add("--layers", type=int, default=3)
     add("--width", type=int, default=128)
@@ -175,6 +177,7 @@ def train(options: argparse.Namespace) -> tuple[BertForPreTraining, PreTrainedTo
     adamw, schedule = optimiser(model, options, steps)
     words = (len(SPECIAL), len(tokenizer))
     losses: list[float] = []
+    pair_losses: list[float] = [0.0]
     began = time.monotonic()
     model.train()
     for step, (inputs, special, follows) in enumerate(
@@ -195,9 +198,9 @@ def train(options: argparse.Namespace) -> tuple[BertForPreTraining, PreTrainedTo
         )
         loss = masked_loss
         if options.next_sentence and bool((follows != IGNORED).any()):
-            loss = loss + options.next_sentence * torch.nn.functional.cross_entropy(
-                pair, follows, ignore_index=IGNORED
-            )
+            pair_loss = torch.nn.functional.cross_entropy(pair, follows, ignore_index=IGNORED)
+            loss = loss + options.next_sentence * pair_loss
+            pair_losses.append(pair_loss.item())
         adamw.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -205,9 +208,9 @@ def train(options: argparse.Namespace) -> tuple[BertForPreTraining, PreTrainedTo
         schedule.step()
         losses.append(masked_loss.item())
         if step % 200 == 0 or step == steps:
-            recent = sum(losses[-200:]) / len(losses[-200:])
+            recent, paired = (sum(x[-200:]) / len(x[-200:]) for x in (losses, pair_losses))
             print(
-                f"step {step}/{steps}  masked-word loss {recent:.4f}  total {loss.item():.4f}  "
+                f"step {step}/{steps}  masked-word loss {recent:.4f}  pair loss {paired:.4f}  "
                 f"{time.monotonic() - began:.0f} s",
                 flush=True,
             )

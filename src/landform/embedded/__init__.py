@@ -43,13 +43,13 @@ STUDY = EmbeddedStudy(
     validation_rows=512,
     heuristic_rows=600,
     data_seed=0,
-    disambiguating=0.0,
-    steps=300,
+    disambiguating=0.03,
+    steps=200,
     batch_size=32,
     learning_rate=5e-4,
     warmup=0.1,
     weight_decay=0.01,
-    dropout=0.1,
+    dropout=0.0,
 )
 
 
