@@ -280,7 +280,14 @@ def machine() -> str:
 def table(rows: list[Row]) -> str:
     """The rows as a Markdown table."""
     head = ("what", "landform", "peer", "ratio", "agreement", "floor")
-    titles = ("", "landform", "the usual way", "ratio", "agreement / share", "distance to the floor")
+    titles = (
+        "",
+        "landform",
+        "the usual way",
+        "ratio",
+        "agreement / share",
+        "distance to the floor",
+    )
     lines = ["| " + " | ".join(titles) + " |", "|" + "---|" * len(head)]
     lines += ["| " + " | ".join(str(row.get(key, "")) for key in head) + " |" for row in rows]
     return "\n".join(lines)
@@ -296,7 +303,9 @@ def write_readme(text: str) -> None:
 
 def main() -> None:
     """Run what was asked for, print the table, keep the numbers."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("--only", nargs="+", choices=sorted(BENCHMARKS), default=list(BENCHMARKS))
     parser.add_argument("--sst2", type=Path, default=HERE.parents[1] / "shared" / "data" / "sst2",
                         help="folder with SST-2's train.tsv and dev.tsv")  # fmt: skip
@@ -311,7 +320,9 @@ def main() -> None:
     for name in arguments.only:
         print(f"{name} ...", file=sys.stderr, flush=True)
         found = BENCHMARKS[name](arguments.sst2)
-        (RESULTS / f"{name}.json").write_text(json.dumps({"machine": machine(), "rows": found}, indent=1))
+        (RESULTS / f"{name}.json").write_text(
+            json.dumps({"machine": machine(), "rows": found}, indent=1)
+        )
         rows += found
     text = f"Machine: {machine()}\n\n{table(rows)}"
     print(text)

@@ -19,7 +19,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from landform.evaluation.evaluate import Evaluation, evaluate
-    from landform.geometry.curves import area_under_curve, barrier_height, bump_height, convexity_gap
+    from landform.geometry.curves import (
+        area_under_curve,
+        barrier_height,
+        bump_height,
+        convexity_gap,
+    )
     from landform.geometry.line import Interpolation, interpolate
     from landform.geometry.statistics import basin_statistics
     from landform.report.atlas import write_atlas

@@ -77,14 +77,18 @@ def test_evaluate(say, place, tmp_path):
     )  # fmt: skip
     assert status == 0, err
     assert "accuracy" in out and "[" in out
-    log = pd.read_parquet(tmp_path / "s" / "results" / "evaluate-seed0-dev-validation" / "log.parquet")
+    log = pd.read_parquet(
+        tmp_path / "s" / "results" / "evaluate-seed0-dev-validation" / "log.parquet"
+    )
     assert len(log) == 24 and {"text_id", "loss", "logit_0", "prediction"} <= set(log.columns)
     samples = read_samples(tmp_path / "samples" / "seed0.json")
     assert samples.loss.tolist() == pytest.approx(log.loss.tolist(), abs=1e-6)
 
 
 def test_evaluate_json_is_json_and_nothing_else(say, place):
-    status, out, _ = say("evaluate", place / "runs" / "seed0", place / "runs" / "seed1", *data(place), "--json")
+    status, out, _ = say(
+        "evaluate", place / "runs" / "seed0", place / "runs" / "seed1", *data(place), "--json"
+    )
     found = json.loads(out)["evaluations"]
     assert status == 0 and len(found) == 2 and found[0]["examples"] == 24
 
@@ -132,7 +136,9 @@ def test_connect_pairs_from_text_and_file(say, place, tmp_path):
 
 
 def test_distance(say, place):
-    status, out, _ = say("distance", place / "runs" / "seed0", place / "runs" / "seed1", "--by", "block")
+    status, out, _ = say(
+        "distance", place / "runs" / "seed0", place / "runs" / "seed1", "--by", "block"
+    )
     assert status == 0 and "bert.encoder.layer.1.attention" in out and "cosine" in out
 
 
@@ -151,7 +157,9 @@ def test_train_then_connect(say, place, tmp_path):
     assert status == 0 and not (tmp_path / "out").exists(), err
     status, out, err = say(*words)
     assert status == 0, err
-    status, out, err = say("connect", f"{tmp_path}/out/seed*@2", *data(place), "--points", 3, "--json")
+    status, out, err = say(
+        "connect", f"{tmp_path}/out/seed*@2", *data(place), "--points", 3, "--json"
+    )
     assert status == 0, err
     assert json.loads(out)["names"] == ["seed0@2", "seed1@2"]
 
@@ -184,8 +192,14 @@ def test_run_a_study_file(say, place, tmp_path):
     ("text", "message"),
     [
         ("study: s\nsteps:\n  - conect: {}\n", "step 1: expected one of"),
-        ("study: s\nsteps:\n  - connect: {checkpoints: x, task: sst2, pionts: 3}\n", "unknown option 'pionts'"),
-        ("study: s\nsteps:\n  - connect: {checkpoints: x, task: sst2, points: 1}\n", "option points"),
+        (
+            "study: s\nsteps:\n  - connect: {checkpoints: x, task: sst2, pionts: 3}\n",
+            "unknown option 'pionts'",
+        ),
+        (
+            "study: s\nsteps:\n  - connect: {checkpoints: x, task: sst2, points: 1}\n",
+            "option points",
+        ),
         ("steps: []\n", "study and steps are needed"),
         ("study: s\nstepz: []\nsteps: [{report: {}}]\n", "unknown key 'stepz'"),
         ("study: [\n", "not YAML"),
@@ -240,6 +254,8 @@ def test_completion_scripts(say):
 def test_a_directory_that_is_not_a_study_is_left_alone(say, place, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("mine")
-    status, _, err = say("evaluate", place / "runs" / "seed0", *data(place), "--store", tmp_path / "mine")
+    status, _, err = say(
+        "evaluate", place / "runs" / "seed0", *data(place), "--store", tmp_path / "mine"
+    )
     assert status == 1 and "mine" in err
     assert [p.name for p in Path(tmp_path / "mine").iterdir()] == ["notes.txt"]

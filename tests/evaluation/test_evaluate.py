@@ -37,7 +37,9 @@ def by_hand(model, tokenizer, task):
     return np.stack(logits), np.array(losses), examples.labels
 
 
-def test_log_and_metrics_against_one_example_at_a_time(checkpoint, task, tiny_model, word_tokenizer):
+def test_log_and_metrics_against_one_example_at_a_time(
+    checkpoint, task, tiny_model, word_tokenizer
+):
     result = lf.evaluate(checkpoint, task, split="validation")
     logits, losses, labels = by_hand(tiny_model(dtype=torch.float32), word_tokenizer, task)
     np.testing.assert_allclose(result.log[["logit_0", "logit_1"]], logits, rtol=1e-4, atol=1e-5)
@@ -76,12 +78,16 @@ def test_label_order_of_the_model_is_read_from_its_config(tmp_path, save_checkpo
     np.testing.assert_allclose(given.loss, second.loss)
 
 
-def test_store_is_reused_until_something_changes(tmp_path, checkpoint, task, save_checkpoint, monkeypatch):
+def test_store_is_reused_until_something_changes(
+    tmp_path, checkpoint, task, save_checkpoint, monkeypatch
+):
     from landform.evaluation import points
 
     ran = []
     original = points.PointsWorker.run
-    monkeypatch.setattr(points.PointsWorker, "run", lambda s, j: ran.append(j.label) or original(s, j))
+    monkeypatch.setattr(
+        points.PointsWorker, "run", lambda s, j: ran.append(j.label) or original(s, j)
+    )
     first = lf.evaluate(checkpoint, task, store=tmp_path / "study")
     again = lf.evaluate(checkpoint, task, store=tmp_path / "study")
     assert len(ran) == 1 and again.log.equals(first.log)
@@ -96,11 +102,15 @@ def test_subsets_and_reliability(tmp_path, checkpoint, write_rows):
     rows = write_rows(tmp_path / "dev.tsv", 40).read_text().splitlines()
     lines = [rows[0] + "\tgroup"] + [f"{r}\t{'ab'[i % 2]}" for i, r in enumerate(rows[1:])]
     (tmp_path / "g.tsv").write_text("\n".join(lines) + "\n")
-    task = lf.load_task(str(tmp_path / "g.tsv"), text="sentence", label="label", subsets=(("group", "label"),))
+    task = lf.load_task(
+        str(tmp_path / "g.tsv"), text="sentence", label="label", subsets=(("group", "label"),)
+    )
     result = lf.evaluate(checkpoint, task)
     log = result.log
     for name, n in (("a/0", 20), ("b/1", 20)):
-        row = result.subsets[(result.subsets.subset == name) & (result.subsets.metric == "accuracy")]
+        row = result.subsets[
+            (result.subsets.subset == name) & (result.subsets.metric == "accuracy")
+        ]
         part = log[(log.group == name[0]) & (log.label == name[2])]
         assert row.n.item() == len(part) == n
         assert row.value.item() == pytest.approx(part.correct.mean())
@@ -179,7 +189,9 @@ def test_mixes_are_mixes_of_weights(tmp_path, save_checkpoint, task, tiny_model,
     run_plan(plan, work, store, progress=False)
     contents = store.read(plan.jobs[0].key)
     models = [tiny_model(seed=i, dtype=torch.float32).double() for i in range(3)]
-    for weights, predictions in zip(mixes, unpack(contents, 0, task.examples("validation"), task.kind), strict=True):
+    for weights, predictions in zip(
+        mixes, unpack(contents, 0, task.examples("validation"), task.kind), strict=True
+    ):
         mixed = tiny_model(seed=9)
         with torch.no_grad():
             for parts in zip(mixed.parameters(), *(m.parameters() for m in models), strict=True):
@@ -188,7 +200,9 @@ def test_mixes_are_mixes_of_weights(tmp_path, save_checkpoint, task, tiny_model,
         np.testing.assert_allclose(predictions.losses, losses, rtol=1e-9)
 
 
-def test_cache_is_bounded_and_loads_each_checkpoint_once_when_it_fits(tmp_path, save_checkpoint, task):
+def test_cache_is_bounded_and_loads_each_checkpoint_once_when_it_fits(
+    tmp_path, save_checkpoint, task
+):
     paths = [save_checkpoint(tmp_path / f"s{i}", seed=i) for i in range(4)]
     checkpoints = tuple(lf.select([str(p) for p in paths]))
     pairs = [(i, j) for i in range(4) for j in range(i + 1, 4)]
@@ -203,13 +217,18 @@ def test_cache_is_bounded_and_loads_each_checkpoint_once_when_it_fits(tmp_path, 
     assert worker.capacity == 2
 
 
-def test_models_that_number_their_labels_differently_are_not_mixed(tmp_path, save_checkpoint, write_rows):
+def test_models_that_number_their_labels_differently_are_not_mixed(
+    tmp_path, save_checkpoint, write_rows
+):
     names = {"id2label": {0: "neg", 1: "pos"}, "label2id": {"neg": 0, "pos": 1}}
     swapped = {"id2label": {0: "pos", 1: "neg"}, "label2id": {"pos": 0, "neg": 1}}
     one = save_checkpoint(tmp_path / "a", **names)
     two = save_checkpoint(tmp_path / "b", **swapped)
     task = lf.load_task(
-        str(write_rows(tmp_path / "dev.tsv", 10)), text="sentence", label="label", label_names=("neg", "pos")
+        str(write_rows(tmp_path / "dev.tsv", 10)),
+        text="sentence",
+        label="label",
+        label_names=("neg", "pos"),
     )
     with pytest.raises(LabelError, match="cannot be mixed"):
         lf.interpolate(one, two, task)

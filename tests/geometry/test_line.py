@@ -24,14 +24,14 @@ def test_every_point_against_a_mixed_state_dict(ends, task, tiny_model, word_tok
     assert curve.table.t.tolist() == [0, 0.25, 0.5, 0.75, 1]
     for t, loss, accuracy in curve.table[["t", "loss", "accuracy"]].to_numpy():
         model = tiny_model(seed=7)
-        mixed = {
-            k: (1 - t) * a[k] + t * b[k] if a[k].is_floating_point() else a[k] for k in a
-        }
+        mixed = {k: (1 - t) * a[k] + t * b[k] if a[k].is_floating_point() else a[k] for k in a}
         model.load_state_dict(mixed)
         losses, right = [], []
         for (text,), label in zip(examples.texts, examples.labels, strict=True):
             with torch.no_grad():
-                out = model(**word_tokenizer(text, return_tensors="pt"), labels=torch.tensor([label]))
+                out = model(
+                    **word_tokenizer(text, return_tensors="pt"), labels=torch.tensor([label])
+                )
             losses.append(float(out.loss))
             right.append(int(out.logits.argmax()) == label)
         assert loss == pytest.approx(np.mean(losses), rel=1e-10)
@@ -74,7 +74,10 @@ def test_two_points_are_the_ends(ends, task):
 
 def test_several_data_sets_on_the_same_mixes(tmp_path, ends, task, write_rows):
     other = lf.load_task(
-        str(write_rows(tmp_path / "ood.tsv", 20, seed=3)), text="sentence", label="label", name="ood"
+        str(write_rows(tmp_path / "ood.tsv", 20, seed=3)),
+        text="sentence",
+        label="label",
+        name="ood",
     )
     both = lf.interpolate(*ends, task, also=[other], points=4)
     alone = lf.interpolate(*ends, other, points=4)

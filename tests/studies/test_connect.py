@@ -24,7 +24,9 @@ def study_parts(tmp_path_factory, save_checkpoint, write_rows):
         save_checkpoint(root / "runs" / f"seed{i}", seed=i)
     write_rows(root / "dev.tsv", 24)
     lines = write_rows(root / "ood.tsv", 24, seed=5).read_text().splitlines()
-    lines = [lines[0] + "\theuristic"] + [f"{x}\t{'pq'[i % 3 == 0]}" for i, x in enumerate(lines[1:])]
+    lines = [lines[0] + "\theuristic"] + [
+        f"{x}\t{'pq'[i % 3 == 0]}" for i, x in enumerate(lines[1:])
+    ]
     (root / "ood.tsv").write_text("\n".join(lines) + "\n")
     return root
 
@@ -104,7 +106,9 @@ def test_basins_and_endpoints(connection, study_parts):
 
 def test_result_survives_the_store(connection, tmp_path, study_parts):
     task, ood = tasks(study_parts)
-    kept = lf.connect([f"{study_parts}/runs/seed*"], task, points=5, also=[ood], store=tmp_path / "s")
+    kept = lf.connect(
+        [f"{study_parts}/runs/seed*"], task, points=5, also=[ood], store=tmp_path / "s"
+    )
     again = load_results(Store.open(tmp_path / "s"))["connect"]
     assert again.names == kept.names and again.evaluations == kept.evaluations
     pd.testing.assert_frame_equal(again.curves, kept.curves)
@@ -117,10 +121,15 @@ def test_result_survives_the_store(connection, tmp_path, study_parts):
 def test_pairs_can_be_chosen(study_parts):
     task, _ = tasks(study_parts)
     some = lf.connect(
-        [f"{study_parts}/runs/seed*"], task, points=3, pairs=[("seed0", "seed2"), ("seed2", "seed0")]
+        [f"{study_parts}/runs/seed*"],
+        task,
+        points=3,
+        pairs=[("seed0", "seed2"), ("seed2", "seed0")],
     )
     assert some.evaluations == 4 + 1
-    assert np.isfinite(some.gaps.loc["seed0", "seed2"]) and np.isnan(some.gaps.loc["seed0", "seed1"])
+    assert np.isfinite(some.gaps.loc["seed0", "seed2"]) and np.isnan(
+        some.gaps.loc["seed0", "seed1"]
+    )
     assert some.clustering is None and some.basins.isna().all()
     assert "1 lines" in some.reading
 

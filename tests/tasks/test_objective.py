@@ -50,14 +50,20 @@ def make_examples(kind: str) -> Examples:
 def objective_of(kind: str) -> Objective:
     labels = None
     if kind in ("classification", "token-classification"):
-        labels = LabelMap(((2,), (0,), (1,)), "max", "names")  # the model orders its labels differently
+        labels = LabelMap(
+            ((2,), (0,), (1,)), "max", "names"
+        )  # the model orders its labels differently
     return Objective(kind, labels)
 
 
 @pytest.fixture(params=CASES, ids=lambda case: "-".join(case))
 def setting(request, tiny_model, word_tokenizer):
     kind, architecture = request.param
-    changes = {"num_labels": 1 if kind == "regression" else 3} if "lm" not in kind and kind != "seq2seq" else {}
+    changes = (
+        {"num_labels": 1 if kind == "regression" else 3}
+        if "lm" not in kind and kind != "seq2seq"
+        else {}
+    )
     model = tiny_model(kind, architecture, **changes)
     encoded = encode(make_examples(kind), word_tokenizer, kind, max_length=16)
     if architecture != "bert":
@@ -147,7 +153,9 @@ def test_loss_is_the_definition(setting):
             terms = [_cross_entropy(raw[t], labels[t + 1]) for t in range(len(labels) - 1)]
         else:
             columns = [2, 0, 1] if setting.kind == "token-classification" else slice(None)
-            terms = [_cross_entropy(raw[t][columns], y) for t, y in enumerate(labels) if y != IGNORED]
+            terms = [
+                _cross_entropy(raw[t][columns], y) for t, y in enumerate(labels) if y != IGNORED
+            ]
         assert float(sums[i]) == pytest.approx(sum(terms), rel=1e-10)
         assert float(counts[i]) == len(terms) > 0
 
@@ -172,10 +180,15 @@ def test_output_gradient_is_autograd(setting, weighting):
     if weights is None:
         total = positions.sum()
     else:
-        total = (weights.reshape(*weights.shape, *[1] * (positions.dim() - weights.dim())) * positions).sum()
+        total = (
+            weights.reshape(*weights.shape, *[1] * (positions.dim() - weights.dim())) * positions
+        ).sum()
     (expected,) = torch.autograd.grad(total, logits)
     torch.testing.assert_close(
-        setting.objective.output_gradient(logits, targets, weights), expected, rtol=1e-10, atol=1e-12
+        setting.objective.output_gradient(logits, targets, weights),
+        expected,
+        rtol=1e-10,
+        atol=1e-12,
     )
 
 
@@ -191,7 +204,9 @@ def test_label_distribution_has_the_loss_as_its_negative_log(setting):
         torch.testing.assert_close(-distribution.log_prob(targets), expected)
         return
     valid = targets != IGNORED
-    torch.testing.assert_close(-distribution.log_prob(targets.clamp(min=0))[valid], positions[valid])
+    torch.testing.assert_close(
+        -distribution.log_prob(targets.clamp(min=0))[valid], positions[valid]
+    )
 
 
 def test_sampled_targets_follow_the_model_and_skip_masked_positions(setting):
@@ -199,7 +214,9 @@ def test_sampled_targets_follow_the_model_and_skip_masked_positions(setting):
     targets = setting.objective.targets(batch)
     logits = setting.objective.logits(setting.model, batch).detach()
     generator = torch.Generator().manual_seed(0)
-    draws = torch.stack([setting.objective.sample_targets(logits, targets, generator) for _ in range(400)])
+    draws = torch.stack(
+        [setting.objective.sample_targets(logits, targets, generator) for _ in range(400)]
+    )
     if setting.kind == "regression":
         assert float((draws.mean(0) - logits).abs().max()) < 0.15
         assert float((draws.var(0) - 0.5).abs().max()) < 0.15
@@ -219,7 +236,9 @@ def test_mean_divides_sums_by_counts_once(setting):
     )
     torch.testing.assert_close(losses.mean(), sums.sum() / counts.sum())
     weights = torch.tensor([1.0, 0.0, 2.0, 0.5, 1.0], dtype=torch.float64)
-    torch.testing.assert_close(losses.mean(weights), (weights * sums).sum() / (weights * counts).sum())
+    torch.testing.assert_close(
+        losses.mean(weights), (weights * sums).sum() / (weights * counts).sum()
+    )
 
 
 # --- encoding ----------------------------------------------------------------------------------
@@ -279,7 +298,9 @@ def test_truncation_is_counted(word_tokenizer):
 
 
 def test_word_labels_sit_on_first_tokens(word_tokenizer):
-    encoded = encode(make_examples("token-classification"), word_tokenizer, "token-classification", max_length=16)
+    encoded = encode(
+        make_examples("token-classification"), word_tokenizer, "token-classification", max_length=16
+    )
     assert encoded.rows[0]["labels"] == [IGNORED, 0, 1, 2, IGNORED]
 
 
@@ -295,7 +316,9 @@ def test_longest_input(word_tokenizer, tiny_model):
 
 def test_nothing_to_encode(word_tokenizer):
     with pytest.raises(DataError, match="no examples"):
-        encode(make_examples("classification").take([]), word_tokenizer, "classification", max_length=8)
+        encode(
+            make_examples("classification").take([]), word_tokenizer, "classification", max_length=8
+        )
 
 
 def test_regression_needs_one_output():

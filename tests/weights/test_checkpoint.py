@@ -66,7 +66,8 @@ def _hub(commits=(), branches=("main",)):
             branches=[SimpleNamespace(name=b) for b in branches], tags=[]
         ),
         list_repo_commits=lambda name: [
-            SimpleNamespace(commit_id=f"sha{i}", title=title, message="") for i, title in enumerate(commits)
+            SimpleNamespace(commit_id=f"sha{i}", title=title, message="")
+            for i, title in enumerate(commits)
         ],
     )
 
@@ -89,7 +90,9 @@ def test_hub_failure_names_the_checkpoint():
 def test_headless_model_is_refused_not_randomised(tmp_path, tiny_model, word_tokenizer):
     tiny_model(dtype=torch.float32).bert.save_pretrained(tmp_path / "base")
     word_tokenizer.save_pretrained(tmp_path / "base")
-    with pytest.raises(CheckpointError, match=r"no weights for classifier\.bias, classifier\.weight"):
+    with pytest.raises(
+        CheckpointError, match=r"no weights for classifier\.bias, classifier\.weight"
+    ):
         load_model(tmp_path / "base", "classification")
     model = load_model(tmp_path / "base", "classification", new_head=True, num_labels=3)
     assert model.landform_new_tensors == {"classifier.weight", "classifier.bias"}

@@ -41,7 +41,9 @@ def test_cosine_from_an_origin(tmp_path, pair, save_checkpoint, tiny_model):
         for m in (tiny_model(seed=s, dtype=torch.float32) for s in (3, 1, 2))
     )
     result = distance(*map(str, pair), origin=str(origin))
-    assert result.cosine == pytest.approx(float((a - o) @ (b - o) / (a - o).norm() / (b - o).norm()))
+    assert result.cosine == pytest.approx(
+        float((a - o) @ (b - o) / (a - o).norm() / (b - o).norm())
+    )
 
 
 def test_a_model_is_at_distance_zero_from_itself(pair):

@@ -64,7 +64,10 @@ def test_tied_weights_occur_once_and_move_together(tiny_model):
     bound.flat.add_(1.0)
     embedding = model.get_input_embeddings().weight
     assert model.get_output_embeddings().weight is embedding
-    assert torch.equal(embedding, space.unflatten(bound.flat)[next(n for n in space.names if "word_embeddings" in n)])
+    assert torch.equal(
+        embedding,
+        space.unflatten(bound.flat)[next(n for n in space.names if "word_embeddings" in n)],
+    )
 
 
 def test_integer_buffers_are_untouched(tiny_model):
@@ -87,14 +90,19 @@ def test_gradients_flow_to_the_flat_point(tiny_model):
     reference = tiny_model()
     reference(input_ids=torch.tensor([[2, 5, 3]])).logits.square().sum().backward()
     expected = torch.cat(
-        [(p.grad if p.grad is not None else torch.zeros_like(p)).reshape(-1) for p in reference.parameters()]
+        [
+            (p.grad if p.grad is not None else torch.zeros_like(p)).reshape(-1)
+            for p in reference.parameters()
+        ]
     )
     torch.testing.assert_close(flat.grad, expected)
 
 
 def test_mismatches_name_the_tensors(tiny_model):
     two, three = ParameterSpace.of(tiny_model()), ParameterSpace.of(tiny_model(num_labels=3))
-    with pytest.raises(SpaceMismatchError, match=r"classifier\.weight is \(2, 16\) in A and \(3, 16\)"):
+    with pytest.raises(
+        SpaceMismatchError, match=r"classifier\.weight is \(2, 16\) in A and \(3, 16\)"
+    ):
         two.check_same(three, "A", "B")
     deeper = ParameterSpace.of(tiny_model(num_hidden_layers=3))
     with pytest.raises(SpaceMismatchError, match=r"layer\.2.*only in B"):
@@ -138,10 +146,16 @@ def test_groups_have_the_names_people_expect(tiny_model):
     model = tiny_model()
     space = ParameterSpace.of(model)
     assert set(space.groups("layer")) == {
-        "embeddings", "bert.encoder.layer.0", "bert.encoder.layer.1", "pooler", "classifier",
+        "embeddings",
+        "bert.encoder.layer.0",
+        "bert.encoder.layer.1",
+        "pooler",
+        "classifier",
     }
     blocks = set(space.groups("block"))
-    assert "bert.encoder.layer.0.attention" in blocks and "bert.encoder.layer.1.feed_forward" in blocks
+    assert (
+        "bert.encoder.layer.0.attention" in blocks and "bert.encoder.layer.1.feed_forward" in blocks
+    )
     sub = space.groups("sublayer")["bert.encoder.layer.0.attention.self.query"]
     assert [r.name.rpartition(".")[2] for r in sub] == ["weight", "bias"]
 
@@ -190,4 +204,7 @@ def test_trainable_subspace(tiny_model):
     model = tiny_model()
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name.startswith("classifier"))
-    assert ParameterSpace.of(model, trainable=True).names == ("classifier.weight", "classifier.bias")
+    assert ParameterSpace.of(model, trainable=True).names == (
+        "classifier.weight",
+        "classifier.bias",
+    )

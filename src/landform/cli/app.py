@@ -36,14 +36,14 @@ app = App(
 # Commands are imported when they run: `landform --help` should not wait for torch.
 for _place, (_name, _help) in enumerate(
     {
-    "train": "Fine-tune a model with many seeds.",
-    "evaluate": "Evaluate checkpoints: metrics with intervals, per-example log, subsets.",
-    "interpolate": "Walk the straight line between two checkpoints.",
-    "connect": "Lines between all pairs of many checkpoints: barriers, gaps, basins.",
-    "distance": "Distances between two checkpoints: L2, RMS, cosine, per group of parameters.",
-    "report": "Write the HTML atlas of a study.",
-    "run": "Run a whole study from a YAML file; resumes where it stopped.",
-    "demo": "The embedded study: 8 seeds of a small encoder, no download.",
+        "train": "Fine-tune a model with many seeds.",
+        "evaluate": "Evaluate checkpoints: metrics with intervals, per-example log, subsets.",
+        "interpolate": "Walk the straight line between two checkpoints.",
+        "connect": "Lines between all pairs of many checkpoints: barriers, gaps, basins.",
+        "distance": "Distances between two checkpoints: L2, RMS, cosine, per group of parameters.",
+        "report": "Write the HTML atlas of a study.",
+        "run": "Run a whole study from a YAML file; resumes where it stopped.",
+        "demo": "The embedded study: 8 seeds of a small encoder, no download.",
     }.items()
 ):
     app.command(f"landform.cli.{_name}:{_name}", name=_name, help=_help, sort_key=_place)
@@ -73,7 +73,9 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except LandformError as error:
         return _say(str(error), 1)
     except KeyboardInterrupt:
-        return _say("interrupted; what was finished is kept, the same command goes on from there", 130)
+        return _say(
+            "interrupted; what was finished is kept, the same command goes on from there", 130
+        )
     except BrokenPipeError:
         # The reader (head, less) has gone; there is nobody left to complain to.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -50,7 +50,9 @@ class OutputConfig(Config):
     """No progress display."""
 
 
-def emit(result: Result | dict[str, Any], output: OutputConfig, wrote: Sequence[Path | str] = ()) -> None:
+def emit(
+    result: Result | dict[str, Any], output: OutputConfig, wrote: Sequence[Path | str] = ()
+) -> None:
     """Print a result: its reading and what was written, or JSON."""
     if output.json_:
         value = result if isinstance(result, dict) else result.to_json()

@@ -33,4 +33,6 @@ def demo(
     start = time.perf_counter()
     run_and_report(demo_study(out, seeds=seeds), output)
     if not output.json_:
-        print(f"done in {time.perf_counter() - start:.0f} s; open {out / 'atlas.html'} in a browser")
+        print(
+            f"done in {time.perf_counter() - start:.0f} s; open {out / 'atlas.html'} in a browser"
+        )

@@ -7,7 +7,15 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from landform.cli.common import DataFlags, OptionFlags, OutputConfig, OutputFlags, emit, make_task, open_study
+from landform.cli.common import (
+    DataFlags,
+    OptionFlags,
+    OutputConfig,
+    OutputFlags,
+    emit,
+    make_task,
+    open_study,
+)
 from landform.evaluation.evaluate import EvaluateConfig
 from landform.evaluation.evaluate import evaluate as evaluate_checkpoint
 from landform.evaluation.samples import write_samples

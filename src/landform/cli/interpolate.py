@@ -5,7 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from landform.cli.common import DataFlags, OptionFlags, OutputConfig, OutputFlags, also_tasks, emit, make_task, open_study
+from landform.cli.common import (
+    DataFlags,
+    OptionFlags,
+    OutputConfig,
+    OutputFlags,
+    also_tasks,
+    emit,
+    make_task,
+    open_study,
+)
 from landform.geometry.line import InterpolateConfig
 from landform.geometry.line import interpolate as walk
 from landform.store.study import publish, slug

@@ -7,7 +7,15 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from landform.cli.common import DataFlags, OptionFlags, OutputConfig, OutputFlags, emit, emit_forecast, make_task
+from landform.cli.common import (
+    DataFlags,
+    OptionFlags,
+    OutputConfig,
+    OutputFlags,
+    emit,
+    emit_forecast,
+    make_task,
+)
 from landform.tasks.task import TaskConfig
 from landform.training.finetune import TrainStudy
 from landform.training.options import TrainConfig

@@ -24,8 +24,8 @@ from landform.tasks.task import Examples, Task
 from landform.weights.checkpoint import Checkpoint, resolve
 
 __all__ = [
-    "Evaluation",
     "EvaluateConfig",
+    "Evaluation",
     "assemble",
     "evaluate",
     "metric_names",
@@ -159,7 +159,9 @@ def metric_table(
     for name in names:
         metric = get_metric(name)
         value = metric.aggregate(predictions)
-        low, high = percentile_interval(np.asarray(metric.aggregate(predictions, counts)), config.level)
+        low, high = percentile_interval(
+            np.asarray(metric.aggregate(predictions, counts)), config.level
+        )
         table[name] = (float(value), float(low), float(high))
     return table
 
@@ -173,7 +175,9 @@ def example_log(task: Task, examples: Examples, predictions: Predictions) -> pd.
     if task.kind == "token-classification":
         columns["text"] = [" ".join(words) for words in examples.texts]
     else:
-        for name, texts in zip(("text", "text_pair"), zip(*examples.texts, strict=True), strict=False):
+        for name, texts in zip(
+            ("text", "text_pair"), zip(*examples.texts, strict=True), strict=False
+        ):
             columns[name] = list(texts)
     columns |= _labels_and_predictions(task, examples, predictions)
     columns["loss"] = predictions.losses
@@ -236,13 +240,24 @@ def _subset_column(task: Task, examples: Examples, name: str) -> np.ndarray:
 
 
 def _subset_table(
-    task: Task, examples: Examples, predictions: Predictions, names: Sequence[str], config: PointsConfig
+    task: Task,
+    examples: Examples,
+    predictions: Predictions,
+    names: Sequence[str],
+    config: PointsConfig,
 ) -> pd.DataFrame:
     rows = []
     for subset, mask in subset_masks(task, examples).items():
         part = predictions.take(mask)
         for name, (value, low, high) in metric_table(part, names, config).items():
             rows.append(
-                {"subset": subset, "n": int(mask.sum()), "metric": name, "value": value, "low": low, "high": high}
+                {
+                    "subset": subset,
+                    "n": int(mask.sum()),
+                    "metric": name,
+                    "value": value,
+                    "low": low,
+                    "high": high,
+                }
             )
     return pd.DataFrame(rows, columns=["subset", "n", "metric", "value", "low", "high"])

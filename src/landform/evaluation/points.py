@@ -137,7 +137,9 @@ class Evaluator:
         sequence = data.objective.kind in ("classification", "regression")
         for batch in data.batches:
             z = data.objective.logits(self.model, batch)
-            losses = data.objective.losses(z.double() if sequence else z, data.objective.targets(batch))
+            losses = data.objective.losses(
+                z.double() if sequence else z, data.objective.targets(batch)
+            )
             sums.append(losses.sums.double())
             counts.append(losses.counts.double())
             if sequence:
@@ -227,10 +229,14 @@ class PointsWork:
             "token_budget": config.token_budget,
             "dtype": config.dtype,
             "model_labels": config.model_labels,
-            "mask_seed": config.seed if any(d.task.kind == "masked-lm" for d in self.data) else None,
+            "mask_seed": config.seed
+            if any(d.task.kind == "masked-lm" for d in self.data)
+            else None,
         }
 
-    def mix_job(self, members: Sequence[int], weights: Sequence[Sequence[float]], label: str) -> Job:
+    def mix_job(
+        self, members: Sequence[int], weights: Sequence[Sequence[float]], label: str
+    ) -> Job:
         """The job of evaluating `sum_m weights[p][m] checkpoint[members[m]]` for every p."""
         spec = {
             **self._shared_spec,
@@ -329,7 +335,9 @@ def _set_padding(model: Any, tokenizer: Any) -> None:
     # Decoder classifiers look for the last token that is not padding, and refuse batches
     # when they were never told which token that is.
     if getattr(model.config, "pad_token_id", None) is None:
-        pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+        pad = (
+            tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+        )
         model.config.pad_token_id = pad if pad is not None else 0
 
 

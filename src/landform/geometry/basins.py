@@ -117,11 +117,10 @@ def cluster(
     1. *Groups that stand apart.* For 24 scales between the floor and the largest gap, k is the
        number between 2 and N - 1 with the largest eigengap lambda_{k+1} - lambda_k of the
        normalised Laplacian, and the division into k the clustering of its first k eigenvectors
-       (rows normalised; k-means). The division with the highest confidence, the smaller of eigengap and
-       mean silhouette, is accepted if its silhouette reaches 0.6. The silhouette of a checkpoint is
-       (b - a) / max(a, b, 2 floors): b its mean gap to the nearest other basin, a to its own (a
-       checkpoint alone in its basin takes the mean gap within all basins), so that splitting noise
-       earns nothing.
+       (rows normalised; k-means). The division with the highest confidence, the smaller of
+       eigengap and mean silhouette, is accepted if its silhouette reaches 0.6. The silhouette is
+       (b - a) / max(a, b, 2 floors): b is a checkpoint's mean gap to the nearest other basin, a to
+       its own (alone in its basin: the mean gap within all basins); splitting noise earns nothing.
     2. *Otherwise* the gaps have no groups of their own, and only their size can tell: with s = 2
        floors, k from 1 to N has the largest eigengap (lambda_{N+1} = 1). Gaps within the noise give
        one basin; gaps that all stand well above it (about four floors) give N basins.
@@ -151,7 +150,7 @@ def cluster(
     choice = _choose(counted, floor, n_basins, scale, seed)
     if noise_floor is None and len(names) > 1:
         choice = choice._replace(
-            reason=f"{choice.reason} (no noise floor was given: gaps up to {floor:g} nats count as 0)"
+            reason=f"{choice.reason} (no noise floor given: gaps up to {floor:g} nats count as 0)"
         )
     values, vectors = _spectrum(counted, choice.scale)
     embedding = _embedding(vectors, counted, choice.scale, max(2, choice.basins))

@@ -107,9 +107,7 @@ def as_data(task: Task | Data | tuple[Task, str], split: str = "validation") -> 
     if isinstance(task, tuple):
         return Data(*task)
     if not isinstance(task, Task):
-        raise ConfigError(
-            f"{task!r} is not a task", remedy="make one with landform.load_task(...)"
-        )
+        raise ConfigError(f"{task!r} is not a task", remedy="make one with landform.load_task(...)")
     return Data(task, split)
 
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from math import comb
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -76,7 +76,8 @@ class BasinStatistics:
         inside, rest = self.means
         return (
             f"mean {inside:.4g} in the basin ({self.sizes.in_basin:.0f}), {rest:.4g} in the rest "
-            f"({self.sizes.rest:.0f}): AUC {self.auc:.3f} [{self.auc_low:.3f}, {self.auc_high:.3f}], "
+            f"({self.sizes.rest:.0f}): "
+            f"AUC {self.auc:.3f} [{self.auc_low:.3f}, {self.auc_high:.3f}], "
             f"rank-biserial {self.rank_biserial:+.3f}, p = {self.p_value:.2g}"
         )
 
@@ -144,7 +145,8 @@ def _aligned(values: npt.ArrayLike, other: npt.ArrayLike, what: str) -> npt.Arra
         missing = values.index.symmetric_difference(other.index)
         if len(missing):
             raise DataError(f"{what}: {missing[0]!r} is in one of the two Series only")
-        return other.reindex(values.index)
+        ordered: npt.ArrayLike = other.reindex(values.index).to_numpy()
+        return ordered
     return other
 
 
@@ -167,11 +169,13 @@ def basin_statistics(
 
     AUC = P(value from the larger group > value from the smaller group) + 1/2 P(tie), over all pairs
     of checkpoints (the Mann-Whitney U over its maximum). A basin and its complement are the same
-    division, so the mask and its complement give the same AUC; of groups of equal size the first is
-    `in_basin`. rank_biserial = 2 AUC - 1. `means` and `deviations` (n - 1 form) are in the order given.
+    division, so the mask and its complement give the same AUC; of groups of equal size
+    the first is `in_basin`. rank_biserial = 2 AUC - 1. `means` and `deviations` (n - 1 form) are
+    those of `in_basin` and of the rest, in this order.
 
-    p is the share of divisions into groups of these sizes whose |AUC - 1/2| is at least the observed
-    one: enumerated up to 50,000 divisions, else (b + 1) / (m + 1) from m seeded `permutations`.
+    p is the share of divisions into groups of these sizes whose |AUC - 1/2| is at least the
+    observed one: enumerated up to 50,000 divisions, else (b + 1) / (m + 1) from m seeded
+    `permutations`.
     The interval resamples checkpoints within each group; a group of one contributes no
     variation, so the interval is then too narrow.
 
@@ -280,8 +284,8 @@ def _pearson(x: Floats, y: Floats) -> float:
 def partial_correlation(x: npt.ArrayLike, y: npt.ArrayLike, control: npt.ArrayLike) -> float:
     """Pearson correlation of x and y (N,) with `control` (N,) held fixed.
 
-    r = (r_xy - r_xc r_yc) / sqrt((1 - r_xc^2) (1 - r_yc^2)): the correlation of what a straight line
-    in `control` leaves of x and of y. NaN where x or y is a function of the control or does not vary.
+    r = (r_xy - r_xc r_yc) / sqrt((1 - r_xc^2) (1 - r_yc^2)): the correlation of what a straight
+    line in `control` leaves of x and of y. NaN where x or y is such a line or does not vary.
     Booleans count as 0 and 1. Raises DataError on lengths, NonFiniteError naming the entry.
     """
     names = ("x", "y", "control")
@@ -369,10 +373,10 @@ def basin_table(
     `basin_statistics` whenever basin 0 holds at least half of the checkpoints. `pearson_r`,
     `spearman_rho` and `predictor_p` are `centroid_predictor`'s; `partial_r` is the correlation of
     membership and metric with the in-domain metric held fixed. What does not exist is NaN: all
-    comparisons where there is one basin, `partial_r` in the row of the in-domain metric itself.
+    comparisons where there is one basin, `partial_r` in the row of the in-domain metric itself,
+    and everything about a metric that some checkpoint does not have (NaN among its values).
 
-    Raises ConfigError naming an unknown column, DataError where the names do not match, and
-    NonFiniteError naming the checkpoint.
+    Raises ConfigError naming an unknown column and DataError where the names do not match.
     """
     wanted = [(name, "ood") for name in ood]
     if in_domain is not None:
@@ -382,14 +386,18 @@ def basin_table(
     rows = []
     for name, role in wanted:
         values = endpoints[name].astype(np.float64)
-        numbers = _finite(values, f"metric {name!r}")
+        numbers = values.to_numpy()
         row: dict[str, Any] = {"metric": name, "role": role, **_group_columns(numbers, member)}
+        rows.append(row)
+        if not np.isfinite(numbers).all():
+            continue
         if member.any() and not member.all():
             found = _compare(numbers, member, member, permutations, replicates, seed, level)
             row |= {key: getattr(found, key) for key in TABLE_COLUMNS[8:13]}
             if in_domain is not None and role == "ood" and name != in_domain and len(member) > 2:
                 control = endpoints[in_domain].to_numpy(dtype=np.float64)
-                row["partial_r"] = partial_correlation(member, numbers, control)
+                if np.isfinite(control).all():
+                    row["partial_r"] = partial_correlation(member, numbers, control)
         if centroid_difference is not None and len(numbers) > 2:
             predictor = centroid_predictor(
                 centroid_difference, values, permutations=permutations, seed=seed
@@ -397,7 +405,6 @@ def basin_table(
             row["pearson_r"] = predictor.pearson_r
             row["spearman_rho"] = predictor.spearman_rho
             row["predictor_p"] = predictor.p_value
-        rows.append(row)
     table = pd.DataFrame(rows, columns=list(TABLE_COLUMNS))
     return table.astype({name: np.float64 for name in TABLE_COLUMNS[4:]})
 
@@ -405,15 +412,15 @@ def basin_table(
 def basin_summary(basins: pd.Series, endpoints: pd.DataFrame) -> pd.DataFrame:
     """Every basin's own numbers, long: columns basin, metric, n, mean, sd, min, max.
 
-    `sd` has n - 1 in it and is NaN for a basin of one. Raises DataError where the names of `basins`
-    and `endpoints` do not match, NonFiniteError naming the checkpoint.
+    `sd` has n - 1 in it and is NaN for a basin of one; a metric that is NaN for a checkpoint is NaN
+    for its basin. Raises DataError where the names of `basins` and `endpoints` do not match.
     """
     ordered = _match(basins, endpoints, list(endpoints.columns))
     rows = []
     for basin in sorted(ordered.unique()):
         inside = (ordered == basin).to_numpy()
         for name in endpoints.columns:
-            values = _finite(endpoints[name].astype(np.float64), f"metric {name!r}")[inside]
+            values = endpoints[name].to_numpy(dtype=np.float64)[inside]
             rows.append(
                 {
                     "basin": int(basin),
@@ -447,12 +454,14 @@ def _match(basins: pd.Series, endpoints: pd.DataFrame, columns: Sequence[str]) -
                 f"there is no endpoint metric {name!r}",
                 remedy=f"did you mean {nearest(str(name), known)!r}?",
             )
+    for index, what in ((basins.index, "basins"), (endpoints.index, "endpoints")):
+        if not len(index):
+            raise DataError(f"{what} hold no checkpoints")
+        if index.has_duplicates:
+            raise DataError(f"{what}: checkpoint {index[index.duplicated()][0]!r} is there twice")
     missing = endpoints.index.symmetric_difference(basins.index)
-    if len(missing) or not len(endpoints) or basins.index.has_duplicates:
-        culprit = missing[0] if len(missing) else "no checkpoint, or one twice,"
-        raise DataError(
-            f"basins and endpoints must have the same checkpoints: {culprit!r} is not in both"
-        )
+    if len(missing):
+        raise DataError(f"checkpoint {missing[0]!r} is in one of basins and endpoints only")
     ordered = basins.reindex(endpoints.index)
     if ordered.isna().any():
         raise DataError(f"checkpoint {ordered.index[ordered.isna()][0]!r} has no basin")

@@ -222,7 +222,11 @@ class ConnectionStudy:
                 f"two data sets are called {repeated[0]}", remedy="give a task another name="
             )
         names = short_names(chosen)
-        wanted = list(combinations(range(len(chosen)), 2)) if pairs is None else _index_pairs(pairs, names)
+        wanted = (
+            list(combinations(range(len(chosen)), 2))
+            if pairs is None
+            else _index_pairs(pairs, names)
+        )
         work = PointsWork(tuple(chosen), data, config)
         return cls(names, work, tuple(wanted), config)
 
@@ -238,7 +242,9 @@ class ConnectionStudy:
         lines = [self.work.line_job(a, b, self.ts[1:-1]) for a, b in self._ordered_pairs()]
         return Plan((*ends, *lines))
 
-    def forecast(self, store: ArtifactStore, seconds_per_evaluation: float | None = None) -> Forecast:
+    def forecast(
+        self, store: ArtifactStore, seconds_per_evaluation: float | None = None
+    ) -> Forecast:
         """Evaluations that remain, their time, and the memory of the checkpoints held."""
         weights = [sum(f.stat().st_size for f in c.weight_files) for c in self.work.checkpoints]
         held = min(sum(weights), int(self.config.memory * 2**30))
@@ -353,7 +359,10 @@ class ConnectionStudy:
         rows = []
         for end in ends:
             predictions = unpack(end, d, examples, data.task.kind)[0]
-            row = {"loss": float(get_metric("loss").aggregate(predictions)), **_values(predictions, data.task)}
+            row = {
+                "loss": float(get_metric("loss").aggregate(predictions)),
+                **_values(predictions, data.task),
+            }
             for subset, mask in masks.items():
                 values = _values(predictions.take(mask), data.task)
                 row |= {f"{subset}/{name}": value for name, value in values.items()}

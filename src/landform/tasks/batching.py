@@ -73,7 +73,9 @@ class Batch:
 def longest_input(tokenizer: PreTrainedTokenizerBase, config: Any, asked: int | None) -> int:
     """The length at which inputs are cut: `asked`, or all that tokenizer and model can take."""
     limits = [tokenizer.model_max_length]
-    positions = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
+    positions = getattr(config, "max_position_embeddings", None) or getattr(
+        config, "n_positions", None
+    )
     if isinstance(positions, int) and positions > 0:
         # RoBERTa-style models number positions from pad_token_id + 1, so two rows of the
         # position table are never reached by tokens.
@@ -163,7 +165,9 @@ def _encode_texts(
     if not full:
         return rows, 0
     again = tokenizer(
-        *[[column[i] for i in full] for column in columns], truncation=False, padding=False,
+        *[[column[i] for i in full] for column in columns],
+        truncation=False,
+        padding=False,
         verbose=False,
     )
     return rows, sum(len(ids) > max_length for ids in again["input_ids"])
@@ -235,7 +239,11 @@ def _add_targets(
 
 
 def collate(
-    rows: Sequence[dict[str, Any]], positions: Sequence[int], *, pad_id: int, length: int | None = None
+    rows: Sequence[dict[str, Any]],
+    positions: Sequence[int],
+    *,
+    pad_id: int,
+    length: int | None = None,
 ) -> Batch:
     """Pad some encoded rows on the right to the longest of them (or to `length`)."""
     longest = max(len(row["input_ids"]) for row in rows)

@@ -137,7 +137,9 @@ class Objective:
             return Losses(positions, valid.to(positions.dtype), right)
         return Losses(positions.sum(-1), valid.sum(-1).to(positions.dtype), right.sum(-1))
 
-    def output_gradient(self, logits: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
+    def output_gradient(
+        self, logits: Tensor, targets: Tensor, weights: Tensor | None = None
+    ) -> Tensor:
         """d/dz sum_i w_i sum_t m_it l_it: softmax(z) - onehot(y), or 2 (z - y); shape of `logits`.
 
         `weights` is (B,) or the shape of `targets`; masked positions have gradient 0.

@@ -160,7 +160,12 @@ def resolve(
     path = Path(name).expanduser()
     if path.exists():
         return _local(text, path, step, revision)
-    if path.is_absolute() or name.startswith(".") or name.count("/") > 1 or not _HUB_NAME.match(name):
+    if (
+        path.is_absolute()
+        or name.startswith(".")
+        or name.count("/") > 1
+        or not _HUB_NAME.match(name)
+    ):
         raise CheckpointError(f"{text}: there is no such directory", remedy=_name_help(path))
     return _from_hub(text, name, step, revision)
 
@@ -169,7 +174,9 @@ _HUB_NAME = re.compile(r"^[\w.-]+(/[\w.-]+)?$")
 
 
 def _name_help(path: Path) -> str:
-    siblings = sorted(p.name for p in path.parent.glob("*") if p.is_dir()) if path.parent.is_dir() else []
+    siblings = (
+        sorted(p.name for p in path.parent.glob("*") if p.is_dir()) if path.parent.is_dir() else []
+    )
     if siblings:
         return f"in {path.parent} there are: {', '.join(siblings[:8])}"
     return "name a directory written by save_pretrained, or a hub model as org/name"
@@ -212,7 +219,15 @@ def _from_hub(spec: str, name: str, step: int | None, revision: str | None) -> C
         path = snapshot_download(
             name,
             revision=revision,
-            ignore_patterns=["*.h5", "*.msgpack", "*.onnx", "*.ot", "onnx/*", "openvino/*", "*.tflite"],
+            ignore_patterns=[
+                "*.h5",
+                "*.msgpack",
+                "*.onnx",
+                "*.ot",
+                "onnx/*",
+                "openvino/*",
+                "*.tflite",
+            ],
         )
     except CheckpointError:
         raise
@@ -227,12 +242,17 @@ def _from_hub(spec: str, name: str, step: int | None, revision: str | None) -> C
 
 def _revision_of_step(api: Any, name: str, step: int) -> str:
     """The one revision of a hub model that is `step`: branch or tag by name, else commit message."""
-    exact = re.compile(rf"(?:^|[^0-9a-z])(?:steps?|checkpoint)[ _=:-]*0*{step}(?![0-9])|(?<![0-9]){step} ?steps?\b", re.I)
+    exact = re.compile(
+        rf"(?:^|[^0-9a-z])(?:steps?|checkpoint)[ _=:-]*0*{step}(?![0-9])|(?<![0-9]){step} ?steps?\b",
+        re.I,
+    )
     refs = api.list_repo_refs(name)
     named = [ref.name for ref in [*refs.branches, *refs.tags] if exact.search(ref.name)]
     if len(named) == 1:
         return str(named[0])
-    commits = [c.commit_id for c in api.list_repo_commits(name) if exact.search(f"{c.title}\n{c.message}")]
+    commits = [
+        c.commit_id for c in api.list_repo_commits(name) if exact.search(f"{c.title}\n{c.message}")
+    ]
     if len(named) > 1 or len(commits) > 1:
         raise CheckpointError(
             f"{name}: {len(named) or len(commits)} revisions say step {step}: {', '.join((named or commits)[:4])}",
@@ -272,7 +292,8 @@ def _expand(pattern: str) -> list[str]:
     found = [
         path + (f"@{suffix}" if at else "")
         for path in glob.glob(os.path.expanduser(stem))
-        if (Path(path) / "config.json").exists() or (at and (Path(path) / f"checkpoint-{suffix}").is_dir())
+        if (Path(path) / "config.json").exists()
+        or (at and (Path(path) / f"checkpoint-{suffix}").is_dir())
     ]
     if not found and stem.count("/") == 1 and not Path(stem.split("/")[0]).is_dir():
         found = [name + (f"@{suffix}" if at else "") for name in _hub_names(stem)]
@@ -355,7 +376,9 @@ def load_model(
             raise _load_error(checkpoint, error) from error
     missing = sorted(info["missing_keys"])
     if info["mismatched_keys"]:
-        raise CheckpointError(f"{checkpoint.spec}: shapes differ: {sorted(info['mismatched_keys'])[:3]}")
+        raise CheckpointError(
+            f"{checkpoint.spec}: shapes differ: {sorted(info['mismatched_keys'])[:3]}"
+        )
     if missing and not new_head:
         raise CheckpointError(
             f"{checkpoint.spec}: no weights for {', '.join(missing[:4])}"
@@ -404,7 +427,9 @@ def _load_error(checkpoint: Checkpoint, error: Exception) -> CheckpointError:
         text = f"{checkpoint.weight_files[0].name} is truncated or not a safetensors file ({text})"
     elif "ize mismatch" in text or "mismatched" in text:
         remedy = "config.json and the weights do not belong together"
-    elif "Unrecognized configuration class" in text or "does not recognize this architecture" in text:
+    elif (
+        "Unrecognized configuration class" in text or "does not recognize this architecture" in text
+    ):
         remedy = "this architecture has no head of the kind the task needs"
     return CheckpointError(f"{checkpoint.spec}: cannot load the model: {text[:400]}", remedy=remedy)
 
@@ -426,7 +451,9 @@ def load_tokenizer(checkpoint: str | os.PathLike[str] | Checkpoint) -> PreTraine
                 checkpoint.path, trust_remote_code=False, local_files_only=True
             )
         except Exception as error:
-            raise CheckpointError(f"{checkpoint.spec}: cannot load the tokenizer: {error}") from error
+            raise CheckpointError(
+                f"{checkpoint.spec}: cannot load the tokenizer: {error}"
+            ) from error
     return tokenizer  # type: ignore[no-any-return]
 
 

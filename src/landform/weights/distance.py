@@ -85,7 +85,9 @@ def _sums(a: Tensor, b: Tensor, origin: Tensor | None) -> tuple[float, float, fl
     )
 
 
-def _finish(difference: float, dot: float, aa: float, bb: float, n: int) -> tuple[float, float, float]:
+def _finish(
+    difference: float, dot: float, aa: float, bb: float, n: int
+) -> tuple[float, float, float]:
     l2 = math.sqrt(difference)
     cosine = dot / math.sqrt(aa * bb) if aa > 0 and bb > 0 else math.nan
     return l2, l2 / math.sqrt(n), cosine

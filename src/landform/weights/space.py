@@ -113,7 +113,9 @@ class ParameterSpace:
         """Bytes of one point."""
         return self.numel * self.dtype.itemsize
 
-    def flatten(self, source: nn.Module | Mapping[str, Tensor], out: Tensor | None = None) -> Tensor:
+    def flatten(
+        self, source: nn.Module | Mapping[str, Tensor], out: Tensor | None = None
+    ) -> Tensor:
         """The point where `source` is: a copy, shape (numel,), in `out` when given.
 
         `source` is a model or a mapping name -> tensor; missing tensors or other shapes raise
@@ -232,7 +234,9 @@ class ParameterSpace:
             "block": _block_of,
         }
         if kind not in namer:
-            raise ConfigError(f"unknown kind of group {kind!r}", remedy=f"one of {[*namer, 'head']}")
+            raise ConfigError(
+                f"unknown kind of group {kind!r}", remedy=f"one of {[*namer, 'head']}"
+            )
         result: dict[str, list[Region]] = {}
         for name, shape in zip(self.names, self.shapes, strict=True):
             whole = Region(name, 0, 0, shape[0] if shape else 1)
@@ -320,17 +324,28 @@ def _layer_of(name: str) -> str:
     # bert.pooler.dense -> pooler; classifier.out_proj -> classifier: the first module that is
     # not the wrapper around the whole encoder.
     parts = owner.split(".")
-    return parts[1] if len(parts) > 2 or parts[0] in _WRAPPERS and len(parts) > 1 else parts[0]
+    return parts[1] if len(parts) > 2 or (parts[0] in _WRAPPERS and len(parts) > 1) else parts[0]
 
 
-_WRAPPERS = {"bert", "roberta", "distilbert", "transformer", "model", "electra", "deberta", "albert"}
+_WRAPPERS = {
+    "bert",
+    "roberta",
+    "distilbert",
+    "transformer",
+    "model",
+    "electra",
+    "deberta",
+    "albert",
+}
 
 
 def _block_of(name: str) -> str:
     match = _LAYER.match(name)
     if not match:
         return _layer_of(name)
-    return f"{match.group(1)}.{'attention' if _ATTENTION.search(match.group(2)) else 'feed_forward'}"
+    return (
+        f"{match.group(1)}.{'attention' if _ATTENTION.search(match.group(2)) else 'feed_forward'}"
+    )
 
 
 def _head_regions(

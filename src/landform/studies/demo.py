@@ -1,0 +1,49 @@
+"""The embedded study: eight seeds of a small encoder, in and out of domain, connected."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from landform.embedded import STUDY, encoder_path
+from landform.studies.study_file import StudyFile
+
+__all__ = ["demo_study"]
+
+
+def demo_study(out: Path, *, seeds: int | None = None, **changes: Any) -> StudyFile:
+    """The embedded study as a study file, to be kept in the directory `out`.
+
+    The training pairs leave open whether the model should learn a heuristic (word overlap means
+    entailment) or the grammar; the split `heuristics` tells the two apart. `changes` replace
+    training options.
+    """
+    chosen = STUDY.seeds if seeds is None else tuple(range(seeds))
+    train = {
+        "model": str(encoder_path()),
+        "task": "embedded",
+        "out": "runs",
+        "seeds": chosen,
+        "max_steps": STUDY.steps,
+        "batch_size": STUDY.batch_size,
+        "learning_rate": STUDY.learning_rate,
+        "warmup_ratio": STUDY.warmup,
+        "weight_decay": STUDY.weight_decay,
+        "dropout": STUDY.dropout,
+        **changes,
+    }
+    runs = [f"runs/seed{seed}" for seed in chosen]
+    steps = [
+        {"train": train},
+        {"evaluate": {"checkpoints": runs, "task": "embedded:heuristics"}},
+        {
+            "connect": {
+                "checkpoints": runs,
+                "task": "embedded",
+                "also": ["embedded:heuristics"],
+                "points": 10,
+            }
+        },
+        {"report": {"title": "The embedded study"}},
+    ]
+    return StudyFile.of({"study": ".", "steps": steps}, base=out, where="the embedded study")
