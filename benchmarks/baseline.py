@@ -1,9 +1,9 @@
 """The usual way to walk a line between two checkpoints, kept as a baseline to measure against.
 
 This is how research scripts on linear mode connectivity do it: every pair starts from the disk,
-with three model loads (the third is the model that moves); every point is a whole state dict mixed on
-the host and loaded into the model; the inputs are tokenised again for each pair and padded to the
-longest sequence the model can take; and both endpoints are evaluated again in each pair they
+with three model loads (the third is the model that moves); every point is a whole state dict mixed
+on the host and loaded into the model; the inputs are tokenised again for each pair and padded to
+the longest sequence the model can take; and both endpoints are evaluated again in each pair they
 belong to.
 The arithmetic is sound, so its losses are the ones a faster way must reproduce.
 

@@ -22,7 +22,7 @@ __all__ = ["Result", "from_parts", "to_parts"]
 
 
 class Result:
-    """Base of result objects: `reading` for a person, `to_json` for a machine, `plot` for a page."""
+    """Base of results: `reading` for a person, `to_json` for a machine, `plot` for a page."""
 
     @property
     def reading(self) -> str:

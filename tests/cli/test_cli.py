@@ -105,8 +105,8 @@ def test_interpolate_writes_a_figure(say, place, tmp_path):
 
 def test_connect_then_report(say, place, tmp_path):
     study = tmp_path / "study"
-    words = ["connect", f"{place}/runs/seed*", *data(place), "--also", place / "ood.yaml:validation",
-             "--points", 4, "--store", study]  # fmt: skip
+    words = ["connect", f"{place}/runs/seed*", *data(place), "--points", 4, "--store", study]
+    words += ["--also", place / "ood.yaml:validation"]
     status, out, err = say(*words, "--dry-run")
     assert status == 0, err
     assert "9 evaluations" in out.replace("\n", " ") and not study.exists()
@@ -151,8 +151,8 @@ def test_train_then_connect(say, place, tmp_path):
         (tmp_path / "base" / name).write_bytes((place / "runs" / "seed0" / name).read_bytes())
     files = ["--files.train", place / "train.tsv", "--files.validation", place / "dev.tsv",
              "--text", "sentence", "--label", "label"]  # fmt: skip
-    words = ["train", tmp_path / "base", *files, "--seeds", 0, 1, "--max-steps", 3, "--save-steps", 2,
-             "--out", tmp_path / "out"]  # fmt: skip
+    words = ["train", tmp_path / "base", *files, "--seeds", 0, 1, "--max-steps", 3]
+    words += ["--save-steps", 2, "--out", tmp_path / "out"]
     status, out, err = say(*words, "--dry-run")
     assert status == 0 and not (tmp_path / "out").exists(), err
     status, out, err = say(*words)
@@ -180,9 +180,9 @@ def test_run_a_study_file(say, place, tmp_path):
     for name in ("runs", "train.tsv", "dev.tsv", "ood.tsv"):
         (tmp_path / name).symlink_to(place / name)
     (tmp_path / "study.yaml").write_text(STUDY.format(points=3))
-    status, out, err = say("run", tmp_path / "study.yaml", "--dry-run")
+    status, _, err = say("run", tmp_path / "study.yaml", "--dry-run")
     assert status == 0 and not (tmp_path / "study").exists(), err
-    status, out, err = say("run", tmp_path / "study.yaml")
+    status, _, err = say("run", tmp_path / "study.yaml")
     assert status == 0, err
     assert (tmp_path / "study" / "atlas.html").exists()
     assert len(list((tmp_path / "study" / "results").glob("evaluate-*"))) == 3

@@ -94,7 +94,7 @@ def test_matrices_are_square_symmetric_and_zero_on_the_diagonal(connection):
 def test_basins_and_endpoints(connection, study_parts):
     assert isinstance(connection.basins, pd.Series)
     assert list(connection.basins.index) == list(connection.names)
-    task, ood = tasks(study_parts)
+    _, ood = tasks(study_parts)
     result = lf.evaluate(study_parts / "runs" / "seed2", ood)
     row = connection.endpoints.loc["seed2"]
     assert row["ood:validation/accuracy"] == pytest.approx(result.metrics["accuracy"])
@@ -153,7 +153,7 @@ def test_plan_is_known_before_anything_runs(study_parts, tmp_path):
 
 
 def test_bad_requests(study_parts, tmp_path):
-    task, ood = tasks(study_parts)
+    task, _ = tasks(study_parts)
     runs = study_parts / "runs"
     with pytest.raises(ConfigError, match="at least two"):
         lf.connect([runs / "seed0"], task)
@@ -169,7 +169,7 @@ def test_bad_requests(study_parts, tmp_path):
         lf.connect([f"{runs}/seed*"], task, points=2, ood=("dev:validation/acuracy",))
 
 
-# --- killed and resumed ----------------------------------------------------------------------------
+# --- killed and resumed ------------------------------------------------------------------------
 
 SCRIPT = """
 import sys, time

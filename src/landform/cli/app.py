@@ -19,7 +19,8 @@ __all__ = ["app", "main"]
 _HELP = """\
 Which basin a fine-tuned language model landed in, and what the loss surface around it looks like.
 
-A checkpoint is a directory (runs/seed0), a step of a run (runs/seed0@300), a hub model (org/name) or one at a revision (org/name@main).
+A checkpoint is a directory (runs/seed0), a step of a run (runs/seed0@300), a hub model (org/name) \
+or one at a revision (org/name@main).
 
 Start with: landform demo
 """

@@ -76,6 +76,6 @@ def evaluate(
     if output.json_:
         emit({"evaluations": [result.to_json() for result in results]}, output, wrote)
         return
-    for result in results:
-        print(result.reading)
+    for shown in results:
+        print(shown.reading)
     emit({}, output, wrote)

@@ -37,6 +37,9 @@ class EmbeddedStudy:
     dropout: float
 
 
+# The step is large enough that seeds disagree about clauses under "if" (accuracy 0 to 1) while all
+# of them stay above 95 % in domain; at twice this step fine-tuning fails, at half of it fewer seeds
+# find the rule. `data_seed` makes the rows, which all seeds share.
 STUDY = EmbeddedStudy(
     seeds=tuple(range(8)),
     train_rows=3000,
@@ -46,7 +49,7 @@ STUDY = EmbeddedStudy(
     disambiguating=0.03,
     steps=200,
     batch_size=32,
-    learning_rate=5e-4,
+    learning_rate=1e-3,
     warmup=0.1,
     weight_decay=0.01,
     dropout=0.0,

@@ -45,6 +45,7 @@ class Evaluation(Result):
     checkpoint: str
     task: str
     split: str
+    kind: str
     log: pd.DataFrame
     """one row per example: text_id, text, text_pair, label, prediction, correct, loss (nats),
     tokens, logit_0 ..., and the data's further columns"""
@@ -65,7 +66,8 @@ class Evaluation(Result):
             f"{name} {value:.4g} [{self.intervals[name][0]:.4g}, {self.intervals[name][1]:.4g}]"
             for name, value in self.metrics.items()
         ]
-        return f"{self.checkpoint} on {self.task}:{self.split} ({len(self.log)} examples): {', '.join(parts)}"
+        where = f"{self.checkpoint} on {self.task}:{self.split} ({len(self.log)} examples)"
+        return f"{where}: {', '.join(parts)}"
 
     def to_json(self) -> dict[str, Any]:
         """Metrics, intervals and subsets; the per-example log stays a table."""
@@ -125,7 +127,8 @@ def assemble(
     return Evaluation(
         checkpoint=checkpoint.spec,
         task=data.task.name,
-        split=data.split,
+        split=data.task.resolve(data.split),
+        kind=data.task.kind,
         log=example_log(data.task, examples, predictions),
         metrics=metrics,
         intervals=intervals,
@@ -230,13 +233,15 @@ def subset_masks(task: Task, examples: Examples) -> dict[str, np.ndarray]:
 
 def _subset_column(task: Task, examples: Examples, name: str) -> np.ndarray:
     if name == "label" and task.label_names:
-        return np.array(task.label_names, dtype=object)[np.asarray(examples.labels)]
+        names = np.array(task.label_names, dtype=object)
+        return np.asarray(names[np.asarray(examples.labels)])
     if name not in examples.columns:
         raise DataError(
             f"task {task.name}: no column {name!r} to divide the data by",
             remedy=f"columns: {', '.join(map(str, examples.columns.columns)) or 'none'}",
         )
-    return examples.columns[name].to_numpy(dtype=object)
+    values: np.ndarray = examples.columns[name].to_numpy(dtype=object)
+    return values
 
 
 def _subset_table(

@@ -266,7 +266,8 @@ class PointsWorker:
         kind = work.data[0].task.kind
         if {_head(d.task.kind) for d in work.data} != {_head(kind)}:
             raise ConfigError("data sets that need different heads cannot share one model")
-        model = load_model(first, kind, self.config).to(device)
+        model: Any = load_model(first, kind, self.config)
+        model.to(device)
         tokenizer = load_tokenizer(first)
         _set_padding(model, tokenizer)
         self.kind, self.first = kind, first
@@ -345,8 +346,8 @@ def _check_compatible(first: Checkpoint, other: Checkpoint, vocabulary: dict[str
     """Refuse to mix models that number their labels or their tokens differently."""
     if first.label_names() != other.label_names():
         raise LabelError(
-            f"{first.spec} orders its labels {first.label_names()}, {other.spec} {other.label_names()}: "
-            "their heads cannot be mixed",
+            f"{first.spec} orders its labels {first.label_names()}, {other.spec} "
+            f"{other.label_names()}: their heads cannot be mixed",
             remedy="permute the rows of one head, or compare models of one label order",
         )
     if first.tokenizer_fingerprint == other.tokenizer_fingerprint:

@@ -35,6 +35,10 @@ and 0.34 nats reach 0.55, gaps like those of the published MNLI fine-tunes 0.9 a
 CLEAR = 0.5
 """Confidence below which the note warns."""
 
+MARGIN = 0.1
+"""By how much groups that stand apart may be less confident than a division by size and still be
+preferred: what the gaps say about each other needs no floor."""
+
 SCALES = 24
 """Candidates for the affinity scale."""
 
@@ -116,14 +120,16 @@ def cluster(
 
     1. *Groups that stand apart.* For 24 scales between the floor and the largest gap, k is the
        number between 2 and N - 1 with the largest eigengap lambda_{k+1} - lambda_k of the
-       normalised Laplacian, and the division into k the clustering of its first k eigenvectors
-       (rows normalised; k-means). The division with the highest confidence, the smaller of
-       eigengap and mean silhouette, is accepted if its silhouette reaches 0.6. The silhouette is
-       (b - a) / max(a, b, 2 floors): b is a checkpoint's mean gap to the nearest other basin, a to
-       its own (alone in its basin: the mean gap within all basins); splitting noise earns nothing.
-    2. *Otherwise* the gaps have no groups of their own, and only their size can tell: with s = 2
+       normalised Laplacian, and the division into k that of k-means on its first k
+       eigenvectors over the square roots of W. Taken is the division with the highest
+       confidence, the smaller of eigengap and mean silhouette, if its silhouette reaches 0.6.
+       The silhouette is (b - a) / max(a, b, 2 floors): b is a checkpoint's mean gap to the nearest
+       other basin, a to its own (alone in its basin: the mean gap within all basins); splitting
+       noise earns nothing.
+    2. *The size of the gaps.* Where 1 finds nothing, or nothing of confidence 0.5: with s = 2
        floors, k from 1 to N has the largest eigengap (lambda_{N+1} = 1). Gaps within the noise give
-       one basin; gaps that all stand well above it (about four floors) give N basins.
+       one basin; gaps that all stand well above it (about four floors) give N basins. The more
+       confident of 1 and 2 is the answer, 1 if they are within 0.1.
 
     Self-affinities S_ii = 1 are part of W, unlike in scikit-learn: without them a checkpoint far
     from all others has next to no weight, and its basin of one is invisible at small scales.
@@ -152,8 +158,8 @@ def cluster(
         choice = choice._replace(
             reason=f"{choice.reason} (no noise floor given: gaps up to {floor:g} nats count as 0)"
         )
-    values, vectors = _spectrum(counted, choice.scale)
-    embedding = _embedding(vectors, counted, choice.scale, max(2, choice.basins))
+    values, rows = _spectrum(counted, choice.scale)
+    embedding = rows[:, : max(2, choice.basins)]
     return _clustering(
         names, choice, values, embedding, floor, "eigengap" if n_basins is None else "given"
     )
@@ -237,15 +243,16 @@ def _choose(
         zeros = np.zeros(n, dtype=np.intp)
         return Choice(zeros, unit, 1.0, None, "one basin: every gap is within the noise floor")
     grouped = _groups(gaps, unit, seed)
-    if grouped is not None and (grouped.silhouette or 0.0) >= SEPARATED:
-        doubt = "" if grouped.confidence >= CLEAR else ", though not clearly"
-        return grouped._replace(
-            reason=f"{_count(grouped.basins)} that stand apart{doubt}: silhouette "
-            f"{grouped.silhouette:.2f}"
-        )
+    apart = grouped is not None and (grouped.silhouette or 0.0) >= SEPARATED
+    if grouped is not None and apart and grouped.confidence >= CLEAR:
+        return grouped._replace(reason=f"{_count(grouped.basins)} that stand apart")
     _, k = _best_k(_spectrum(gaps, unit)[0], 1, n)
-    found = _divide(gaps, unit, k, unit, seed)
-    return found._replace(reason=_unstructured(found, n))
+    by_size = _divide(gaps, unit, k, unit, seed)
+    if grouped is not None and apart and grouped.confidence + MARGIN >= by_size.confidence:
+        return grouped._replace(
+            reason=f"{_count(grouped.basins)} that stand apart, though not clearly"
+        )
+    return by_size._replace(reason=_unstructured(by_size, n))
 
 
 def _unstructured(found: Choice, n: int) -> str:
@@ -298,25 +305,32 @@ def _given(gaps: Floats, unit: float, k: int, seed: int) -> Choice:
 
 
 def _divide(gaps: Floats, scale: float, k: int, unit: float, seed: int) -> Choice:
-    """Division into k at a scale, by k-means on the rows of the first k eigenvectors."""
+    """Division into k at a scale, by k-means in the first k components of the embedding."""
     n = len(gaps)
-    values, vectors = _spectrum(gaps, scale)
+    values, rows = _spectrum(gaps, scale)
     if k == 1:
         labels = np.zeros(n, dtype=np.intp)
     elif k == n:
         labels = np.arange(n, dtype=np.intp)
     else:
-        labels = _means(vectors[:, :k], k, seed)
+        labels = _means(rows[:, :k], k, seed)
     labels = _by_size(labels)
     return Choice(labels, scale, _eigengap(values, k), _silhouette(gaps, labels, unit), "")
 
 
 def _spectrum(gaps: Floats, scale: float) -> tuple[Floats, Floats]:
-    """Eigenvalues (ascending) and eigenvectors of the normalised Laplacian with self-affinities."""
+    """Eigenvalues (ascending) of the normalised Laplacian, and its embedding (N, N).
+
+    Column c of the embedding is eigenvector c over the square roots of the row sums of S: the first
+    is constant, and members of one group are near each other (Shi and Malik 2000). Signs are fixed
+    so that the entry of largest size is positive.
+    """
     affinity = np.exp(-0.5 * (gaps / scale) ** 2)
     root = np.sqrt(affinity.sum(axis=1))
     values, vectors = np.linalg.eigh(np.eye(len(gaps)) - affinity / root[:, None] / root)
-    return np.maximum(values, 0.0), vectors
+    rows: Floats = vectors / root[:, None]
+    rows *= np.sign(rows[np.abs(rows).argmax(axis=0), np.arange(len(rows))])
+    return np.maximum(values, 0.0), rows
 
 
 def _eigengap(values: Floats, k: int) -> float:
@@ -332,11 +346,9 @@ def _best_k(values: Floats, least: int, most: int) -> tuple[float, int]:
 
 
 def _means(rows: Floats, k: int, seed: int) -> Labels:
-    """k-means labels of rows scaled to length 1 (Ng, Jordan and Weiss 2001)."""
+    """k-means labels of the rows of an embedding."""
     from sklearn.cluster import KMeans
 
-    length = np.linalg.norm(rows, axis=1, keepdims=True)
-    rows = rows / np.where(length > 0, length, 1.0)
     labels: Labels = KMeans(k, n_init=20, random_state=seed).fit_predict(rows).astype(np.intp)
     return labels
 
@@ -371,18 +383,6 @@ def _silhouette(gaps: Floats, labels: Labels, unit: float) -> float | None:
 # --- the result ----------------------------------------------------------------------------------
 
 
-def _embedding(vectors: Floats, gaps: Floats, scale: float, components: int) -> Floats:
-    """First eigenvectors over the square roots of the degrees (N, components).
-
-    The first is constant. Signs are fixed so that the entry of largest size is positive.
-    """
-    root = np.sqrt(np.exp(-0.5 * (gaps / scale) ** 2).sum(axis=1))
-    rows: Floats = vectors[:, :components] / root[:, None]
-    largest = np.abs(rows).argmax(axis=0)
-    rows *= np.sign(rows[largest, np.arange(rows.shape[1])])
-    return rows
-
-
 def _clustering(
     names: tuple[str, ...],
     choice: Choice,
@@ -396,6 +396,7 @@ def _clustering(
     k = choice.basins
     centroids = np.stack([embedding[choice.labels == b].mean(axis=0) for b in range(k)])
     distances = np.linalg.norm(embedding[:, None] - centroids, axis=2)
+    silhouette = "" if choice.silhouette is None else f", silhouette {choice.silhouette:.2f}"
     difference = None
     if k > 1:
         difference = pd.Series(distances[:, 1] - distances[:, 0], index, name="centroid_difference")
@@ -416,7 +417,7 @@ def _clustering(
         centroid_distances=pd.DataFrame(distances, index, [f"basin_{b}" for b in range(k)]),
         centroid_difference=difference,
         note=f"{choice.reason}; affinity scale {choice.scale:.3g} nats, "
-        f"eigengap {choice.eigengap:.2f}, confidence {choice.confidence:.2f}",
+        f"eigengap {choice.eigengap:.2f}{silhouette}, confidence {choice.confidence:.2f}",
     )
 
 

@@ -21,7 +21,7 @@ from landform.store.engines import run_plan
 from landform.store.plan import Plan
 from landform.store.study import open_store
 from landform.tasks.metrics import Predictions
-from landform.tasks.task import Examples, Task
+from landform.tasks.task import Examples, Task, loss_unit
 from landform.weights.checkpoint import Checkpoint, resolve
 
 __all__ = [
@@ -52,6 +52,8 @@ class Interpolation(Result):
     """|| a - b ||"""
     table: pd.DataFrame
     """columns data, t, loss, loss_low, loss_high, and the same three for every metric"""
+    kind: str
+    """kind of the task: the loss is in nats, for regression in squared units"""
     summary: pd.DataFrame
     """one row per data set: data, barrier_height, barrier_low, barrier_high, convexity_gap,
     gap_low, gap_high, gap_p_value, noise_floor, area_under_curve, bump_height"""
@@ -59,12 +61,12 @@ class Interpolation(Result):
 
     @property
     def barrier_height(self) -> float:
-        """On the first data set: how far the loss rises above the chord between the ends, in nats."""
+        """On the first data set: the largest rise of the loss above the chord between the ends."""
         return float(self.summary["barrier_height"].iloc[0])
 
     @property
     def convexity_gap(self) -> float:
-        """On the first data set: the largest barrier of any sub-segment of the line, in nats."""
+        """On the first data set: the largest barrier of any sub-segment of the line."""
         return float(self.summary["convexity_gap"].iloc[0])
 
     @property
@@ -75,10 +77,12 @@ class Interpolation(Result):
             verdict = "no ridge above the noise floor: linearly connected"
         else:
             verdict = "a ridge between them: not linearly connected"
+        unit = loss_unit(self.kind)
+        barrier = f"{row.barrier_height:.4g} [{row.barrier_low:.4g}, {row.barrier_high:.4g}]"
+        gap = f"{row.convexity_gap:.4g} [{row.gap_low:.4g}, {row.gap_high:.4g}]"
         return (
-            f"barrier {row.barrier_height:.4g} [{row.barrier_low:.4g}, {row.barrier_high:.4g}] nats, "
-            f"convexity gap {row.convexity_gap:.4g} [{row.gap_low:.4g}, {row.gap_high:.4g}] "
-            f"(noise floor {row.noise_floor:.2g}) on {row.data}: {verdict}"
+            f"barrier {barrier} {unit}, convexity gap {gap} (noise floor {row.noise_floor:.2g}) "
+            f"on {row.data}: {verdict}"
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -148,6 +152,7 @@ def interpolate(
         a=work.checkpoints[0].spec,
         b=work.checkpoints[1].spec,
         distance=distance,
+        kind=data[0].task.kind,
         table=pd.concat(tables, ignore_index=True),
         summary=pd.DataFrame(rows),
         provenance={

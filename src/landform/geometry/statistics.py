@@ -300,6 +300,8 @@ def partial_correlation(x: npt.ArrayLike, y: npt.ArrayLike, control: npt.ArrayLi
         )
     if np.isnan(_pearson(third, third)):
         return _pearson(first, second)
+    if np.isnan(_pearson(first, first)) or np.isnan(_pearson(second, second)):
+        return float("nan")
     centred = third - third.mean()
     left, right = (
         values - values.mean() - centred * (centred @ values) / (centred @ centred)
@@ -386,7 +388,7 @@ def basin_table(
     rows = []
     for name, role in wanted:
         values = endpoints[name].astype(np.float64)
-        numbers = values.to_numpy()
+        numbers = np.asarray(values, dtype=np.float64)
         row: dict[str, Any] = {"metric": name, "role": role, **_group_columns(numbers, member)}
         rows.append(row)
         if not np.isfinite(numbers).all():

@@ -205,9 +205,6 @@ def metric_label(name: str) -> str:
 def loss_label(result: object) -> str:
     """The loss of a result with its unit: squared error for regression, else nats."""
     kind = getattr(result, "kind", None)
-    if kind is None:
-        config = getattr(result, "config", None)
-        kind = config.get("kind") if isinstance(config, dict) else None
     return "squared error" if kind == "regression" else "cross-entropy (nats)"
 
 

@@ -36,7 +36,7 @@ from landform.store.engines import run_plan
 from landform.store.plan import Forecast, Plan
 from landform.store.study import open_store, publish
 from landform.tasks.metrics import Predictions, get_metric
-from landform.tasks.task import Task
+from landform.tasks.task import Task, loss_unit
 from landform.weights.checkpoint import Checkpoint, select, short_names
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class ConnectConfig(PointsConfig):
     """Columns of the endpoint table to compare between basins (default: the headline metric of
     every further data set and of its first group of subsets)."""
     in_domain: str | None = None
-    """The column shown beside them as the confound (default: the first data set's headline metric)."""
+    """The column beside them as the confound (default: the first data set's headline metric)."""
     engine: Literal["local", "ray"] = "local"
     """Where jobs run: in this process, or on a Ray cluster."""
     workers: int = Field(1, ge=1)
@@ -74,6 +74,8 @@ class Connection(Result):
     names: tuple[str, ...]
     data: tuple[str, ...]
     """data sets; the first one makes the basins"""
+    kind: str
+    """kind of the task: the loss is in nats, for regression in squared units"""
     curves: pd.DataFrame
     """data, a, b, t, loss, loss_low, loss_high and the metrics at every point of every line"""
     pairs: pd.DataFrame
@@ -132,9 +134,10 @@ class Connection(Result):
     def reading(self) -> str:
         """One line for a person."""
         rows = self.pairs[self.pairs.data == self.data[0]]
+        unit = loss_unit(self.kind)
         above = int((rows.convexity_gap > rows.noise_floor).sum())
         gaps = (
-            f"gaps {rows.convexity_gap.min():.3g} to {rows.convexity_gap.max():.3g} nats, "
+            f"gaps {rows.convexity_gap.min():.3g} to {rows.convexity_gap.max():.3g} {unit}, "
             f"{above} of {len(rows)} above the noise floor"
         )
         if self.clustering is None:
@@ -280,7 +283,7 @@ class ConnectionStudy:
         return connection
 
     def _ordered_pairs(self) -> list[tuple[int, int]]:
-        """Pairs in tiles, so that a cache of k checkpoints serves about k^2 / 4 lines per filling."""
+        """Pairs in tiles: a cache of k checkpoints then serves about k^2 / 4 lines per filling."""
         size = max(f.stat().st_size for f in self.work.checkpoints[0].weight_files)
         side = max(1, int(self.config.memory * 2**30 / max(size, 1)) // 2)
         return sorted(self.pairs, key=lambda pair: (pair[0] // side, pair[1] // side, pair))
@@ -304,6 +307,7 @@ class ConnectionStudy:
         return Connection(
             names=self.names,
             data=tuple(data.name for data in self.work.data),
+            kind=self.work.data[0].task.kind,
             curves=pd.concat(curves, ignore_index=True),
             pairs=pair_table,
             clustering=clustering,
@@ -374,14 +378,18 @@ class ConnectionStudy:
             return None
         rows = pairs[pairs.data == self.work.data[0].name]
         square = pd.DataFrame(0.0, index=list(self.names), columns=list(self.names))
-        for a, b, gap in zip(rows.a, rows.b, rows.convexity_gap, strict=True):
+        floors = square.copy()
+        for a, b, gap, floor in zip(
+            rows.a, rows.b, rows.convexity_gap, rows.noise_floor, strict=True
+        ):
             square.loc[a, b] = square.loc[b, a] = gap
+            floors.loc[a, b] = floors.loc[b, a] = floor
         config = self.config
         return cluster(
             square,
             n_basins=config.basins,
             scale="auto" if config.affinity_scale is None else config.affinity_scale,
-            noise_floor=float(rows.noise_floor.median()),
+            noise_floor=floors.to_numpy(),
             compat=config.compat == "connectivity",
             seed=config.seed,
         )
@@ -414,7 +422,8 @@ class ConnectionStudy:
             if column not in known:
                 raise ConfigError(
                     f"option ood/in_domain: there is no endpoint metric {column!r}",
-                    remedy=f"did you mean {nearest(column, known)!r}? Known: {', '.join(known[:12])}",
+                    remedy=f"did you mean {nearest(column, known)!r}? "
+                    f"Known: {', '.join(known[:12])}",
                 )
         in_domain = self.config.in_domain or f"{first.name}/{first.task.metrics[0]}"
         if self.config.ood:

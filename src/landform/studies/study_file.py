@@ -4,7 +4,7 @@
     tasks:
       sst2: {task: sst2, data_dir: GLUE/SST-2}
     steps:
-      - train: {model: microsoft/MiniLM-L12-H384-uncased, task: sst2, out: study/runs, seeds: [0, 1]}
+      - train: {model: org/pre-trained, task: sst2, out: study/runs, seeds: [0, 1, 2, 3]}
       - evaluate: {checkpoints: study/runs/seed*, task: sst2}
       - connect: {checkpoints: study/runs/seed*, task: sst2, points: 10}
       - report: {title: SST-2}
@@ -304,7 +304,8 @@ def _interpolate(
     task, split = file.task(step.task)
     ends = [file.place(step.a), file.place(step.b)]
     result = interpolate(
-        *ends,
+        ends[0],
+        ends[1],
         task,
         split=split,
         also=[file.task(name) for name in step.also],

@@ -35,7 +35,7 @@ class Encoded:
     """Token ids and labels of every example, unpadded, in the order of the examples."""
 
     rows: tuple[dict[str, Any], ...]
-    """per example: the tokenizer's inputs (lists of int) and `labels` (int, float or list of int)"""
+    """per example: the tokenizer's inputs (lists of int) and `labels` (int, float or ints)"""
     kind: str
     pad_id: int
     truncated: int

@@ -90,7 +90,7 @@ class Generator:
     It must be importable by name, so that a task can travel to another process.
     """
 
-    function: Callable[[str], Any]
+    function: Callable[..., Any]
     splits: tuple[str, ...]
     layout: Layout
 

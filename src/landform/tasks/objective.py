@@ -119,12 +119,13 @@ class Objective:
             return (logits - targets.to(logits.dtype)).square()
         # Half precision has 3 digits: a loss is worth computing in float32 at least.
         values = logits if logits.dtype in (torch.float32, torch.float64) else logits.float()
-        return F.cross_entropy(
+        losses: Tensor = F.cross_entropy(
             values.reshape(-1, values.shape[-1]),
             targets.reshape(-1),
             ignore_index=IGNORED,
             reduction="none",
-        ).view(targets.shape)
+        )
+        return losses.view(targets.shape)
 
     def losses(self, logits: Tensor, targets: Tensor) -> Losses:
         """Per-example sums and counts (see `Losses`)."""
@@ -168,8 +169,9 @@ class Objective:
     def sample_targets(self, logits: Tensor, targets: Tensor, generator: torch.Generator) -> Tensor:
         """Labels drawn from the model's distribution where `targets` has one; -100 elsewhere."""
         if self.kind == "regression":
-            noise = torch.randn(logits.shape, generator=generator, dtype=logits.dtype)
+            noise: Tensor = torch.randn(logits.shape, generator=generator, dtype=logits.dtype)
             return logits + noise.to(logits.device) * 0.5**0.5
         flat = logits.reshape(-1, logits.shape[-1]).softmax(-1)
-        drawn = torch.multinomial(flat, 1, generator=generator).view(targets.shape)
-        return torch.where(targets == IGNORED, targets, drawn)
+        drawn: Tensor = torch.multinomial(flat, 1, generator=generator).view(targets.shape)
+        kept: Tensor = torch.where(targets == IGNORED, targets, drawn)
+        return kept

@@ -547,7 +547,7 @@ class FunctionSource:
     The function must be importable by name, so that a task can travel to another process.
     """
 
-    function: Callable[[str], Any]
+    function: Callable[..., Any]
     splits: tuple[str, ...]
     origin: str
 

@@ -38,7 +38,7 @@ from landform.tasks.sources import (
     table_of,
 )
 
-__all__ = ["Examples", "Kind", "Merge", "Task", "TaskConfig", "load_task"]
+__all__ = ["Examples", "Kind", "Merge", "Task", "TaskConfig", "load_task", "loss_unit"]
 
 Kind = Literal[
     "classification", "regression", "token-classification", "masked-lm", "causal-lm", "seq2seq"
@@ -408,6 +408,11 @@ class Task:
 
 
 # --------------------------------------------------------------------------------------- loading
+
+
+def loss_unit(kind: str) -> str:
+    """The unit of a task's loss: nats, or squared units of the target for regression."""
+    return "squared units" if kind == "regression" else "nats"
 
 
 def load_task(

@@ -64,7 +64,7 @@ class Training(Result):
     @property
     def reading(self) -> str:
         """One line for a person."""
-        metrics = [name for name in self.runs if "/" in name]
+        metrics = [str(name) for name in self.runs if "/" in str(name)]
         parts = [f"training loss {_span(self.runs.train_loss)}"]
         parts += [f"{name} {_span(self.runs[name])}" for name in metrics]
         count = len(self.runs)
@@ -436,7 +436,7 @@ class TrainWorker:
 
     def _summary(self, name: str, seeds: Seeds, history: pd.DataFrame) -> dict[str, Any]:
         trained = history.dropna(subset="loss")
-        metrics = [column for column in history if "/" in column]
+        metrics = [str(column) for column in history if "/" in str(column)]
         return {
             "name": name,
             **seeds.columns(),

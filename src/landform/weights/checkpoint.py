@@ -96,7 +96,7 @@ class Checkpoint:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hash of the weights and the config: what a result made from this checkpoint depends on."""
+        """Hash of the weights and the config: what a result made from it depends on."""
         files = [*self.weight_files, self.path / "config.json"]
         return fingerprint({path.name: fingerprint_file(path) for path in files})
 
@@ -241,9 +241,10 @@ def _from_hub(spec: str, name: str, step: int | None, revision: str | None) -> C
 
 
 def _revision_of_step(api: Any, name: str, step: int) -> str:
-    """The one revision of a hub model that is `step`: branch or tag by name, else commit message."""
+    """The one revision of a hub model that is `step`: a branch or tag, else a commit message."""
     exact = re.compile(
-        rf"(?:^|[^0-9a-z])(?:steps?|checkpoint)[ _=:-]*0*{step}(?![0-9])|(?<![0-9]){step} ?steps?\b",
+        rf"(?:^|[^0-9a-z])(?:steps?|checkpoint)[ _=:-]*0*{step}(?![0-9])"
+        rf"|(?<![0-9]){step} ?steps?\b",
         re.I,
     )
     refs = api.list_repo_refs(name)
@@ -255,7 +256,8 @@ def _revision_of_step(api: Any, name: str, step: int) -> str:
     ]
     if len(named) > 1 or len(commits) > 1:
         raise CheckpointError(
-            f"{name}: {len(named) or len(commits)} revisions say step {step}: {', '.join((named or commits)[:4])}",
+            f"{name}: {len(named) or len(commits)} revisions say step {step}: "
+            f"{', '.join((named or commits)[:4])}",
             remedy=f"name the revision itself: {name}@REVISION",
         )
     if not commits:
@@ -406,8 +408,10 @@ def _check_loadable(checkpoint: Checkpoint, options: LoadConfig) -> bool:
     pickled = checkpoint.weight_files[0].suffix == ".bin"
     if pickled and not options.allow_pickle:
         raise CheckpointError(
-            f"{checkpoint.spec}: {checkpoint.weight_files[0].name} is a pickle, which can run code when read",
-            remedy="convert it to safetensors (load, then save_pretrained), or pass allow_pickle / --allow-pickle",
+            f"{checkpoint.spec}: {checkpoint.weight_files[0].name} is a pickle, which can run code "
+            "when read",
+            remedy="convert it to safetensors (load, then save_pretrained), or pass allow_pickle "
+            "(--allow-pickle)",
         )
     return pickled
 
@@ -454,16 +458,18 @@ def load_tokenizer(checkpoint: str | os.PathLike[str] | Checkpoint) -> PreTraine
             raise CheckpointError(
                 f"{checkpoint.spec}: cannot load the tokenizer: {error}"
             ) from error
-    return tokenizer  # type: ignore[no-any-return]
+    return tokenizer
 
 
 @contextlib.contextmanager
 def quiet_transformers() -> Iterator[None]:
     """No load reports and no progress bars inside: landform says itself what went wrong."""
-    from transformers.utils import logging
+    from transformers.utils import logging as transformers_logging
+
+    logging: Any = transformers_logging  # its functions carry no types
 
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
+    logging.set_verbosity(logging.ERROR)
     logging.disable_progress_bar()
     try:
         yield

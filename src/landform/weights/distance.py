@@ -26,7 +26,8 @@ class DistanceConfig(LoadConfig):
     by: GroupKind = "layer"
     """How the table divides the parameters: tensor, sublayer, layer, block or (attention) head."""
     origin: str | None = None
-    """A third checkpoint (say the pre-trained one): the cosine is then between b - origin and a - origin."""
+    """A third checkpoint, say the pre-trained one: the cosine is then that of a - origin and
+    b - origin."""
 
 
 @dataclass(frozen=True)
@@ -129,7 +130,7 @@ def _origin(config: DistanceConfig, space: ParameterSpace, kind: str | None) -> 
     if config.origin is None:
         return None
     model = load_model(resolve(config.origin), kind, config, new_head=True)
-    fresh = getattr(model, "landform_new_tensors", frozenset())
+    fresh: frozenset[str] = getattr(model, "landform_new_tensors", frozenset())
     tensors = {
         name: torch.zeros_like(p) if name in fresh else p for name, p in model.named_parameters()
     }

@@ -158,7 +158,8 @@ class ParameterSpace:
         """Raise `SpaceMismatchError` naming the tensors in which two spaces differ."""
         if self == other:
             return
-        mine, theirs = dict(zip(self.names, self.shapes)), dict(zip(other.names, other.shapes))
+        mine = dict(zip(self.names, self.shapes, strict=True))
+        theirs = dict(zip(other.names, other.shapes, strict=True))
         faults = [f"{name} only in {here}" for name in self.names if name not in theirs]
         faults += [f"{name} only in {there}" for name in other.names if name not in mine]
         faults += [
@@ -186,7 +187,8 @@ class ParameterSpace:
             bad = int((~torch.isfinite(view)).sum())
             if bad:
                 raise NonFiniteError(
-                    f"{where}: {bad} of {view.numel()} entries of tensor {name} are NaN or infinite",
+                    f"{where}: {bad} of {view.numel()} entries of tensor {name} are NaN or "
+                    "infinite",
                     remedy="the run diverged or the file is damaged; use another checkpoint",
                 )
 
@@ -280,7 +282,7 @@ class ParameterSpace:
         return BoundModel(model, self)
 
     def call(self, model: nn.Module, flat: Tensor, **inputs: Any) -> Any:
-        """Run `model` at the point `flat`, differentiably in `flat` (`torch.func.functional_call`)."""
+        """Run `model` at the point `flat`, differentiably in `flat`."""
         return torch.func.functional_call(model, self.unflatten(flat), (), inputs)
 
 
