@@ -35,10 +35,6 @@ and 0.34 nats reach 0.55, gaps like those of the published MNLI fine-tunes 0.9 a
 CLEAR = 0.5
 """Confidence below which the note warns."""
 
-MARGIN = 0.1
-"""By how much groups that stand apart may be less confident than a division by size and still be
-preferred: what the gaps say about each other needs no floor."""
-
 SCALES = 24
 """Candidates for the affinity scale."""
 
@@ -126,10 +122,10 @@ def cluster(
        The silhouette is (b - a) / max(a, b, 2 floors): b is a checkpoint's mean gap to the nearest
        other basin, a to its own (alone in its basin: the mean gap within all basins); splitting
        noise earns nothing.
-    2. *The size of the gaps.* Where 1 finds nothing, or nothing of confidence 0.5: with s = 2
-       floors, k from 1 to N has the largest eigengap (lambda_{N+1} = 1). Gaps within the noise give
-       one basin; gaps that all stand well above it (about four floors) give N basins. The more
-       confident of 1 and 2 is the answer, 1 if they are within 0.1.
+    2. *The size of the gaps.* Where 1 finds nothing: with s = 2 floors, k from 1 to N has the
+       largest eigengap (lambda_{N+1} = 1). Gaps within the noise give one basin; gaps that all
+       stand well above it (about four floors) give N basins. A division of 1 with a confidence
+       under 0.5 gives way to this one if this is finer and more confident.
 
     Self-affinities S_ii = 1 are part of W, unlike in scikit-learn: without them a checkpoint far
     from all others has next to no weight, and its basin of one is invisible at small scales.
@@ -248,7 +244,9 @@ def _choose(
         return grouped._replace(reason=f"{_count(grouped.basins)} that stand apart")
     _, k = _best_k(_spectrum(gaps, unit)[0], 1, n)
     by_size = _divide(gaps, unit, k, unit, seed)
-    if grouped is not None and apart and grouped.confidence + MARGIN >= by_size.confidence:
+    # Size alone may divide such groups further, but not join what stands apart.
+    finer = grouped is None or by_size.basins > grouped.basins
+    if grouped is not None and apart and not (finer and by_size.confidence > grouped.confidence):
         return grouped._replace(
             reason=f"{_count(grouped.basins)} that stand apart, though not clearly"
         )
