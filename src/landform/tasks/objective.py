@@ -11,6 +11,7 @@ result cannot depend on padding, on the batch split, on the order of examples or
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -163,15 +164,14 @@ class Objective:
         negative log density up to a constant.
         """
         if self.kind == "regression":
-            return torch.distributions.Normal(logits, torch.full_like(logits, 0.5**0.5))
+            return torch.distributions.Normal(logits, torch.full_like(logits, math.sqrt(0.5)))
         return torch.distributions.Categorical(logits=logits)
 
     def sample_targets(self, logits: Tensor, targets: Tensor, generator: torch.Generator) -> Tensor:
         """Labels drawn from the model's distribution where `targets` has one; -100 elsewhere."""
         if self.kind == "regression":
-            noise: Tensor = torch.randn(logits.shape, generator=generator, dtype=logits.dtype)
-            return logits + noise.to(logits.device) * 0.5**0.5
+            noise = torch.randn(logits.shape, generator=generator, dtype=logits.dtype)
+            return logits + math.sqrt(0.5) * noise.to(logits.device)
         flat = logits.reshape(-1, logits.shape[-1]).softmax(-1)
-        drawn: Tensor = torch.multinomial(flat, 1, generator=generator).view(targets.shape)
-        kept: Tensor = torch.where(targets == IGNORED, targets, drawn)
-        return kept
+        drawn = torch.multinomial(flat, 1, generator=generator).view(targets.shape)
+        return torch.where(targets == IGNORED, targets, drawn)
