@@ -110,6 +110,15 @@ def test_gap_is_zero_exactly_for_convex_curves(curve):
     assert convexity_gap(sorted_slopes) == 0.0
 
 
+def test_rounding_is_no_ridge():
+    """Straight lines whose points are no exact numbers: the formula leaves 1e-17, which is 0."""
+    slopes = np.random.default_rng(0).normal(size=(500, 1))
+    lines = 0.1 + slopes * np.linspace(0, 1, 10)
+    assert (convexity_gap(lines) == 0.0).all()
+    assert (barrier_height(lines) == 0.0).all()
+    assert convexity_gap(1e-30 * np.array([0.0, 1.0, 0.0])) == 1e-30  # small, but a ridge
+
+
 @given(losses, st.floats(-5, 5), st.floats(-5, 5), st.floats(0.01, 50))
 def test_affine_functions_do_not_count_and_scale_does(curve, slope, offset, factor):
     tilted = curve + offset + slope * np.arange(len(curve))

@@ -97,6 +97,18 @@ def test_given_replicates_give_the_same():
         replicate_statistics(mean, drawn[:-1])
 
 
+def test_the_upper_end_is_the_larger_of_two():
+    """Replicates skewed downwards: 2 h - q_low lies above q_high."""
+    curve = np.array([0.0, 1.0, 0.0])
+    drawn = np.zeros((3, 101))
+    drawn[1] = 1.0 - np.linspace(0, 0.8, 101)
+    found = replicate_statistics(curve, drawn)
+    low, high = np.quantile(drawn[1], [0.025, 0.975])
+    assert high < 1.0
+    for end in (found.barrier_high, found.gap_high):
+        assert end == pytest.approx(2.0 - low)
+
+
 def test_what_examples_share_is_no_noise():
     """Hard examples shift the whole curve, not its shape: no floor comes of them."""
     level = np.random.default_rng(0).exponential(size=200)
