@@ -225,3 +225,24 @@ def test_killed_study_resumes_to_the_identical_result(study_parts, tmp_path):
     # 4 points and 6 lines; only what was in flight at one of the three kills ran again.
     assert len(set(ran)) == 10 and len(ran) <= 13
     assert _files(killed) == _files(whole)
+
+
+@pytest.mark.ray
+def test_ray_cluster_gives_the_same_study(study_parts, tmp_path):
+    pytest.importorskip("ray", reason="the extra 'ray' is not installed")
+    task, ood = tasks(study_parts)
+    options = {"points": 4, "also": [ood]}
+    here = lf.connect([f"{study_parts}/runs/seed*"], task, store=tmp_path / "here", **options)
+    there = lf.connect(
+        [f"{study_parts}/runs/seed*"],
+        task,
+        store=tmp_path / "there",
+        engine="ray",
+        workers=2,
+        **options,
+    )
+    # Workers may run with another number of threads, which orders sums differently.
+    for name in ("curves", "pairs", "endpoints"):
+        pd.testing.assert_frame_equal(getattr(here, name), getattr(there, name), rtol=1e-5)
+    assert there.evaluations == here.evaluations
+    assert len(list((tmp_path / "there" / "artifacts" / "mix").iterdir())) == 4 + 6
