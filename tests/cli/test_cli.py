@@ -135,6 +135,25 @@ def test_connect_pairs_from_text_and_file(say, place, tmp_path):
     assert status == 1 and "'seed0' is not a pair" in err
 
 
+@pytest.mark.parametrize(
+    ("words", "evaluations"),
+    [(["evaluate", "seed0", "seed1"], 2), (["interpolate", "seed0", "seed1", "--points", 7], 7)],
+)
+def test_dry_runs_keep_nothing(say, place, tmp_path, words, evaluations):
+    named = [place / "runs" / word if str(word).startswith("seed") else word for word in words]
+    status, out, err = say(*named, *data(place), "--store", tmp_path / "s", "--dry-run", "--json")
+    assert status == 0, err
+    forecast = json.loads(out)
+    assert forecast["evaluations"] == evaluations and forecast["seconds"] > 0
+    assert not (tmp_path / "s").exists()
+
+
+def test_dry_run_of_the_demo(say, tmp_path):
+    status, out, err = say("demo", "--out", tmp_path / "demo", "--seeds", 3, "--dry-run")
+    assert status == 0, err
+    assert "train" in out and "report" in out and not (tmp_path / "demo").exists()
+
+
 def test_distance(say, place):
     status, out, _ = say(
         "distance", place / "runs" / "seed0", place / "runs" / "seed1", "--by", "block"

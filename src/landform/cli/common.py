@@ -30,6 +30,7 @@ __all__ = [
     "emit",
     "emit_forecast",
     "make_task",
+    "open_existing",
     "open_study",
     "print_table",
     "read_pairs",
@@ -130,6 +131,11 @@ def read_task(path: str) -> TaskConfig:
 def open_study(store: Path | None) -> ArtifactStore:
     """The study directory of --store, or memory."""
     return open_store(store)
+
+
+def open_existing(store: Path | None) -> ArtifactStore:
+    """The study directory of --store where there is one, for a dry run, which makes none."""
+    return open_store(store if store is not None and store.exists() else None)
 
 
 def read_pairs(text: str | None) -> list[tuple[str, str]] | None:

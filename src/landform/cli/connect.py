@@ -16,10 +16,10 @@ from landform.cli.common import (
     emit,
     emit_forecast,
     make_task,
+    open_existing,
     open_study,
     read_pairs,
 )
-from landform.store.study import open_store
 from landform.studies.connect import ConnectConfig, ConnectionStudy
 from landform.tasks.task import TaskConfig
 
@@ -67,8 +67,7 @@ def connect(
         **dict(options),
     )
     if dry_run:
-        kept = open_store(store if store is not None and store.exists() else None)
-        emit_forecast(study.forecast(kept, study.sample_seconds()), output)
+        emit_forecast(study.forecast(open_existing(store)), output)
         return
     kept = open_study(store)
     result = study.run(kept, progress=not output.quiet)

@@ -13,13 +13,16 @@ from landform.cli.common import (
     OutputConfig,
     OutputFlags,
     emit,
+    emit_forecast,
     make_task,
+    open_existing,
     open_study,
 )
-from landform.evaluation.evaluate import EvaluateConfig
+from landform.evaluation.evaluate import EvaluateConfig, plan_evaluation
 from landform.evaluation.evaluate import evaluate as evaluate_checkpoint
 from landform.evaluation.samples import write_samples
 from landform.results import Result
+from landform.store.plan import Plan
 from landform.store.study import publish, slug
 from landform.tasks.task import TaskConfig
 from landform.weights.checkpoint import select, short_names
@@ -35,6 +38,7 @@ def evaluate(
     split: str = "validation",
     store: Path | None = None,
     samples: Path | None = None,
+    dry_run: Annotated[bool, Parameter(negative=())] = False,
     options: Annotated[EvaluateConfig, OptionFlags] = EvaluateConfig(),
     output: Annotated[OutputConfig, OutputFlags] = OutputConfig(),
 ) -> None:
@@ -53,9 +57,16 @@ def evaluate(
         results/evaluate-NAME/log.parquet.
     samples
         Directory for per-sample JSON files, NAME.json, in the connectivity project's format.
+    dry_run
+        Say what would be evaluated, with time and memory; keep nothing.
     """
     task = make_task(data)
     chosen = select(checkpoints)
+    if dry_run:
+        planned = [plan_evaluation(checkpoint, task, split, dict(options)) for checkpoint in chosen]
+        whole = Plan(job for _, plan in planned for job in plan.jobs)
+        emit_forecast(planned[0][0].forecast(whole, open_existing(store)), output)
+        return
     names = short_names(chosen)
     kept = open_study(store)
     results: list[Result] = []

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
+from cyclopts import Parameter
+
 from landform.cli.common import (
     DataFlags,
     OptionFlags,
@@ -12,10 +14,12 @@ from landform.cli.common import (
     OutputFlags,
     also_tasks,
     emit,
+    emit_forecast,
     make_task,
+    open_existing,
     open_study,
 )
-from landform.geometry.line import InterpolateConfig
+from landform.geometry.line import InterpolateConfig, plan_line
 from landform.geometry.line import interpolate as walk
 from landform.store.study import publish, slug
 from landform.tasks.task import TaskConfig
@@ -34,6 +38,7 @@ def interpolate(
     also: tuple[str, ...] = (),
     store: Path | None = None,
     figure: Path | None = None,
+    dry_run: Annotated[bool, Parameter(negative=())] = False,
     options: Annotated[InterpolateConfig, OptionFlags] = InterpolateConfig(),
     output: Annotated[OutputConfig, OutputFlags] = OutputConfig(),
 ) -> None:
@@ -55,14 +60,21 @@ def interpolate(
         Study directory: outputs are kept there and reused.
     figure
         Write the curve as a figure (.png, .pdf or .svg).
+    dry_run
+        Say what would be evaluated, with time and memory; keep nothing.
     """
+    task, further = make_task(data), also_tasks(also)
+    if dry_run:
+        work, plan = plan_line(a, b, task, split, further, dict(options))
+        emit_forecast(work.forecast(plan, open_existing(store)), output)
+        return
     kept = open_study(store)
     result = walk(
         a,
         b,
-        make_task(data),
+        task,
         split=split,
-        also=also_tasks(also),
+        also=further,
         store=kept,
         progress=not output.quiet,
         **dict(options),

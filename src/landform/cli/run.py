@@ -11,7 +11,7 @@ from landform.cli.common import OutputConfig, OutputFlags, emit
 from landform.report.study import write_report
 from landform.studies.study_file import StudyFile, describe_study, read_study, run_study
 
-__all__ = ["run", "run_and_report"]
+__all__ = ["run", "run_and_report", "say_forecast"]
 
 
 def run(
@@ -35,14 +35,19 @@ def run(
     """
     file = read_study(study)
     if dry_run:
-        rows = describe_study(file)
-        if not output.json_:
-            for row in rows:
-                print(f"{row['step']}: {row['forecast']}")
-        else:
-            emit({"steps": rows}, output)
+        say_forecast(file, output)
         return
     run_and_report(file, output)
+
+
+def say_forecast(file: StudyFile, output: OutputConfig) -> None:
+    """Print what every step of a study would take."""
+    rows = describe_study(file)
+    if output.json_:
+        emit({"steps": rows}, output)
+        return
+    for row in rows:
+        print(f"{row['step']}: {row['forecast']}")
 
 
 def run_and_report(file: StudyFile, output: OutputConfig) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -30,6 +30,7 @@ __all__ = [
     "evaluate",
     "metric_names",
     "metric_table",
+    "plan_evaluation",
     "subset_masks",
 ]
 
@@ -98,9 +99,8 @@ def evaluate(
     `store`, the outputs are kept there and reused as long as weights, data and options stay the
     same. Raises a `LandformError` that names the culprit for anything that cannot be evaluated.
     """
-    config = EvaluateConfig.parse(options, where="evaluate")
-    work = PointsWork((resolve(checkpoint),), (Data(task, split),), config)
-    plan = Plan((work.point_job(0),))
+    work, plan = plan_evaluation(checkpoint, task, split, options)
+    config = work.config
     kept = open_store(store)
     run_plan(plan, work, kept, progress=progress)
     contents = kept.read(plan.jobs[0].key)
@@ -108,6 +108,18 @@ def evaluate(
     predictions = unpack(contents, 0, examples, task.kind)[0]
     truncated = int(contents.records["points"]["truncated"][0])
     return assemble(work.checkpoints[0], work.data[0], examples, predictions, config, truncated)
+
+
+def plan_evaluation(
+    checkpoint: str | os.PathLike[str] | Checkpoint,
+    task: Task,
+    split: str,
+    options: Mapping[str, Any],
+) -> tuple[PointsWork, Plan]:
+    """What evaluating a checkpoint would take, before anything is loaded."""
+    config = EvaluateConfig.parse(options, where="evaluate")
+    work = PointsWork((resolve(checkpoint),), (Data(task, split),), config)
+    return work, Plan((work.point_job(0),))
 
 
 def assemble(

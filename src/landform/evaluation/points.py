@@ -21,9 +21,9 @@ from pydantic import Field
 from torch import Tensor
 
 from landform.errors import CheckpointError, ConfigError, DataError, LabelError, NonFiniteError
-from landform.store.artifacts import Contents
+from landform.store.artifacts import ArtifactStore, Contents
 from landform.store.fingerprint import fingerprint
-from landform.store.plan import Job
+from landform.store.plan import Forecast, Job, Plan
 from landform.tasks.batching import Batch, cut_batches, encode, longest_input
 from landform.tasks.metrics import Predictions
 from landform.tasks.objective import Objective
@@ -207,6 +207,25 @@ class PointsWork:
     def __call__(self) -> PointsWorker:
         """Open a worker: load the first checkpoint as the model that moves, prepare the data."""
         return PointsWorker(self)
+
+    def forecast(self, plan: Plan, store: ArtifactStore, *, workers: int = 1) -> Forecast:
+        """Evaluations of a plan that remain, their time (from one real evaluation, after a
+        warm-up), and the memory of the checkpoints held."""
+        sizes = [sum(file.stat().st_size for file in c.weight_files) for c in self.checkpoints]
+        held = min(sum(sizes), int(self.config.memory * 2**30))
+        return plan.forecast(
+            store,
+            seconds_per_unit=self._sample_seconds() if plan.missing(store) else 0.0,
+            memory=held + 2 * max(sizes),
+            workers=workers,
+        )
+
+    def _sample_seconds(self) -> float:
+        evaluator = self().evaluator
+        evaluator.run()
+        start = time.perf_counter()
+        evaluator.run()
+        return time.perf_counter() - start
 
     @cached_property
     def _shared_spec(self) -> dict[str, Any]:

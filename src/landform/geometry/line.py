@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +31,7 @@ __all__ = [
     "interpolate",
     "line_predictions",
     "line_statistics",
+    "plan_line",
     "positions",
 ]
 
@@ -131,11 +132,9 @@ def interpolate(
     `also` names further data sets: each mixed model is evaluated on all of them. Options are the
     fields of `InterpolateConfig` (points, rows, max_length, device, replicates, ...).
     """
-    config = InterpolateConfig.parse(options, where="interpolate")
-    data = (as_data(task, split), *(as_data(item, split) for item in also))
-    work = PointsWork((resolve(a), resolve(b)), data, config)
+    work, plan = plan_line(a, b, task, split, also, options)
+    config, data = InterpolateConfig.parse(options), work.data
     ts = positions(config.points)
-    plan = Plan((work.point_job(0), work.point_job(1), work.line_job(0, 1, ts[1:-1])))
     kept = open_store(store)
     run_plan(plan, work, kept, progress=progress)
     ends = [kept.read(work.point_job(m).key) for m in (0, 1)]
@@ -160,6 +159,22 @@ def interpolate(
             "config": config.model_dump(mode="json"),
         },
     )
+
+
+def plan_line(
+    a: str | os.PathLike[str] | Checkpoint,
+    b: str | os.PathLike[str] | Checkpoint,
+    task: Task,
+    split: str,
+    also: Sequence[Task | Data | tuple[Task, str]],
+    options: Mapping[str, Any],
+) -> tuple[PointsWork, Plan]:
+    """What walking a line would take, before anything is loaded: both ends, then the interior."""
+    config = InterpolateConfig.parse(options, where="interpolate")
+    data = (as_data(task, split), *(as_data(item, split) for item in also))
+    work = PointsWork((resolve(a), resolve(b)), data, config)
+    interior = positions(config.points)[1:-1]
+    return work, Plan((work.point_job(0), work.point_job(1), work.line_job(0, 1, interior)))
 
 
 def line_predictions(

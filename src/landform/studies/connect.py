@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import combinations
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -238,34 +239,16 @@ class ConnectionStudy:
         """Positions on every line."""
         return positions(self.config.points)
 
-    @property
+    @cached_property
     def plan(self) -> Plan:
         """Points first (they are the cheapest way to learn that something is wrong), then lines."""
         ends = [self.work.point_job(m) for m in range(len(self.names))]
         lines = [self.work.line_job(a, b, self.ts[1:-1]) for a, b in self._ordered_pairs()]
         return Plan((*ends, *lines))
 
-    def forecast(
-        self, store: ArtifactStore, seconds_per_evaluation: float | None = None
-    ) -> Forecast:
-        """Evaluations that remain, their time, and the memory of the checkpoints held."""
-        weights = [sum(f.stat().st_size for f in c.weight_files) for c in self.work.checkpoints]
-        held = min(sum(weights), int(self.config.memory * 2**30))
-        return self.plan.forecast(
-            store,
-            seconds_per_unit=seconds_per_evaluation,
-            memory=held + 2 * max(weights),
-            workers=self.config.workers,
-        )
-
-    def sample_seconds(self) -> float:
-        """Seconds of one evaluation on this machine, from one real one (after a warm-up)."""
-        worker = self.work()
-        job = self.work.line_job(0, 1, (0.5,))
-        worker.run(job)
-        worker.seconds["evaluate"] = worker.seconds["move"] = 0.0
-        worker.run(job)
-        return worker.seconds["evaluate"] + worker.seconds["move"]
+    def forecast(self, store: ArtifactStore) -> Forecast:
+        """What is left to do, how long it takes here and how much memory."""
+        return self.work.forecast(self.plan, store, workers=self.config.workers)
 
     def run(self, store: ArtifactStore, *, progress: bool = False) -> Connection:
         """Run what is missing, assemble the result and keep it as `connect`."""
