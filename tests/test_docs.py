@@ -1,0 +1,236 @@
+"""Every code block of the documentation runs, and every link leads somewhere.
+
+Tiny checkpoints and files lie under the names that the pages use (`place` below); each page gets a
+copy of its own. What happens to a block depends on its language and on the HTML comment above it:
+
+    ```bash, ```console             the `landform` commands in it, run in this process
+    ```python                       executed; the blocks of a page share their names
+    ```pycon                        a doctest, which also compares what is printed
+    <!-- file: NAME -->             the block is written to NAME
+    <!-- not run: REASON -->        left alone; the reason is required
+    any other language              left alone
+"""
+
+from __future__ import annotations
+
+import doctest
+import json
+import random
+import re
+import shlex
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+RUN = ("bash", "console", "python", "pycon")
+
+_BLOCK = re.compile(
+    r"(?:^<!--\s*(?P<mark>[^\n]*?)\s*-->\s*\n)?^```(?P<language>\w*)[^\n]*\n(?P<text>.*?)^```\s*$",
+    re.M | re.S,
+)
+
+
+@dataclass(frozen=True)
+class Block:
+    language: str
+    text: str
+    line: int
+    mark: str
+
+    @property
+    def file(self) -> str | None:
+        return self.mark.removeprefix("file:").strip() if self.mark.startswith("file:") else None
+
+    @property
+    def runs(self) -> bool:
+        return self.language in RUN and self.file is None and not self.mark.startswith("not run")
+
+
+def blocks(page: Path) -> list[Block]:
+    """The fenced blocks of a page, with the line at which the text of each starts."""
+    text = page.read_text(encoding="utf-8")
+    return [
+        Block(
+            found["language"],
+            found["text"],
+            text.count("\n", 0, found.start("text")) + 1,
+            found["mark"] or "",
+        )
+        for found in _BLOCK.finditer(text)
+    ]
+
+
+# --- what the pages find on disk ------------------------------------------------------------------
+
+SENTIMENT = {"id2label": {0: "negative", 1: "positive"}, "label2id": {"negative": 0, "positive": 1}}
+GOOGLE = ("contradiction", "entailment", "neutral")  # not the order of the task
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: Any, save_checkpoint: Any) -> Path:
+    root: Path = tmp_path_factory.mktemp("docs")
+    for i in range(4):
+        save_checkpoint(root / "runs" / f"seed{i}", seed=i, **SENTIMENT)
+    save_checkpoint(root / "unnamed", seed=5)
+    save_checkpoint(root / "pretrained", kind="masked-lm", seed=6)
+    nli = {"num_labels": 3, "id2label": dict(enumerate(GOOGLE))}
+    nli["label2id"] = {name: index for index, name in enumerate(GOOGLE)}
+    for i in range(2):
+        save_checkpoint(root / "mnli" / f"seed{i}", seed=10 + i, **nli)
+    for i, name in enumerate(("a.tsv", "b.tsv", "train.tsv", "dev.tsv", "ood.tsv")):
+        write_reviews(root / name, 40, seed=i)
+    (root / "GLUE" / "SST-2").mkdir(parents=True)
+    for i, name in enumerate(("train.tsv", "dev.tsv")):
+        write_reviews(root / "GLUE" / "SST-2" / name, 40, seed=10 + i, codes=True)
+    write_pairs(root / "pairs.csv", 24)
+    write_hans(root / "HANS" / "heuristics_evaluation_set.txt")
+    return root
+
+
+def words(generator: random.Random) -> str:
+    return " ".join(f"w{generator.randrange(40)}" for _ in range(generator.randint(2, 9)))
+
+
+def write_reviews(path: Path, rows: int, seed: int, codes: bool = False) -> None:
+    """Columns sentence, label and source; labels by name, or by code as in GLUE's files."""
+    generator = random.Random(seed)
+    names = ("0", "1") if codes else ("negative", "positive")
+    lines = ["sentence\tlabel\tsource"]
+    for i in range(rows):
+        source = "critics" if i % 3 else "readers"
+        lines.append(f"{words(generator)}\t{names[generator.randrange(2)]}\t{source}")
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def write_pairs(path: Path, rows: int) -> None:
+    generator = random.Random(7)
+    lines = ["uid,premise,hypothesis,label"]
+    for i in range(rows):
+        label = ("entailment", "neutral", "contradiction")[i % 3]
+        lines.append(f"p{i},{words(generator)},{words(generator)},{label}")
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def write_hans(path: Path) -> None:
+    generator = random.Random(8)
+    lines = ["gold_label\tsentence1\tsentence2\tpairID\theuristic\tsubcase\ttemplate"]
+    for i in range(36):
+        heuristic = ("lexical_overlap", "subsequence", "constituent")[i % 3]
+        gold = ("entailment", "non-entailment")[i // 3 % 2]
+        row = (gold, words(generator), words(generator), f"ex{i}", heuristic, f"case{i % 6}", "t1")
+        lines.append("\t".join(row))
+    path.parent.mkdir()
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+# --- running the pages ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_the_page_runs(page: Path, place: Path, tmp_path: Path, monkeypatch: Any, capsys: Any):
+    found = [block for block in blocks(page) if block.runs or block.file]
+    if not found:
+        pytest.skip(f"{page.name} has no block that runs")
+    shutil.copytree(place, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LANDFORM_PROGRESS", "0")
+    names: dict[str, Any] = {"__name__": "__main__"}
+    for block in found:
+        where = f"{page.name}:{block.line}"
+        if block.file:
+            Path(block.file).write_text(block.text, encoding="utf-8")
+        elif block.language == "python":
+            exec(compile("\n" * (block.line - 1) + block.text, str(page), "exec"), names)
+        elif block.language == "pycon":
+            run_doctest(block, names, where)
+        else:
+            run_commands(block, where, capsys)
+    close_figures()
+
+
+def run_commands(block: Block, where: str, capsys: Any) -> None:
+    from landform.cli.app import run
+
+    for command in commands(block):
+        arguments = shlex.split(command, comments=True)
+        if not arguments:
+            continue
+        assert arguments[0] == "landform", f"{where}: only landform commands run: {command}"
+        capsys.readouterr()
+        status = run(arguments[1:])
+        captured = capsys.readouterr()
+        assert status == 0, f"{where}: {command}\n{captured.err}"
+        if "--json" in arguments:
+            json.loads(captured.out)
+
+
+def commands(block: Block) -> list[str]:
+    """The commands of a block; in a console block the lines after a `$`."""
+    lines = block.text.replace("\\\n", " ").splitlines()
+    if block.language == "console":
+        return [line.removeprefix("$ ") for line in lines if line.startswith("$ ")]
+    return lines
+
+
+def run_doctest(block: Block, names: dict[str, Any], where: str) -> None:
+    test = doctest.DocTestParser().get_doctest(block.text, names, where, None, block.line - 1)
+    said: list[str] = []
+    runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE)
+    runner.run(test, out=said.append, clear_globs=False)
+    names.update(test.globs)
+    assert not runner.failures, f"{where}\n{''.join(said)}"
+
+
+def close_figures() -> None:
+    import matplotlib.pyplot as plt
+
+    plt.close("all")
+
+
+# --- the pages themselves -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_blocks_that_do_not_run_say_why(page: Path):
+    for block in blocks(page):
+        where = f"{page.name}:{block.line}"
+        assert block.language, f"{where}: the block names no language (text for output)"
+        if block.mark.startswith("not run"):
+            reason = block.mark.removeprefix("not run").removeprefix(":").strip()
+            assert len(reason) > 5, f"{where}: say why the block is not run"
+    fences = re.findall(r"^```", page.read_text(encoding="utf-8"), re.M)
+    assert len(fences) == 2 * len(blocks(page)), f"{page.name}: a block was not recognised"
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors of a page's headings, as GitHub makes them."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.M | re.S)
+    titles = re.findall(r"^#+ +(.+?) *$", text, re.M)
+    return {
+        re.sub(r"[^\w\- ]", "", title.lower().replace("`", "")).replace(" ", "-")
+        for title in titles
+    }
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path):
+    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.M | re.S)
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if re.match(r"[a-z]+:", target):
+            continue
+        name, _, anchor = target.partition("#")
+        path = (page.parent / name).resolve() if name else page
+        assert path.exists(), f"{page.name}: {target} does not exist"
+        if anchor:
+            assert anchor in anchors(path), f"{page.name}: {target} has no such heading"
+
+
+def test_every_page_is_on_the_map():
+    text = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
+    for page in sorted((ROOT / "docs").glob("*.md")):
+        assert page.name == "index.md" or f"({page.name}" in text, f"{page.name}: not in index.md"
