@@ -67,8 +67,11 @@ class Evaluation(Result):
             f"{name} {value:.4g} [{self.intervals[name][0]:.4g}, {self.intervals[name][1]:.4g}]"
             for name, value in self.metrics.items()
         ]
-        where = f"{self.checkpoint} on {self.task}:{self.split} ({len(self.log)} examples)"
-        return f"{where}: {', '.join(parts)}"
+        count = f"{len(self.log)} example{'' if len(self.log) == 1 else 's'}"
+        cut = self.provenance.get("truncated", 0)
+        if cut:
+            count += f", {cut} of them cut at the maximum length"
+        return f"{self.checkpoint} on {self.task}:{self.split} ({count}): {', '.join(parts)}"
 
     def to_json(self) -> dict[str, Any]:
         """Metrics, intervals and subsets; the per-example log stays a table."""

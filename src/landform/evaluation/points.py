@@ -9,6 +9,7 @@ as padded batches; for each mix it writes the buffer and runs the forward passes
 from __future__ import annotations
 
 import time
+import warnings
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,19 +21,42 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from landform.errors import CheckpointError, ConfigError, DataError, LabelError, NonFiniteError
+from landform.errors import (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    LabelError,
+    LandformError,
+    NonFiniteError,
+)
 from landform.store.artifacts import ArtifactStore, Contents
 from landform.store.fingerprint import fingerprint
 from landform.store.plan import Forecast, Job, Plan
-from landform.tasks.batching import Batch, cut_batches, encode, longest_input
-from landform.tasks.metrics import Predictions
+from landform.tasks.batching import Batch, Encoded, cut_batches, encode, longest_input
+from landform.tasks.metrics import Predictions, get_metric
 from landform.tasks.objective import Objective
 from landform.tasks.task import Examples, Task
-from landform.weights.checkpoint import Checkpoint, LoadConfig, load_model, load_tokenizer
+from landform.weights.checkpoint import (
+    Checkpoint,
+    LoadConfig,
+    check_loadable,
+    check_same_architecture,
+    load_model,
+    load_tokenizer,
+)
 from landform.weights.distance import euclidean
 from landform.weights.space import BoundModel, ParameterSpace
 
-__all__ = ["Data", "Evaluator", "PointsConfig", "PointsWork", "PointsWorker", "PreparedData"]
+__all__ = [
+    "Data",
+    "Evaluator",
+    "PointsConfig",
+    "PointsWork",
+    "PointsWorker",
+    "PreparedData",
+    "check_metrics",
+    "warn_if_cut",
+]
 
 
 class PointsConfig(LoadConfig):
@@ -45,7 +69,7 @@ class PointsConfig(LoadConfig):
     token_budget: int = Field(1024, ge=1)
     """Padded tokens in one batch. 1024 keeps activations in a CPU's cache; use 16384 on a GPU."""
     device: str = "auto"
-    """Where the model runs: cpu, cuda, mps, or auto (an accelerator when there is one)."""
+    """Where the model runs: cpu, cuda, cuda:1, or auto (a GPU when there is one)."""
     model_labels: tuple[str, ...] | None = None
     """The model's label names in its own order, where its config does not tell them."""
     replicates: int = Field(1000, ge=20)
@@ -54,16 +78,22 @@ class PointsConfig(LoadConfig):
     """Coverage of the intervals."""
     seed: int = Field(0, ge=0)
     """Seed of the bootstrap, of masked tokens and of permutation tests."""
-    memory: float = Field(2.0, gt=0)
+    memory: float = Field(2.0, gt=0, allow_inf_nan=False)
     """GiB for checkpoints held in memory at once; others are read again when needed."""
 
     def torch_device(self) -> torch.device:
         """The device that `device` names."""
         if self.device != "auto":
             try:
-                return torch.device(self.device)
-            except RuntimeError as error:
-                raise ConfigError(f"option device: {error}") from None
+                device = torch.device(self.device)
+                torch.zeros(1, device=device).item()
+            except Exception as error:  # the type depends on what torch was built without
+                raise ConfigError(
+                    f"option device is {self.device!r}, which torch cannot use here: "
+                    f"{str(error).splitlines()[0]}",
+                    remedy="use cpu or auto, or install a torch build for that device",
+                ) from None
+            return device
         if torch.cuda.is_available():
             return torch.device("cuda")
         return torch.device("cpu")
@@ -159,7 +189,8 @@ class Evaluator:
             row = int(np.flatnonzero(~np.isfinite(total))[0])
             raise NonFiniteError(
                 f"{where}: the loss of example {data.ids[row]} of {data.name} is {total[row]}",
-                remedy="the weights overflow there; try dtype float32, or another checkpoint",
+                remedy="the weights are too large there: use another checkpoint (while training, "
+                "a lower learning rate), or dtype float32",
             )
         return RawOutputs(
             total / np.maximum(count, 1),
@@ -174,19 +205,27 @@ def prepare(
 ) -> PreparedData:
     """Tokenise a data set for a model and move its batches to the device."""
     examples = data.examples(config.rows)
+    length = longest_input(tokenizer, model.config, config.max_length)
     encoded = encode(
         examples,
         tokenizer,
         data.task.kind,
-        max_length=longest_input(tokenizer, model.config, config.max_length),
+        max_length=length,
         mask_seed=config.seed,
     )
-    objective = Objective.of(data.task, checkpoint.label_names(), given=config.model_labels)
+    warn_if_cut(data.name, encoded, length)
+    try:
+        objective = Objective.of(data.task, checkpoint.label_names(), given=config.model_labels)
+    except LabelError as error:
+        raise LabelError(
+            f"{checkpoint.spec} and {data.name}: {error.what}", remedy=error.remedy
+        ) from None
     vocabulary = model.get_input_embeddings().weight.shape[0]
     largest = max(max(row["input_ids"]) for row in encoded.rows)
     if largest >= vocabulary:
         raise DataError(
-            f"{data.name}: token id {largest} is outside the model's vocabulary of {vocabulary}",
+            f"{checkpoint.spec} and {data.name}: token id {largest} is outside the model's "
+            f"vocabulary of {vocabulary}",
             remedy="the tokenizer next to the checkpoint belongs to another model",
         )
     device = config.torch_device()
@@ -196,6 +235,37 @@ def prepare(
     )
 
 
+def warn_if_cut(name: str, encoded: Encoded, length: int) -> None:
+    """Warn of examples that lost their ends: their numbers are those of shorter texts."""
+    if encoded.truncated:
+        warnings.warn(
+            f"{name}: {encoded.truncated} of {len(encoded)} examples are longer than {length} "
+            "tokens and were cut",
+            stacklevel=2,
+        )
+
+
+def check_metrics(task: Task, names: Sequence[str]) -> None:
+    """Raise for a metric that does not fit the kind of the task, which two made-up examples show.
+
+    Found after the forward passes, it would cost them.
+    """
+    classes, regression = task.kind == "classification", task.kind == "regression"
+    two = np.arange(2)
+    made_up = Predictions(
+        logits=np.eye(2, max(task.n_labels, 2)) if classes else two * 1.0 if regression else None,
+        labels=two if classes else two * 1.0 if regression else None,
+        losses=np.ones(2),
+        tokens=np.ones(2),
+        correct=None if classes or regression else np.ones(2),
+    )
+    for name in names:
+        try:
+            get_metric(name).aggregate(made_up)
+        except LandformError as error:
+            raise ConfigError(f"task {task.name!r}: {error.what}", remedy=error.remedy) from None
+
+
 @dataclass(frozen=True)
 class PointsWork:
     """What a worker needs to be opened, in this process or another: the picklable factory."""
@@ -203,6 +273,10 @@ class PointsWork:
     checkpoints: tuple[Checkpoint, ...]
     data: tuple[Data, ...]
     config: PointsConfig
+
+    def __post_init__(self) -> None:
+        for data in self.data:
+            check_metrics(data.task, data.task.metrics)
 
     def __call__(self) -> PointsWorker:
         """Open a worker: load the first checkpoint as the model that moves, prepare the data."""
@@ -284,7 +358,11 @@ class PointsWorker:
         device = self.config.torch_device()
         kind = work.data[0].task.kind
         if {_head(d.task.kind) for d in work.data} != {_head(kind)}:
-            raise ConfigError("data sets that need different heads cannot share one model")
+            kinds = ", ".join(f"{d.name} ({d.task.kind})" for d in work.data)
+            raise ConfigError(
+                f"data sets that need different heads cannot share one model: {kinds}",
+                remedy="evaluate them in separate commands",
+            )
         model: Any = load_model(first, kind, self.config)
         model.to(device)
         tokenizer = load_tokenizer(first)
@@ -300,6 +378,19 @@ class PointsWorker:
         self._points: OrderedDict[str, Tensor] = OrderedDict()
         self.loads = 0
         self.seconds = {"load": 0.0, "move": 0.0, "evaluate": 0.0}
+        for other in work.checkpoints[1:]:
+            self._check_other(other)
+
+    def _check_other(self, other: Checkpoint) -> None:
+        """Raise before the first evaluation for a checkpoint that cannot be mixed with the first.
+
+        Reads no weights: configs, tokenizers and the shapes in the headers of the files tell.
+        """
+        check_loadable(other, self.config)
+        check_same_architecture(self.first, other)
+        _check_compatible(self.first, other, self.vocabulary)
+        if other.shapes != self.first.shapes:
+            self.point(other.fingerprint)  # loading decides: files may differ in what is tied
 
     def run(self, job: Job) -> Contents:
         """Evaluate every mix of a job."""
@@ -340,7 +431,6 @@ class PointsWorker:
         self.space.check_same(ParameterSpace.of(model), self.first.spec, checkpoint.spec)
         flat = self.space.flatten(model).to(self.bound.flat.device)
         self.space.check_finite(flat, checkpoint.spec)
-        _check_compatible(self.first, checkpoint, self.vocabulary)
         self._points[key] = flat
         self.loads += 1
         self.seconds["load"] += time.perf_counter() - start

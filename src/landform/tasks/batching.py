@@ -109,7 +109,7 @@ def encode(
     the masks do not depend on order or batch. Causal models are asked for every next token.
     """
     if not len(examples):
-        raise DataError("there are no examples to encode")
+        raise DataError("there are no examples to encode", remedy="choose a split with rows")
     if kind == "token-classification":
         rows, truncated = _encode_words(examples, tokenizer, max_length)
     else:
@@ -145,7 +145,11 @@ def _encode_texts(
 ) -> tuple[list[dict[str, Any]], int]:
     columns = list(zip(*examples.texts, strict=True))
     if len(columns) > 2:
-        raise DataError(f"{len(columns)} text columns; models take one text or a pair")
+        raise DataError(
+            f"{len(columns)} text columns; models take one text or a pair",
+            remedy="name one column, or two for pairs such as premise and hypothesis",
+        )
+    _check_room(tokenizer, max_length, pair=len(columns) == 2)
     encoded = tokenizer(
         *[list(column) for column in columns],
         truncation=True,
@@ -158,7 +162,10 @@ def _encode_texts(
     for position, row in enumerate(rows):
         row.pop("attention_mask", None)  # rebuilt from lengths when rows are padded
         if not row["input_ids"]:
-            raise DataError(f"example {examples.ids[position]}: the text has no tokens")
+            raise DataError(
+                f"example {examples.ids[position]}: the text has no tokens",
+                remedy="remove the row, or use the tokenizer that the model was trained with",
+            )
     # A row that exactly fits cannot be told from one that was cut without tokenising twice;
     # only those at the limit are looked at again.
     full = [i for i, row in enumerate(rows) if len(row["input_ids"]) >= max_length]
@@ -173,10 +180,22 @@ def _encode_texts(
     return rows, sum(len(ids) > max_length for ids in again["input_ids"])
 
 
+def _check_room(tokenizer: PreTrainedTokenizerBase, max_length: int, *, pair: bool) -> None:
+    """Refuse a maximum length that leaves nothing of the texts but the special tokens."""
+    special = tokenizer.num_special_tokens_to_add(pair=pair)
+    least = special + (2 if pair else 1)
+    if max_length < least:
+        raise DataError(
+            f"max_length {max_length} leaves no room for text: {special} tokens are special ones",
+            remedy=f"use max_length >= {least}, or leave it out",
+        )
+
+
 def _encode_words(
     examples: Examples, tokenizer: PreTrainedTokenizerBase, max_length: int
 ) -> tuple[list[dict[str, Any]], int]:
     """Words to tokens; the label of a word sits on its first token, its other tokens carry none."""
+    _check_room(tokenizer, max_length, pair=False)
     encoded = tokenizer(
         [list(words) for words in examples.texts],
         is_split_into_words=True,

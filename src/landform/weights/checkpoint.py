@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from landform.config import Config
-from landform.errors import CheckpointError, ConfigError
+from landform.errors import CheckpointError, ConfigError, SpaceMismatchError
 from landform.store.fingerprint import fingerprint, fingerprint_file
 
 if TYPE_CHECKING:
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 __all__ = [
     "Checkpoint",
     "LoadConfig",
+    "check_loadable",
+    "check_same_architecture",
     "load_model",
     "load_tokenizer",
     "resolve",
@@ -89,9 +91,15 @@ class Checkpoint:
             found = sorted(self.path.glob(pattern))
             if found:
                 return tuple(found)
+        remedy = "name the directory that save_pretrained wrote, or a step of a run: RUN@STEP"
+        foreign = sorted(p.name for e in _FOREIGN for p in self.path.glob(f"*{e}"))
+        if foreign:
+            remedy = (
+                f"{foreign[0]} is in the format of another framework: convert it to safetensors, "
+                "or get the PyTorch weights of this model"
+            )
         raise CheckpointError(
-            f"{self.spec}: no weights in {self.path} (model.safetensors is missing)",
-            remedy="name the directory that save_pretrained wrote, or a step of a run: RUN@STEP",
+            f"{self.spec}: no weights in {self.path} (model.safetensors is missing)", remedy=remedy
         )
 
     @cached_property
@@ -111,27 +119,79 @@ class Checkpoint:
         """config.json as it stands."""
         return _read_json(self.path / "config.json", self.spec)
 
+    @cached_property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shape of every stored tensor, from the headers of safetensors files; {} for pickles."""
+        from safetensors import SafetensorError, safe_open
+
+        shapes: dict[str, tuple[int, ...]] = {}
+        for path in self.weight_files:
+            if path.suffix != ".safetensors":
+                return {}
+            try:
+                with safe_open(path, "numpy") as file:
+                    names = list(file.keys())
+                    shapes |= {name: tuple(file.get_slice(name).get_shape()) for name in names}
+            except (SafetensorError, OSError) as error:
+                raise _load_error(self, error) from error
+        return shapes
+
     def label_names(self) -> tuple[str, ...]:
         """The model's own label order, from id2label in its config."""
         named = self.config.get("id2label") or {"0": "LABEL_0", "1": "LABEL_1"}
         try:
-            return tuple(str(named[key]) for key in sorted(named, key=int))
-        except (ValueError, TypeError):
+            numbers = {int(key): str(named[key]) for key in named}
+            return tuple(numbers[index] for index in range(len(numbers)))
+        except (ValueError, TypeError, KeyError):
             raise CheckpointError(
-                f"{self.spec}: id2label in config.json must map 0, 1, ... to names, got {named!r}"
+                f"{self.spec}: id2label in config.json must map 0, 1, ... to names, got {named!r}",
+                remedy="repair config.json: one name for each output of the head",
             ) from None
 
 
+_FOREIGN = (".h5", ".msgpack", ".ckpt.index", ".onnx", ".gguf", ".pt", ".pth", ".npz")
+
+
 def _read_json(path: Path, spec: str) -> dict[str, Any]:
+    remedy = "copy or download the checkpoint again"
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise CheckpointError(f"{spec}: {path} is missing") from None
+        raise CheckpointError(f"{spec}: {path} is missing", remedy=remedy) from None
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{spec}: cannot read {path}: {error}") from None
+        raise CheckpointError(f"{spec}: cannot read {path}: {error}", remedy=remedy) from None
     if not isinstance(value, dict):
-        raise CheckpointError(f"{spec}: {path} is not a JSON object")
+        raise CheckpointError(f"{spec}: {path} is not a JSON object", remedy=remedy)
     return value
+
+
+# What a config says about the function that the weights parametrise and their shapes do not tell.
+# Rates, names of labels and bookkeeping may differ between two points of one space.
+_FUNCTION = (
+    *("model_type", "hidden_act", "activation", "activation_function", "feed_forward_proj"),
+    *("num_attention_heads", "n_heads", "n_head", "num_heads", "num_key_value_heads"),
+    *("encoder_attention_heads", "decoder_attention_heads", "head_dim", "position_embedding_type"),
+    *("layer_norm_eps", "layer_norm_epsilon", "rms_norm_eps", "rope_theta", "is_decoder"),
+    *("relative_attention_max_distance", "attention_window", "sliding_window"),
+)
+
+
+def check_same_architecture(a: Checkpoint, b: Checkpoint) -> None:
+    """Raise `SpaceMismatchError` where the configs of two checkpoints name different functions.
+
+    Two models can have tensors of the same shapes and still compute different things with them:
+    the number of attention heads leaves no trace in any shape.
+    """
+    faults = [
+        f"{name} is {a.config[name]!r} in {a.spec} and {b.config[name]!r} in {b.spec}"
+        for name in _FUNCTION
+        if name in a.config and name in b.config and a.config[name] != b.config[name]
+    ]
+    if faults:
+        raise SpaceMismatchError(
+            f"two architectures (config.json): {'; '.join(faults[:4])}",
+            remedy="compare checkpoints fine-tuned from one pre-trained model",
+        )
 
 
 # --- naming ---------------------------------------------------------------------------------
@@ -205,7 +265,8 @@ def _local(spec: str, path: Path, step: int | None, revision: str | None) -> Che
         if (path / "adapter_config.json").exists():
             remedy = "it is a PEFT adapter; merge it first (merge_and_unload, save_pretrained)"
         raise CheckpointError(f"{spec}: {path} has no config.json", remedy=remedy)
-    checkpoint = Checkpoint(spec, path)
+    # Absolute: the checkpoint stays the same one when the process moves to another directory.
+    checkpoint = Checkpoint(spec, path.absolute())
     _ = checkpoint.weight_files
     return checkpoint
 
@@ -318,7 +379,8 @@ def _hub_names(pattern: str) -> list[str]:
         return [m.id for m in models if fnmatchcase(m.id, pattern)]
     except Exception as error:
         raise CheckpointError(
-            f"{pattern}: no local directory matches, and the hub did not answer ({error})"
+            f"{pattern}: no local directory matches, and the hub did not answer ({error})",
+            remedy="check the pattern and the network; local ones are written DIR/NAME*",
         ) from error
 
 
@@ -359,7 +421,8 @@ def load_model(
 
     checkpoint = resolve(checkpoint)
     options = config or LoadConfig()
-    pickled = _check_loadable(checkpoint, options)
+    pickled = check_loadable(checkpoint, options)
+    _ = checkpoint.label_names()
     auto = getattr(transformers, _AUTO_CLASSES[kind] if kind else _architecture(checkpoint))
     with quiet_transformers():
         try:
@@ -370,6 +433,7 @@ def load_model(
                 use_safetensors=not pickled,
                 trust_remote_code=False,
                 local_files_only=True,
+                ignore_mismatched_sizes=True,  # they are refused below, by name
                 **changes,
             )
         except CheckpointError:
@@ -378,8 +442,15 @@ def load_model(
             raise _load_error(checkpoint, error) from error
     missing = sorted(info["missing_keys"])
     if info["mismatched_keys"]:
+        faults = [
+            f"{name} is {tuple(there)} in the file and {tuple(here)} by config.json"
+            for name, there, here in sorted(info["mismatched_keys"])
+        ]
         raise CheckpointError(
-            f"{checkpoint.spec}: shapes differ: {sorted(info['mismatched_keys'])[:3]}"
+            f"{checkpoint.spec}: {'; '.join(faults[:3])}"
+            + (f" and {len(faults) - 3} more" if len(faults) > 3 else ""),
+            remedy="config.json and the weights do not belong together (a head has one output for "
+            "each name of id2label)",
         )
     if missing and not new_head:
         raise CheckpointError(
@@ -393,7 +464,7 @@ def load_model(
     return model  # type: ignore[no-any-return]
 
 
-def _check_loadable(checkpoint: Checkpoint, options: LoadConfig) -> bool:
+def check_loadable(checkpoint: Checkpoint, options: LoadConfig) -> bool:
     """Whether the weights are pickled; raises when that, or remote code, would be needed."""
     if "auto_map" in checkpoint.config:
         import transformers
@@ -429,12 +500,11 @@ def _load_error(checkpoint: Checkpoint, error: Exception) -> CheckpointError:
     remedy = "check that the files are complete: copy or download them again"
     if "incomplete" in text or "HeaderTooLarge" in text or "header" in text.lower():
         text = f"{checkpoint.weight_files[0].name} is truncated or not a safetensors file ({text})"
-    elif "ize mismatch" in text or "mismatched" in text:
-        remedy = "config.json and the weights do not belong together"
-    elif (
-        "Unrecognized configuration class" in text or "does not recognize this architecture" in text
-    ):
+    elif "Unrecognized configuration class" in text:
         remedy = "this architecture has no head of the kind the task needs"
+    elif "does not recognize this architecture" in text:
+        text = f"transformers does not know model_type {checkpoint.config.get('model_type')!r}"
+        remedy = "update transformers, or use an architecture that it ships"
     return CheckpointError(f"{checkpoint.spec}: cannot load the model: {text[:400]}", remedy=remedy)
 
 
@@ -456,7 +526,8 @@ def load_tokenizer(checkpoint: str | os.PathLike[str] | Checkpoint) -> PreTraine
             )
         except Exception as error:
             raise CheckpointError(
-                f"{checkpoint.spec}: cannot load the tokenizer: {error}"
+                f"{checkpoint.spec}: cannot load the tokenizer: {' '.join(str(error).split())}",
+                remedy="save it next to the model again: tokenizer.save_pretrained(DIR)",
             ) from error
     return tokenizer
 

@@ -11,7 +11,13 @@ from torch import Tensor
 
 from landform.errors import ConfigError
 from landform.results import Result
-from landform.weights.checkpoint import Checkpoint, LoadConfig, load_model, resolve
+from landform.weights.checkpoint import (
+    Checkpoint,
+    LoadConfig,
+    check_same_architecture,
+    load_model,
+    resolve,
+)
 from landform.weights.space import GroupKind, ParameterSpace, Region
 
 if TYPE_CHECKING:
@@ -104,11 +110,15 @@ def distance(
     import pandas as pd
 
     config = DistanceConfig.parse(options, where="distance")
-    models = [load_model(resolve(spec), kind, config) for spec in (a, b)]
+    ends = [resolve(a), resolve(b)]
+    check_same_architecture(*ends)
+    models = [load_model(end, kind, config) for end in ends]
     spaces = [ParameterSpace.of(model) for model in models]
     spaces[0].check_same(spaces[1], str(a), str(b))
     space = spaces[0]
     points = [space.flatten(model) for model in models]
+    for end, point in zip(ends, points, strict=True):
+        space.check_finite(point, end.spec)
     origin = _origin(config, space, kind)
     rows: list[dict[str, Any]] = []
     total = [0.0, 0.0, 0.0, 0.0]
@@ -134,7 +144,9 @@ def _origin(config: DistanceConfig, space: ParameterSpace, kind: str | None) -> 
     tensors = {
         name: torch.zeros_like(p) if name in fresh else p for name, p in model.named_parameters()
     }
-    return space.flatten(tensors)
+    point = space.flatten(tensors)
+    space.check_finite(point, config.origin)
+    return point
 
 
 def _group_sums(
