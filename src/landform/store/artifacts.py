@@ -161,11 +161,15 @@ class Store:
         """
         root = Path(path).expanduser()
         with file_errors("open the study", root):
+            # Absolute: the study stays the same one when the process moves to another directory.
+            place = root.absolute()
             exists = root.exists()
             if exists and not root.is_dir():
                 raise StoreError(
                     f"{root} is a file, expected a study directory",
-                    remedy="choose another path for the study",
+                    remedy="choose another path for the study"
+                    if create
+                    else "name the directory that was given as --store",
                 )
             names = sorted(os.listdir(root)) if exists else []
         if "study.json" in names:
@@ -173,7 +177,9 @@ class Store:
         elif any(not name.startswith(PREFIX) for name in names):
             raise StoreError(
                 f"{root} is not a study directory: it has no study.json but holds {names[0]!r}",
-                remedy="choose a new or empty directory, so that your files stay apart",
+                remedy="choose a new or empty directory, so that your files stay apart"
+                if create
+                else "name the directory that was given as --store",
             )
         elif create:
             _create_study(root)
@@ -182,7 +188,7 @@ class Store:
                 f"there is no study at {root}", remedy="check the path, or run the study first"
             )
         _clean(root)
-        return cls(root, durable=durable)
+        return cls(place, durable=durable)
 
     def __repr__(self) -> str:
         return f"Store({str(self.path)!r})"
@@ -357,7 +363,13 @@ def _create_study(root: Path) -> None:
 
 
 def _check_study(path: Path) -> None:
-    about = read_json(path)
+    try:
+        about = read_json(path)
+    except StoreError as error:
+        # Without study.json the rest would look like somebody else's files.
+        raise StoreError(
+            error.what, remedy="put back study.json from a backup, or choose another directory"
+        ) from error
     version = about.get("format") if isinstance(about, dict) else None
     if not isinstance(version, int) or about.get("what") != "landform study":
         raise StoreError(

@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from landform.errors import StoreError
+from landform.errors import LandformError, StoreError
 from landform.store.fingerprint import to_plain
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 __all__ = [
     "atomic_directory",
     "atomic_path",
+    "check_place",
     "file_errors",
     "json_bytes",
     "parse_json",
@@ -85,16 +86,53 @@ _REMEDIES = {
 }
 
 
+# What torch.save says when a write came up short, which is a full disk with hardly an exception.
+_TORCH_WRITES = ("PytorchStreamWriter failed writing", "unexpected pos", "iostream error")
+
+
 @contextmanager
 def file_errors(action: str, path: str | os.PathLike[str]) -> Iterator[None]:
     """Turns an `OSError` into a `StoreError`: "cannot <action> <path>: reason", with a remedy."""
     try:
         yield
-    except OSError as error:
-        remedy = _REMEDIES.get(error.errno or 0, "check the path and the disk")
-        raise StoreError(
-            f"cannot {action} {os.fspath(path)}: {error.strerror or error}", remedy=remedy
-        ) from error
+    except LandformError:
+        raise
+    except Exception as error:
+        number = error.errno if isinstance(error, OSError) else _number_in(error)
+        if number is None and not isinstance(error, OSError):
+            raise
+        reason = os.strerror(number) if number else str(error)
+        remedy = _REMEDIES.get(number or 0, "check the path and the disk")
+        raise StoreError(f"cannot {action} {os.fspath(path)}: {reason}", remedy=remedy) from error
+
+
+def _number_in(error: Exception) -> int | None:
+    """The error number that libraries written in Rust or C++ (safetensors, tokenizers, torch) tell
+    in their text only."""
+    match = re.search(r"os error (\d+)", str(error))
+    if match:
+        return int(match[1])
+    return errno.ENOSPC if any(mark in str(error) for mark in _TORCH_WRITES) else None
+
+
+def check_place(path: str | os.PathLike[str]) -> None:
+    """Raise the `StoreError` that writing a file to `path` would end in, without touching the disk.
+
+    For commands that write at the end of long work: what can be seen now need not be found then.
+    """
+    target = Path(path).absolute()
+    with file_errors("write", path):
+        if target.is_dir():
+            raise _os_error(errno.EISDIR)
+        folder = next(parent for parent in target.parents if parent.exists())
+        if not folder.is_dir():
+            raise _os_error(errno.ENOTDIR)
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise _os_error(errno.EACCES)
+
+
+def _os_error(number: int) -> OSError:
+    return OSError(number, os.strerror(number))
 
 
 @functools.cache
@@ -378,11 +416,9 @@ def save_tensors(path: Path, tensors: Mapping[str, np.ndarray[Any, Any]]) -> Non
     try:
         save_file(_storable(tensors, path.name), path)
     except (SafetensorError, KeyError) as error:
-        # safetensors reports a full disk only in its text; callers need the number.
-        number = re.search(r"os error (\d+)", str(error))
-        if number:
-            code = int(number[1])
-            raise OSError(code, os.strerror(code), str(path)) from error
+        number = _number_in(error)
+        if number is not None:
+            raise OSError(number, os.strerror(number), str(path)) from error
         raise StoreError(f"{path.name} cannot be stored as safetensors: {error}") from error
 
 

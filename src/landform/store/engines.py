@@ -137,7 +137,9 @@ def job_errors(job: Job) -> Iterator[None]:
         yield
     except LandformError as error:
         # In place: the type, attributes of subclasses and the traceback all stay.
-        LandformError.__init__(error, f"{job.name}: {error.what}", remedy=error.remedy)
+        known = error.what.startswith(job.name)
+        what = error.what if known else f"{job.name}: {error.what}"
+        LandformError.__init__(error, what, remedy=error.remedy)
         raise
     except Exception as error:
         raise EngineError(

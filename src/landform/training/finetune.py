@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -14,9 +15,16 @@ import numpy as np
 import pandas as pd
 import torch
 
-from landform.errors import ConfigError, DataError, LandformError, NonFiniteError
+from landform.errors import ConfigError, DataError, LandformError, NonFiniteError, StoreError
 from landform.evaluation.evaluate import metric_names
-from landform.evaluation.points import Data, Evaluator, PreparedData, RawOutputs
+from landform.evaluation.points import (
+    Data,
+    Evaluator,
+    PreparedData,
+    RawOutputs,
+    check_metrics,
+    warn_if_cut,
+)
 from landform.results import Result
 from landform.store.artifacts import Contents, MemoryStore, environment
 from landform.store.atomic import file_errors, remove_leftovers
@@ -28,7 +36,14 @@ from landform.tasks.batching import Encoded, cut_batches, encode, longest_input
 from landform.tasks.metrics import Predictions, get_metric
 from landform.tasks.objective import Objective
 from landform.tasks.task import Examples, Task
-from landform.training.loop import Loop, count_steps, cpu_threads, has_state, run_loop
+from landform.training.loop import (
+    Loop,
+    check_weights,
+    count_steps,
+    cpu_threads,
+    has_state,
+    run_loop,
+)
 from landform.training.models import label_order, starting_model
 from landform.training.options import WHERE_ONLY, TrainConfig
 from landform.training.runs import RunDirectory
@@ -147,10 +162,20 @@ class TrainStudy:
         work = self.work
         for job in self.plan.jobs:
             work.place(job).check(job.key, job.spec, overwrite=work.config.overwrite)
+        made = not work.out.exists()
         with file_errors("write", work.out):
             work.out.mkdir(parents=True, exist_ok=True)
         remove_leftovers(work.out)
-        store = _Runs(work)
+        try:
+            return self._run(progress)
+        except BaseException:
+            if made:
+                with suppress(OSError):  # not empty: something was finished
+                    work.out.rmdir()
+            raise
+
+    def _run(self, progress: bool) -> Training:
+        work, store = self.work, _Runs(self.work)
         reused = {job.key for job in self.plan.jobs if job.key in store}
         run_plan(
             self.plan,
@@ -171,7 +196,10 @@ class TrainStudy:
             place = self.work.place(job)
             record = place.record()
             if record is None:
-                raise ConfigError(f"{place.path} disappeared while it was trained")
+                raise StoreError(
+                    f"{place.path} disappeared while it was trained",
+                    remedy="run the same command again",
+                )
             rows.append({**record["summary"], "path": str(place.path), "reused": job.key in reused})
             histories.append(place.history().assign(run=record["summary"]["name"]))
         history = pd.concat(histories, ignore_index=True)
@@ -249,6 +277,7 @@ class TrainWork:
                     error.what, remedy=f"{error.remedy}; or eval_split=None to leave evaluation out"
                 ) from None
             _check_labels(evaluated, self.task, self.eval_split)
+            check_metrics(self.task, self.metrics)
         _check_labels(self.rows, self.task, self.split)
         beyond = [step for step in self.config.save_steps if step > self.steps]
         if beyond:
@@ -389,6 +418,11 @@ class TrainWorker:
         work, config = self.work, self.work.config
         seeds = Seeds.of(job.spec["seeds"]["seed"], config)
         model = starting_model(work.checkpoint, work.task, work.labels, config, seeds)
+        check_weights(
+            model,
+            work.checkpoint.spec,
+            "the run diverged or the file is damaged; start from another checkpoint",
+        )
         encoded = self._prepare(model)
         if getattr(model.config, "pad_token_id", None) is None:
             # Decoder classifiers look for the last token that is not padding.
@@ -468,6 +502,7 @@ class TrainWorker:
         task = self.work.task
         length = longest_input(self.tokenizer, model.config, self.work.config.max_length)
         encoded = encode(examples, self.tokenizer, task.kind, max_length=length)
+        warn_if_cut(f"{task.name}:{split}", encoded, length)
         vocabulary = model.get_input_embeddings().weight.shape[0]
         largest = max(max(row["input_ids"]) for row in encoded.rows)
         if largest >= vocabulary:

@@ -25,14 +25,22 @@ from transformers import (
 )
 
 from landform.errors import NonFiniteError
-from landform.store.atomic import atomic_directory
+from landform.store.atomic import atomic_directory, file_errors
 from landform.store.progress import Track
 from landform.tasks.batching import IGNORED, Batch, Encoded, collate
 from landform.tasks.objective import Objective
 from landform.training.options import TrainConfig
 from landform.training.seeds import DataOrder, Seeds
 
-__all__ = ["Loop", "count_steps", "cpu_threads", "has_state", "length_parts", "run_loop"]
+__all__ = [
+    "Loop",
+    "check_weights",
+    "count_steps",
+    "cpu_threads",
+    "has_state",
+    "length_parts",
+    "run_loop",
+]
 
 STATE = "state-"
 
@@ -81,7 +89,7 @@ def run_loop(loop: Loop) -> list[dict[str, float]]:
     else:
         loop.progress.advance(int(state.name.removeprefix(STATE)), note="resumed")
     trainer.train(resume_from_checkpoint=None if state is None else str(state))
-    _check_weights(loop)
+    check_weights(loop.model, f"{loop.name} after step {loop.steps}")
     history = list(trainer.state.log_history)
     shutil.rmtree(staging, ignore_errors=True)
     return history
@@ -231,7 +239,8 @@ class _LandformTrainer(Trainer):
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """The state to resume from: written aside, then renamed; the one before it is removed."""
         older = _states(self.loop.directory)
-        super()._save_checkpoint(model, trial)
+        with file_errors("keep the state of the run in", self.staging):
+            super()._save_checkpoint(model, trial)
         written = self.staging / f"checkpoint-{self.state.global_step}"
         os.replace(written, self.loop.directory / f"{STATE}{self.state.global_step}")
         for path in older:
@@ -270,6 +279,7 @@ class _Companion(TrainerCallback):
             last or (loop.config.eval_steps and step % loop.config.eval_steps == 0)
         ):
             self.trainer.check_losses()
+            check_weights(loop.model, f"{loop.name} after step {step}")
             metrics = loop.evaluate(f"{loop.name} at step {step}")
             state.log_history.append({"step": step, **metrics})
         loop.progress.advance(1)
@@ -329,12 +339,19 @@ def has_state(directory: Path) -> bool:
     return bool(_states(directory))
 
 
-def _check_weights(loop: Loop) -> None:
-    for name, parameter in loop.model.named_parameters():
-        if not torch.isfinite(parameter).all():
+def check_weights(
+    model: nn.Module,
+    where: str,
+    remedy: str = "lower learning_rate, lengthen the warm-up, or switch bf16 off",
+) -> None:
+    """Raise `NonFiniteError` naming the first tensor of `model` that has NaN or infinity."""
+    for name, parameter in model.named_parameters():
+        bad = int((~torch.isfinite(parameter)).sum())
+        if bad:
             raise NonFiniteError(
-                f"{loop.name}: tensor {name} is not finite after step {loop.steps}",
-                remedy="lower learning_rate, or lengthen the warm-up",
+                f"{where}: {bad} of {parameter.numel()} entries of tensor {name} are NaN or "
+                "infinite",
+                remedy=remedy,
             )
 
 

@@ -76,7 +76,9 @@ def _listed(examples: Examples, path: Path) -> tuple[int, ...]:
     try:
         lines = path.expanduser().read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"row_file {path} cannot be read: {error}") from None
+        raise DataError(
+            f"row_file {path} cannot be read: {error}", remedy="name a text file with one id a line"
+        ) from None
     where = {text_id: row for row, text_id in enumerate(examples.ids)}
     chosen: dict[int, int] = {}
     for number, line in enumerate(lines, start=1):
