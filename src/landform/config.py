@@ -32,6 +32,13 @@ class Config(BaseModel):
     )
 
     @classmethod
+    def __pydantic_init_subclass__(cls, **_: Any) -> None:
+        # Where the source breaks a line, the help page should not.
+        for field in cls.model_fields.values():
+            if field.description is not None:
+                field.description = " ".join(field.description.split())
+
+    @classmethod
     def parse(cls, options: Mapping[str, Any], *, where: str = "options") -> Self:
         """Validate `options`; a `ConfigError` names the option, the fault and the nearest name."""
         unknown = [name for name in options if name not in cls.model_fields]
@@ -46,7 +53,12 @@ class Config(BaseModel):
         try:
             return cls.model_validate(dict(options))
         except ValidationError as error:
-            raise ConfigError(f"{where}: {describe(error)}") from None
+            first = str(next(iter(error.errors()[0]["loc"]), ""))
+            about = cls.model_fields[first].description if first in cls.model_fields else None
+            raise ConfigError(
+                f"{where}: {describe(error)}",
+                remedy=f"{first}: {about}" if about else "give options that agree",
+            ) from None
 
     def replace(self, **changes: Any) -> Self:
         """A validated copy with `changes` applied."""
@@ -69,11 +81,19 @@ def read_yaml(path: Path) -> dict[str, Any]:
     try:
         value = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ConfigError(f"{path}: there is no such file") from None
+        raise ConfigError(f"{path}: there is no such file", remedy="check the path") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read: {error}") from None
+        raise ConfigError(
+            f"{path}: cannot be read: {error}", remedy="a YAML file in UTF-8 was expected"
+        ) from None
     except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+        raise ConfigError(
+            f"{path}: not YAML: {' '.join(str(error).split())}",
+            remedy="repair the file at that line",
+        ) from None
     if not isinstance(value, dict):
-        raise ConfigError(f"{path}: expected a mapping of options, found {type(value).__name__}")
+        raise ConfigError(
+            f"{path}: expected a mapping of options, found {type(value).__name__}",
+            remedy="write one 'option: value' a line",
+        )
     return value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from typing import Any
@@ -22,8 +23,20 @@ def open_store(store: str | os.PathLike[str] | ArtifactStore | None) -> Artifact
 
 
 def slug(*parts: str) -> str:
-    """A file name made of the words of `parts`."""
-    return "-".join(re.sub(r"[^A-Za-z0-9._]+", "-", part).strip("-.") for part in parts)
+    """A file name made of the words of `parts`; parts that differ give names that differ.
+
+    What a file name cannot hold (spaces, letters with accents, great length) is replaced, and a
+    few digits of the part's hash then keep it apart from others that would look the same.
+    """
+    return "-".join(map(_slug, parts))
+
+
+def _slug(part: str) -> str:
+    plain = re.sub(r"[^A-Za-z0-9._]+", "-", part).strip("-.")
+    if re.fullmatch(r"[A-Za-z0-9._@/-]+", part) and 0 < len(plain) <= 36:
+        return plain
+    digits = hashlib.sha256(part.encode("utf-8", "surrogatepass")).hexdigest()[:6]
+    return f"{plain[:24]}-{digits}".lstrip("-")
 
 
 def publish(store: ArtifactStore, name: str, result: Result) -> None:

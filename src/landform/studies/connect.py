@@ -225,6 +225,11 @@ class ConnectionStudy:
             raise ConfigError(
                 f"two data sets are called {repeated[0]}", remedy="give a task another name="
             )
+        if config.basins is not None and config.basins > len(chosen):
+            raise ConfigError(
+                f"option basins is {config.basins}, but there are {len(chosen)} checkpoints",
+                remedy=f"use at most {len(chosen)}, or leave it out: the data choose",
+            )
         names = short_names(chosen)
         wanted = (
             list(combinations(range(len(chosen)), 2))
@@ -232,7 +237,10 @@ class ConnectionStudy:
             else _index_pairs(pairs, names)
         )
         work = PointsWork(tuple(chosen), data, config)
-        return cls(names, work, tuple(wanted), config)
+        study = cls(names, work, tuple(wanted), config)
+        if config.ood or config.in_domain:
+            study._columns(study._endpoint_columns())
+        return study
 
     @property
     def ts(self) -> tuple[float, ...]:
@@ -298,7 +306,16 @@ class ConnectionStudy:
             statistics=statistics,
             basin_metrics=summary,
             evaluations=int(sum(job.cost for job in self.plan.jobs)),
-            provenance=self._provenance(),
+            provenance={
+                **self._provenance(),
+                "truncated": dict(
+                    zip(
+                        (data.name for data in self.work.data),
+                        ends[0].records["points"]["truncated"],
+                        strict=True,
+                    )
+                ),
+            },
         )
 
     def _collect_lines(
@@ -381,7 +398,7 @@ class ConnectionStudy:
         self, clustering: Clustering | None, endpoints: pd.DataFrame
     ) -> tuple[pd.DataFrame | None, pd.DataFrame | None]:
         """Statistics of the largest basin against the rest, and every basin's own."""
-        ood, in_domain = self._columns(endpoints)
+        ood, in_domain = self._columns([str(column) for column in endpoints.columns])
         if clustering is None:
             return None, None
         summary = basin_summary(clustering.basins, endpoints)
@@ -396,17 +413,27 @@ class ConnectionStudy:
         )
         return table, summary
 
-    def _columns(self, endpoints: pd.DataFrame) -> tuple[tuple[str, ...], str]:
+    def _endpoint_columns(self) -> list[str]:
+        """The columns that the table of endpoints will have."""
+        known: list[str] = []
+        for data in self.work.data:
+            names = [name for name in metric_names(data.task) if name != "loss"]
+            masks = subset_masks(data.task, data.examples(self.config.rows))
+            parts = ["loss", *names, *(f"{mask}/{name}" for mask in masks for name in names)]
+            known += [f"{data.name}/{part}" for part in parts]
+        return known
+
+    def _columns(self, known: Sequence[str]) -> tuple[tuple[str, ...], str]:
         """The OOD columns and the in-domain column: as asked, or by default."""
         first = self.work.data[0]
-        known = [str(column) for column in endpoints.columns]
         asked = [*self.config.ood, *([self.config.in_domain] if self.config.in_domain else [])]
         for column in asked:
             if column not in known:
+                guess = nearest(column, known)
                 raise ConfigError(
                     f"option ood/in_domain: there is no endpoint metric {column!r}",
-                    remedy=f"did you mean {nearest(column, known)!r}? "
-                    f"Known: {', '.join(known[:12])}",
+                    remedy=(f"did you mean {guess!r}? " if guess else "")
+                    + f"Known: {', '.join(known[:12])}",
                 )
         in_domain = self.config.in_domain or f"{first.name}/{first.task.metrics[0]}"
         if self.config.ood:
@@ -447,7 +474,10 @@ def _index_pairs(pairs: Iterable[tuple[str, str]], names: Sequence[str]) -> list
     wanted: dict[tuple[int, int], None] = {}
     for pair in pairs:
         if len(pair) != 2 or pair[0] == pair[1]:
-            raise ConfigError(f"a pair is two different checkpoints, got {pair!r}")
+            raise ConfigError(
+                f"a pair is two different checkpoints, got {pair!r}",
+                remedy=f"names: {', '.join(names)}",
+            )
         for name in pair:
             if name not in names:
                 raise ConfigError(

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from landform.embedded import STUDY, encoder_path
+from landform.errors import ConfigError
 from landform.studies.study_file import StudyFile
 
 __all__ = ["demo_study"]
@@ -18,6 +19,10 @@ def demo_study(out: Path, *, seeds: int | None = None, **changes: Any) -> StudyF
     entailment) or the grammar; the split `heuristics` tells the two apart. `changes` replace
     training options.
     """
+    if seeds is not None and seeds < 2:
+        raise ConfigError(
+            f"option seeds: {seeds} runs cannot be connected", remedy="use 2 seeds or more"
+        )
     chosen = STUDY.seeds if seeds is None else tuple(range(seeds))
     train = {
         "model": str(encoder_path()),

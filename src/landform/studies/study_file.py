@@ -16,13 +16,14 @@ goes on where it stopped: finished runs, points and lines are reused.
 from __future__ import annotations
 
 import glob
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from landform.config import Config, read_yaml
-from landform.errors import CheckpointError, ConfigError
+from landform.errors import CheckpointError, ConfigError, LandformError
 from landform.evaluation.evaluate import EvaluateConfig, evaluate
 from landform.geometry.line import InterpolateConfig, interpolate
 from landform.results import Result
@@ -123,20 +124,27 @@ class StudyFile:
         unknown = set(options) - {"study", "tasks", "steps"}
         if unknown or "study" not in options or not options.get("steps"):
             fault = (
-                f"unknown key {sorted(unknown)[0]!r}" if unknown else "study and steps are needed"
+                f"unknown key {min(map(str, unknown))!r}"
+                if unknown
+                else "study and steps are needed"
             )
             raise ConfigError(f"{where}: {fault}", remedy="the keys are study, tasks and steps")
+        if not isinstance(options["study"], str):
+            raise ConfigError(
+                f"{where}: study must be the path of a directory, found {options['study']!r}",
+                remedy="write study: NAME, with quotes if it is a number",
+            )
         tasks = {}
-        for name, task in dict(options.get("tasks") or {}).items():
-            tasks[name] = TaskConfig.parse(
-                {"name": name, **_mapping(task, f"{where}: task {name}")},
+        for name, task in _mapping(options.get("tasks") or {}, f"{where}: tasks").items():
+            tasks[str(name)] = TaskConfig.parse(
+                {"name": str(name), **_mapping(task, f"{where}: task {name}")},
                 where=f"{where}: task {name}",
             )
         steps = tuple(
             _step(step, f"{where}: step {number}")
             for number, step in enumerate(_list(options["steps"], where), start=1)
         )
-        return cls(base / str(options["study"]), tasks, steps, base)
+        return cls(base / options["study"], tasks, steps, base)
 
     def task(self, name: str) -> tuple[Task, str]:
         """The task and split that `TASK` or `TASK:SPLIT` means."""
@@ -161,12 +169,26 @@ class StudyFile:
         """A checkpoint name or pattern as found from the study file; hub names stay as they are."""
         path = self.base / name
         stem = str(path).rpartition("@")[0] or str(path)
-        return str(path) if glob.glob(stem) or glob.glob(str(path)) else name
+        meant = path.parent != self.base and path.parent.is_dir()  # org/name is seldom a folder
+        return str(path) if meant or glob.glob(stem) or glob.glob(str(path)) else name
+
+    def makes(self, name: str) -> bool:
+        """Whether a checkpoint or pattern lies in a directory that a training step fills."""
+        path = os.path.normpath(self.base / name)
+        folders = [self.base / step.out for step in self.steps if isinstance(step, TrainStep)]
+        return any(path.startswith(f"{os.path.normpath(f)}{os.sep}") for f in folders)
+
+
+def _as_tuple(names: str | tuple[str, ...]) -> tuple[str, ...]:
+    return (names,) if isinstance(names, str) else names
 
 
 def _mapping(value: Any, where: str) -> dict[str, Any]:
     if not isinstance(value, Mapping):
-        raise ConfigError(f"{where}: expected a mapping of options, found {value!r}")
+        raise ConfigError(
+            f"{where}: expected a mapping of options, found {value!r}",
+            remedy="write NAME: {option: value, ...}",
+        )
     return dict(value)
 
 
@@ -202,7 +224,13 @@ def run_study(
     progress: bool = True,
     say: Callable[[str], None] = print,
 ) -> ReportStep | None:
-    """Run every step but the report; returns the report's options where the file asks for one."""
+    """Run every step but the report; returns the report's options where the file asks for one.
+
+    Before the first step, every task is read and every checkpoint that no earlier step makes is
+    looked for: the last step's typing error should not be found after the first one's hours.
+    """
+    for number, step in enumerate(file.steps, start=1):
+        _check_step(file, step, f"step {number}")
     store = Store.open(file.study)
     report: ReportStep | None = None
     for step in file.steps:
@@ -212,6 +240,27 @@ def run_study(
         for result in _run_step(file, step, store, progress):
             say(result.reading)
     return report
+
+
+def _check_step(file: StudyFile, step: Config, where: str) -> None:
+    """Raise for what can be seen to be wrong with a step before any step has run."""
+    try:
+        if isinstance(step, TrainStep):
+            file.task(step.task)[0].resolve(step.split)
+            if not file.makes(step.model):
+                _training(file, step)
+        elif isinstance(step, EvaluateStep | InterpolateStep | ConnectStep):
+            further = () if isinstance(step, EvaluateStep) else step.also
+            for task, split in map(file.task, (step.task, *further)):
+                task.resolve(split)
+            names = (step.a, step.b) if isinstance(step, InterpolateStep) else step.checkpoints
+            there = [name for name in _as_tuple(names) if not file.makes(name)]
+            select(map(file.place, there))
+            if isinstance(step, ConnectStep) and len(there) == len(_as_tuple(names)):
+                _connection(file, step)
+    except LandformError as error:
+        LandformError.__init__(error, f"{where}: {error.what}", remedy=error.remedy)
+        raise
 
 
 def describe_study(file: StudyFile) -> list[dict[str, Any]]:
@@ -330,4 +379,4 @@ def _connection(file: StudyFile, step: ConnectStep) -> ConnectionStudy:
 
 
 def _places(file: StudyFile, names: str | tuple[str, ...]) -> list[str]:
-    return [file.place(name) for name in ((names,) if isinstance(names, str) else names)]
+    return [file.place(name) for name in _as_tuple(names)]
