@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from collections.abc import Sequence
+from typing import TextIO
 
 from cyclopts import App, CycloptsError, Parameter
 
@@ -34,19 +36,41 @@ app = App(
     default_parameter=Parameter(consume_multiple=True, negative_iterable=()),
 )
 
-# Commands are imported when they run: `landform --help` should not wait for torch.
-for _place, (_name, _help) in enumerate(
-    {
-        "train": "Fine-tune a model with many seeds.",
-        "evaluate": "Evaluate checkpoints: metrics with intervals, per-example log, subsets.",
-        "interpolate": "Walk the straight line between two checkpoints.",
-        "connect": "Lines between all pairs of many checkpoints: barriers, gaps, basins.",
-        "distance": "Distances between two checkpoints: L2, RMS, cosine, per group of parameters.",
-        "report": "Write the HTML atlas of a study.",
-        "run": "Run a whole study from a YAML file; resumes where it stopped.",
-        "demo": "The embedded study: 8 seeds of a small encoder, no download.",
-    }.items()
-):
+# Commands are imported when they run: `landform --help` should not wait for torch. So their help
+# stands here: the first line is what the list of commands shows, the example is for their own page.
+_COMMANDS = {
+    "train": (
+        "Fine-tune a model with many seeds.",
+        "landform train org/pre-trained --task sst2 --seeds 0 1 2 --out runs",
+        "landform train DIR --files.train train.tsv --files.validation dev.tsv --text sentence "
+        "--label label --out runs",
+    ),
+    "evaluate": (
+        "Evaluate checkpoints: metrics with intervals, per-example log, subsets.",
+        "landform evaluate runs/seed0 --task sst2 --store study",
+        "landform evaluate runs/seed0 --task dev.tsv --text sentence --label label",
+    ),
+    "interpolate": (
+        "Walk the straight line between two checkpoints.",
+        "landform interpolate runs/seed0 runs/seed1 --task sst2 --figure line.png",
+    ),
+    "connect": (
+        "Lines between all pairs of many checkpoints: barriers, gaps, basins.",
+        "landform connect 'runs/seed*' --task sst2 --store study",
+    ),
+    "distance": (
+        "Distances between two checkpoints: L2, RMS, cosine, per group of parameters.",
+        "landform distance runs/seed0 runs/seed1 --by layer",
+    ),
+    "report": ("Write the HTML atlas of a study.", "landform report study"),
+    "run": (
+        "Run a whole study from a YAML file; resumes where it stopped.",
+        "landform run study.yaml --dry-run",
+    ),
+    "demo": ("The embedded study: 8 seeds of a small encoder, no download.", "landform demo"),
+}
+for _place, (_name, (_line, *_examples)) in enumerate(_COMMANDS.items()):
+    _help = "\n\n".join([_line, *(f"Example: {example}" for example in _examples)])
     app.command(f"landform.cli.{_name}:{_name}", name=_name, help=_help, sort_key=_place)
 app.register_install_completion_command()
 
@@ -68,7 +92,9 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
     app.version = landform.__version__
     try:
-        app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
     except CycloptsError as error:
         return _say(_usage(error), 2)
     except LandformError as error:
@@ -81,7 +107,21 @@ def run(arguments: Sequence[str] | None = None) -> int:
         # The reader (head, less) has gone; there is nobody left to complain to.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:  # standard output on a full disk, say
+        return _say(f"{error.strerror or error}: {error.filename or 'standard output'}", 1)
     return 0
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """A warning in one line, without the place in the source that raised it."""
+    print(f"warning: {message}", file=sys.stderr)
 
 
 def _say(message: str, status: int) -> int:

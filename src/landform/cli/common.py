@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -74,12 +75,12 @@ def _plain(value: Any) -> Any:
 
 
 def _finite(value: Any) -> Any:
-    """NaN is not JSON: null."""
+    """NaN and the infinities are not JSON: null."""
     if isinstance(value, dict):
         return {key: _finite(v) for key, v in value.items()}
     if isinstance(value, list | tuple):
         return [_finite(v) for v in value]
-    if isinstance(value, float) and value != value:
+    if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
 
@@ -115,7 +116,7 @@ def also_tasks(specs: Sequence[str]) -> list[Task | tuple[Task, str]]:
     chosen: list[Task | tuple[Task, str]] = []
     for spec in specs:
         name, colon, split = spec.rpartition(":")
-        if not colon:
+        if not colon or "/" in split:
             name, split = spec, ""
         is_file = name.endswith((".yaml", ".yml"))
         task = Task.from_config(read_task(name) if is_file else TaskConfig(task=name))
@@ -142,13 +143,24 @@ def read_pairs(text: str | None) -> list[tuple[str, str]] | None:
     """Pairs as `a,b c,d`, or from a text file with one pair a line."""
     if text is None:
         return None
-    path = Path(text)
-    words = (path.read_text(encoding="utf-8") if path.is_file() else text).split()
-    pairs = [tuple(word.split(",")) for word in words]
+    remedy = "write pairs as name,name with spaces between them, or name a file, one pair a line"
+    words = _lines(text, remedy) if _is_file(text) else text.split()
+    pairs = [tuple(part.strip() for part in word.split(",")) for word in words if word.strip()]
     for pair in pairs:
         if len(pair) != 2:
-            raise ConfigError(
-                f"--pairs: {','.join(pair)!r} is not a pair",
-                remedy="write pairs as name,name with spaces between them",
-            )
+            raise ConfigError(f"--pairs: {','.join(pair)!r} is not a pair", remedy=remedy)
     return [(pair[0], pair[1]) for pair in pairs]
+
+
+def _is_file(text: str) -> bool:
+    try:
+        return Path(text).is_file()
+    except OSError:  # a long list of pairs is no path at all
+        return False
+
+
+def _lines(path: str, remedy: str) -> list[str]:
+    try:
+        return Path(path).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--pairs: {path} cannot be read: {error}", remedy=remedy) from None

@@ -18,13 +18,15 @@ from landform.cli.common import (
     open_existing,
     open_study,
 )
+from landform.errors import ConfigError
 from landform.evaluation.evaluate import EvaluateConfig, plan_evaluation
 from landform.evaluation.evaluate import evaluate as evaluate_checkpoint
 from landform.evaluation.samples import write_samples
 from landform.results import Result
+from landform.store.atomic import check_place
 from landform.store.plan import Plan
 from landform.store.study import publish, slug
-from landform.tasks.task import TaskConfig
+from landform.tasks.task import Task, TaskConfig
 from landform.weights.checkpoint import select, short_names
 
 __all__ = ["evaluate"]
@@ -61,6 +63,8 @@ def evaluate(
         Say what would be evaluated, with time and memory; keep nothing.
     """
     task = make_task(data)
+    if samples is not None:
+        check_samples(samples, task)
     chosen = select(checkpoints)
     if dry_run:
         planned = [plan_evaluation(checkpoint, task, split, dict(options)) for checkpoint in chosen]
@@ -90,3 +94,13 @@ def evaluate(
     for shown in results:
         print(shown.reading)
     emit({}, output, wrote)
+
+
+def check_samples(folder: Path, task: Task) -> None:
+    """Raise now what writing the per-sample files would raise at the end."""
+    check_place(folder / "NAME.json")
+    if task.kind != "classification":
+        raise ConfigError(
+            f"option samples: task {task.name!r} is {task.kind}, and the format knows classes only",
+            remedy="use --store: it keeps the per-example log of every kind of task",
+        )

@@ -23,7 +23,7 @@ from landform.geometry.line import InterpolateConfig, plan_line
 from landform.geometry.line import interpolate as walk
 from landform.store.study import publish, slug
 from landform.tasks.task import TaskConfig
-from landform.weights.checkpoint import resolve, short_names
+from landform.weights.checkpoint import select, short_names
 
 __all__ = ["interpolate"]
 
@@ -63,6 +63,10 @@ def interpolate(
     dry_run
         Say what would be evaluated, with time and memory; keep nothing.
     """
+    if figure is not None:
+        from landform.report.style import check_figure
+
+        check_figure(figure)
     task, further = make_task(data), also_tasks(also)
     if dry_run:
         work, plan = plan_line(a, b, task, split, further, dict(options))
@@ -81,7 +85,7 @@ def interpolate(
     )
     wrote: list[Path] = []
     if store is not None:
-        title = slug("interpolate", *short_names([resolve(a), resolve(b)]))
+        title = slug("interpolate", *short_names(select([a, b])))
         publish(kept, title, result)
         wrote.append(Path(store) / "results" / title)
     if figure is not None:

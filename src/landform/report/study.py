@@ -8,6 +8,7 @@ from landform.errors import StoreError
 from landform.report.atlas import write_atlas
 from landform.report.figures import save_all
 from landform.store.artifacts import Store
+from landform.store.atomic import check_place
 from landform.store.study import load_results
 
 __all__ = ["write_report"]
@@ -17,6 +18,8 @@ def write_report(
     study: Path, *, out: Path | None = None, figures: Path | None = None, title: str | None = None
 ) -> list[Path]:
     """Write the atlas of `study` (and, if asked, its figures as PDF); the files written."""
+    if figures is not None:
+        check_place(figures / "figure.pdf")
     store = Store.open(study, create=False)
     results = load_results(store)
     if not results:

@@ -24,7 +24,7 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure as MatplotlibFigure
 
 from landform.errors import ConfigError
-from landform.store.atomic import atomic_path, file_errors
+from landform.store.atomic import atomic_path, check_place, file_errors
 
 __all__ = [
     "COLUMN",
@@ -38,6 +38,7 @@ __all__ = [
     "BasinStyle",
     "Figure",
     "basin_styles",
+    "check_figure",
     "decimals",
     "format_p",
     "loss_label",
@@ -158,17 +159,28 @@ def save(figure: MatplotlibFigure, path: str | os.PathLike[str]) -> Path:
     Raises `ConfigError` on another suffix and `StoreError` where the file cannot be written.
     """
     target = Path(path)
+    suffix = _known_suffix(target)
+    with file_errors("write the figure", target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_path(target, durable=True) as temporary:
+            figure.savefig(temporary, format=FORMATS[suffix], metadata=_undated(suffix))
+    return target
+
+
+def check_figure(path: str | os.PathLike[str]) -> None:
+    """Raise now what `save` would raise at the end: an unknown suffix, a place not to write to."""
+    _known_suffix(Path(path))
+    check_place(path)
+
+
+def _known_suffix(target: Path) -> str:
     suffix = target.suffix.lower()
     if suffix not in FORMATS:
         raise ConfigError(
             f"figure {target}: unknown format {suffix or '(no suffix)'!r}",
             remedy=f"end the name in {', '.join(FORMATS)}",
         )
-    with file_errors("write the figure", target):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_path(target, durable=True) as temporary:
-            figure.savefig(temporary, format=FORMATS[suffix], metadata=_undated(suffix))
-    return target
+    return suffix
 
 
 def _undated(suffix: str) -> dict[str, Any]:

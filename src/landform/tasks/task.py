@@ -96,7 +96,8 @@ class TaskConfig(Config):
     task: str | None = None
     """A catalogue name (`sst2`), a hub data set (`owner/name`), or one local file or folder."""
     files: dict[str, str] | None = None
-    """One local file per split, e.g. train and validation: CSV, TSV, JSONL, JSON or Parquet."""
+    """One local file per split: CSV, TSV, JSONL, JSON or Parquet (--files.train a.tsv
+    --files.validation b.tsv on the command line)."""
     text: _Names | None = None
     """The column that holds the text; two columns for pairs such as premise and hypothesis."""
     label: str | None = None
@@ -129,11 +130,13 @@ class TaskConfig(Config):
     filters: Annotated[dict[str, tuple[str | int | float, ...]], BeforeValidator(_as_filters)] = (
         Field(default_factory=dict)
     )
-    """Keep only rows whose column has one of these values; the column `label` takes label names."""
+    """Keep only rows whose column has one of these values (--filters.COLUMN VALUE on the command
+    line); the column `label` takes label names."""
     subsets: Annotated[tuple[tuple[str, ...], ...], BeforeValidator(_as_subsets)] | None = None
     """Groups of columns (or `label`) by which metrics are broken down."""
     label_groups: dict[str, tuple[str, ...]] | None = None
-    """For a model with finer labels: which of its labels make up each label of the task."""
+    """For a model with finer labels: which of its labels make up each label of the task
+    (--label-groups.LABEL MODEL-LABEL ... on the command line)."""
     merge: Merge | None = None
     """How the logits of gathered labels become one: max (as published HANS accuracies), sum, or
     logsumexp (adds the probabilities)."""
