@@ -896,6 +896,12 @@ def test_python_raises_what_the_command_line_prints(place):
         (ConfigError, lambda: lf.connect([seed0], task)),
         (ConfigError, lambda: lf.connect(f"{place}/runs/seed*", task, basins=9)),
         (ConfigError, lambda: lf.connect(f"{place}/runs/seed*", task, ood=("nothing",))),
+        (ConfigError, lambda: lf.evaluate(seed0, "sst2")),
+        (ConfigError, lambda: lf.interpolate(seed0, seed0, "sst2")),
+        (ConfigError, lambda: lf.connect([seed0, seed0], "sst2")),
+        (ConfigError, lambda: lf.train(seed0, "sst2", out=place / "out")),
+        (ConfigError, lambda: lf.load_model(seed0, "clasification")),
+        (CheckpointError, lambda: lf.evaluate("x" * 400, task)),
         (DataError, lambda: lf.evaluate(seed0, task, split="tset")),
         (DataError, lambda: lf.load_task(place / "dev.tsv", text="sentense", label="label")),
     ]:

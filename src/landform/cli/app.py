@@ -108,7 +108,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:  # standard output on a full disk, say
-        return _say(f"{error.strerror or error}: {error.filename or 'standard output'}", 1)
+        where = error.filename or "standard output"
+        return _say(f"{where}: {error.strerror}\n  what to do: check the path and the disk", 1)
     return 0
 
 

@@ -106,6 +106,12 @@ class Data:
     task: Task
     split: str
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.task, Task):
+            raise ConfigError(
+                f"{self.task!r} is not a task", remedy="make one with landform.load_task(...)"
+            )
+
     @property
     def name(self) -> str:
         """`task:split`, as tables call it."""

@@ -147,6 +147,10 @@ class TrainStudy:
     ) -> TrainStudy:
         """Resolve model, rows and options; raises for anything that cannot be trained."""
         config = TrainConfig.parse(options, where="train")
+        if not isinstance(task, Task):
+            raise ConfigError(
+                f"{task!r} is not a task", remedy="make one with landform.load_task(...)"
+            )
         work = TrainWork(resolve(model), task, Path(out).expanduser(), split, eval_split, config)
         work.check()
         return cls(work, Plan(work.job(seed) for seed in config.seeds))

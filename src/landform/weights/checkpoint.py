@@ -218,7 +218,13 @@ def resolve(
     else:
         name = text
     path = Path(name).expanduser()
-    if path.exists():
+    try:
+        there = path.exists()
+    except OSError as error:  # longer than a path may be, say
+        raise CheckpointError(
+            f"{text}: {error.strerror}", remedy="check the name of the directory"
+        ) from None
+    if there:
         return _local(text, path, step, revision)
     if (
         path.is_absolute()
@@ -421,6 +427,8 @@ def load_model(
 
     checkpoint = resolve(checkpoint)
     options = config or LoadConfig()
+    if kind is not None and kind not in _AUTO_CLASSES:
+        raise ConfigError(f"unknown kind {kind!r}", remedy=f"known: {', '.join(_AUTO_CLASSES)}")
     pickled = check_loadable(checkpoint, options)
     _ = checkpoint.label_names()
     auto = getattr(transformers, _AUTO_CLASSES[kind] if kind else _architecture(checkpoint))
