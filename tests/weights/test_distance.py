@@ -65,3 +65,19 @@ def test_other_architecture_and_missing(tmp_path, pair, save_checkpoint):
         distance(str(pair[0]), str(other))
     with pytest.raises(CheckpointError):
         distance(str(pair[0]), str(tmp_path / "none"))
+
+
+def test_origin_saved_with_another_head(tmp_path, pair, tiny_model, word_tokenizer):
+    """The pre-trained model is a bare encoder or a masked LM: its head is not the classifier's."""
+    base = tiny_model(seed=3, dtype=torch.float32)
+    base.bert.save_pretrained(tmp_path / "base")
+    a, b = (tiny_model(seed=s, dtype=torch.float32) for s in (1, 2))
+    space = ParameterSpace.of(a)
+    o = space.flatten(base).double()
+    for name, view in space.unflatten(o.float()).items():
+        if name.startswith("classifier"):
+            start = space.offsets[space.names.index(name)]
+            o[start : start + view.numel()] = 0  # what the origin lacks counts from zero
+    x, y = space.flatten(a).double() - o, space.flatten(b).double() - o
+    result = distance(*map(str, pair), origin=str(tmp_path / "base"))
+    assert result.cosine == pytest.approx(float(x @ y / x.norm() / y.norm()), rel=1e-10)

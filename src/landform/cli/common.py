@@ -125,8 +125,8 @@ def also_tasks(specs: Sequence[str]) -> list[Task | tuple[Task, str]]:
 
 
 def read_task(path: str) -> TaskConfig:
-    """A task described in a YAML file: the fields of `TaskConfig`."""
-    return TaskConfig.parse(read_yaml(Path(path)), where=path)
+    """A task described in a YAML file: the fields of `TaskConfig`; paths start from the file."""
+    return TaskConfig.parse(read_yaml(Path(path)), where=path).placed(Path(path).parent)
 
 
 def open_study(store: Path | None) -> ArtifactStore:

@@ -56,7 +56,7 @@ def connect(
     store
         Study directory: every finished line is kept, and a killed run goes on from there.
     dry_run
-        Say what would be evaluated, with time and memory; evaluate nothing but one short sample.
+        Say what would be evaluated, with time and memory; keep nothing.
     """
     study = ConnectionStudy.of(
         checkpoints,

@@ -56,7 +56,7 @@ def evaluate(
         The split to evaluate on.
     store
         Study directory: outputs are kept there and reused; the per-example log is written to
-        results/evaluate-NAME/log.parquet.
+        results/evaluate-NAME-TASK-SPLIT/log.parquet.
     samples
         Directory for per-sample JSON files, NAME.json, in the connectivity project's format.
     dry_run

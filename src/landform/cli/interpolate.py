@@ -85,7 +85,7 @@ def interpolate(
     )
     wrote: list[Path] = []
     if store is not None:
-        title = slug("interpolate", *short_names(select([a, b])))
+        title = slug("interpolate", *short_names(select([a, b])), task.name, split)
         publish(kept, title, result)
         wrote.append(Path(store) / "results" / title)
     if figure is not None:

@@ -272,6 +272,15 @@ def check_metrics(task: Task, names: Sequence[str]) -> None:
             raise ConfigError(f"task {task.name!r}: {error.what}", remedy=error.remedy) from None
 
 
+def _peak_memory() -> int:
+    """Bytes this process has held at most: the libraries, the model and one evaluation."""
+    import resource
+    import sys
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
 @dataclass(frozen=True)
 class PointsWork:
     """What a worker needs to be opened, in this process or another: the picklable factory."""
@@ -296,7 +305,7 @@ class PointsWork:
         return plan.forecast(
             store,
             seconds_per_unit=self._sample_seconds() if plan.missing(store) else 0.0,
-            memory=held + 2 * max(sizes),
+            memory=held + _peak_memory(),
             workers=workers,
         )
 

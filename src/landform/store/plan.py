@@ -95,6 +95,7 @@ class Plan:
         seconds_per_unit: float | None = None,
         memory: float | None = None,
         workers: int = 1,
+        unit: str = "evaluations",
     ) -> Forecast:
         """What running this plan will take.
 
@@ -115,7 +116,7 @@ class Plan:
         units = sum(row.evaluations for row in kinds)
         seconds = None if seconds_per_unit is None else units * seconds_per_unit / max(workers, 1)
         total = None if memory is None else memory * max(workers, 1)
-        return Forecast(kinds, seconds, total, workers)
+        return Forecast(kinds, seconds, total, workers, unit)
 
 
 @dataclass(frozen=True)
@@ -136,6 +137,8 @@ class Forecast(Result):
     seconds: float | None = None
     memory: float | None = None
     workers: int = field(default=1)
+    unit: str = "evaluations"
+    """what the cost of a job counts: evaluations, or the steps of a training"""
 
     @property
     def jobs(self) -> int:
@@ -157,7 +160,7 @@ class Forecast(Result):
         """For example "190 jobs, 20 of them done: 1520 evaluations to do, about 3.5 min"."""
         text = (
             f"{self.jobs} jobs, {self.done} of them done: "
-            f"{self.evaluations:,.10g} evaluations to do"
+            f"{self.evaluations:,.10g} {self.unit} to do"
         )
         if self.seconds is not None:
             text += f", about {_duration(self.seconds)}"
@@ -173,7 +176,7 @@ class Forecast(Result):
 
         table = Table(title="forecast", caption=self.reading, caption_justify="left")
         table.add_column("job")
-        for name in ("jobs", "done", "evaluations to do"):
+        for name in ("jobs", "done", f"{self.unit} to do"):
             table.add_column(name, justify="right")
         for row in self.rows:
             table.add_row(row.kind, str(row.jobs), str(row.done), f"{row.evaluations:,.10g}")

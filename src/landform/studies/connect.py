@@ -410,6 +410,9 @@ class ConnectionStudy:
             ood=ood,
             in_domain=in_domain,
             centroid_difference=clustering.centroid_difference,
+            replicates=self.config.replicates,
+            seed=self.config.seed,
+            level=self.config.level,
         )
         return table, summary
 

@@ -150,20 +150,7 @@ class StudyFile:
         """The task and split that `TASK` or `TASK:SPLIT` means."""
         title, _, split = name.partition(":")
         config = self.tasks.get(title) or TaskConfig(task=title)
-        return Task.from_config(self._placed(config)), split or "validation"
-
-    def _placed(self, config: TaskConfig) -> TaskConfig:
-        """The task with its files found from the directory of the study file."""
-        changes: dict[str, Any] = {}
-        if config.files is not None:
-            changes["files"] = {
-                split: str(self.base / path) for split, path in config.files.items()
-            }
-        if config.data_dir is not None:
-            changes["data_dir"] = str(self.base / config.data_dir)
-        if config.task is not None and (self.base / config.task).exists():
-            changes["task"] = str(self.base / config.task)
-        return config.replace(**changes) if changes else config
+        return Task.from_config(config.placed(self.base)), split or "validation"
 
     def place(self, name: str) -> str:
         """A checkpoint name or pattern as found from the study file; hub names stay as they are."""
@@ -317,7 +304,10 @@ def _training(file: StudyFile, step: TrainStep) -> TrainStudy:
         out=file.base / step.out,
         split=step.split,
         eval_split=step.eval_split,
-        **_options(step, TrainConfig),
+        **{
+            **_options(step, TrainConfig),
+            "row_file": None if step.row_file is None else file.base / step.row_file,
+        },
     )
 
 
@@ -362,7 +352,7 @@ def _interpolate(
         progress=progress,
         **_options(step, InterpolateConfig),
     )
-    publish(store, slug("interpolate", *short_names(select(ends))), result)
+    publish(store, slug("interpolate", *short_names(select(ends)), task.name, split), result)
     return result
 
 

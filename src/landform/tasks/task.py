@@ -141,6 +141,18 @@ class TaskConfig(Config):
     """How the logits of gathered labels become one: max (as published HANS accuracies), sum, or
     logsumexp (adds the probabilities)."""
 
+    def placed(self, base: Path) -> TaskConfig:
+        """The same task with its relative paths starting from `base`, where the file lies that
+        describes it."""
+        changes: dict[str, Any] = {}
+        if self.files is not None:
+            changes["files"] = {split: str(base / path) for split, path in self.files.items()}
+        if self.data_dir is not None:
+            changes["data_dir"] = str(base / self.data_dir)
+        if self.task is not None and (base / self.task).exists():
+            changes["task"] = str(base / self.task)
+        return self.replace(**changes) if changes else self
+
 
 # -------------------------------------------------------------------------------------- examples
 

@@ -158,7 +158,10 @@ class TrainStudy:
     def forecast(self, seconds_per_step: float | None = None) -> Forecast:
         """What remains to be trained; the unit is optimizer steps."""
         return self.plan.forecast(
-            _Runs(self.work), seconds_per_unit=seconds_per_step, workers=self.work.config.workers
+            _Runs(self.work),
+            seconds_per_unit=seconds_per_step,
+            workers=self.work.config.workers,
+            unit="steps",
         )
 
     def run(self, *, progress: bool = False) -> Training:

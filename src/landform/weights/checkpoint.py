@@ -29,6 +29,7 @@ __all__ = [
     "LoadConfig",
     "check_loadable",
     "check_same_architecture",
+    "head_kind",
     "load_model",
     "load_tokenizer",
     "resolve",
@@ -431,7 +432,8 @@ def load_model(
         raise ConfigError(f"unknown kind {kind!r}", remedy=f"known: {', '.join(_AUTO_CLASSES)}")
     pickled = check_loadable(checkpoint, options)
     _ = checkpoint.label_names()
-    auto = getattr(transformers, _AUTO_CLASSES[kind] if kind else _architecture(checkpoint))
+    kind = kind or head_kind(checkpoint)
+    auto = getattr(transformers, _AUTO_CLASSES[kind] if kind else "AutoModel")
     with quiet_transformers():
         try:
             model, info = auto.from_pretrained(
@@ -495,12 +497,13 @@ def check_loadable(checkpoint: Checkpoint, options: LoadConfig) -> bool:
     return pickled
 
 
-def _architecture(checkpoint: Checkpoint) -> str:
+def head_kind(checkpoint: Checkpoint) -> str | None:
+    """The kind of head that the checkpoint's architecture names; None for a bare encoder."""
     names = checkpoint.config.get("architectures") or [""]
     for ending, kind in _ARCHITECTURE_KINDS.items():
         if str(names[0]).endswith(ending):
-            return _AUTO_CLASSES[kind]
-    return "AutoModel"
+            return kind
+    return None
 
 
 def _load_error(checkpoint: Checkpoint, error: Exception) -> CheckpointError:

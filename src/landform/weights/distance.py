@@ -15,6 +15,7 @@ from landform.weights.checkpoint import (
     Checkpoint,
     LoadConfig,
     check_same_architecture,
+    head_kind,
     load_model,
     resolve,
 )
@@ -119,7 +120,7 @@ def distance(
     points = [space.flatten(model) for model in models]
     for end, point in zip(ends, points, strict=True):
         space.check_finite(point, end.spec)
-    origin = _origin(config, space, kind)
+    origin = _origin(config, space, resolve(a), kind)
     rows: list[dict[str, Any]] = []
     total = [0.0, 0.0, 0.0, 0.0]
     count = 0
@@ -135,11 +136,19 @@ def distance(
     return Distance(str(a), str(b), l2, rms, cosine, count, pd.DataFrame(rows))
 
 
-def _origin(config: DistanceConfig, space: ParameterSpace, kind: str | None) -> Tensor | None:
-    """The origin as a point: tensors it lacks (a new head) count from zero."""
+def _origin(
+    config: DistanceConfig, space: ParameterSpace, a: Checkpoint, kind: str | None
+) -> Tensor | None:
+    """The origin as a point: tensors it lacks (the new head of `a`) count from zero."""
     if config.origin is None:
         return None
-    model = load_model(resolve(config.origin), kind, config, new_head=True)
+    model = load_model(
+        resolve(config.origin),
+        kind or head_kind(a),
+        config,
+        new_head=True,
+        num_labels=len(a.label_names()),
+    )
     fresh: frozenset[str] = getattr(model, "landform_new_tensors", frozenset())
     tensors = {
         name: torch.zeros_like(p) if name in fresh else p for name, p in model.named_parameters()
