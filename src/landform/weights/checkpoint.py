@@ -150,7 +150,7 @@ class Checkpoint:
             ) from None
 
 
-_FOREIGN = (".h5", ".msgpack", ".ckpt.index", ".onnx", ".gguf", ".pt", ".pth", ".npz")
+_FOREIGN = (".h5", ".msgpack", ".ckpt.index", ".onnx", ".gguf")
 
 
 def _read_json(path: Path, spec: str) -> dict[str, Any]:
