@@ -246,3 +246,15 @@ def test_ray_cluster_gives_the_same_study(study_parts, tmp_path):
         pd.testing.assert_frame_equal(getattr(here, name), getattr(there, name), rtol=1e-5)
     assert there.evaluations == here.evaluations
     assert len(list((tmp_path / "there" / "artifacts" / "mix").iterdir())) == 4 + 6
+
+
+def test_a_study_can_connect_more_than_once(study_parts, tmp_path):
+    task, ood = tasks(study_parts)
+    runs = [f"{study_parts}/runs/seed*"]
+    lf.connect(runs, task, points=3, store=tmp_path / "s")
+    lf.connect(runs, ood, points=3, store=tmp_path / "s", keep_as="connect-ood")
+    found = load_results(Store.open(tmp_path / "s"))
+    assert {name: found[name].data for name in found} == {
+        "connect": ("dev:validation",),
+        "connect-ood": ("ood:validation",),
+    }

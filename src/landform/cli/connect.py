@@ -71,6 +71,6 @@ def connect(
         return
     kept = open_study(store)
     result = study.run(kept, progress=not output.quiet)
-    emit(result, output, [store / "results" / "connect"] if store else [])
+    emit(result, output, [store / "results" / options.keep_as] if store else [])
     if store is not None and not output.json_:
         print(f"next: landform report {store}")

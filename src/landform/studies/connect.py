@@ -66,6 +66,8 @@ class ConnectConfig(PointsConfig):
     """Where jobs run: in this process, or on a Ray cluster."""
     workers: int = Field(1, ge=1)
     """Worker processes of the Ray engine."""
+    keep_as: str = Field("connect", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """Name of the result in the study, for a study that connects more than once."""
 
 
 @dataclass(frozen=True)
@@ -185,7 +187,7 @@ def connect(
     `checkpoints` may hold patterns (`runs/seed*`). `also` names further data sets, say an
     out-of-distribution one: every mixed model is evaluated on all of them. `pairs` limits the
     lines to pairs of checkpoint names. With a `store`, finished lines are kept and reused, and the
-    result is kept under the name `connect`. Options are the fields of `ConnectConfig`.
+    result is kept under the name `keep_as`. Options are the fields of `ConnectConfig`.
     """
     study = ConnectionStudy.of(checkpoints, task, split=split, also=also, pairs=pairs, **options)
     return study.run(open_store(store), progress=progress)
@@ -270,7 +272,7 @@ class ConnectionStudy:
             description="connecting",
         )
         connection = self.collect(store)
-        publish(store, "connect", connection)
+        publish(store, self.config.keep_as, connection)
         return connection
 
     def _ordered_pairs(self) -> list[tuple[int, int]]:
