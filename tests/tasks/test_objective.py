@@ -4,6 +4,7 @@ Results must not change when padding is added, when the batch split changes, whe
 reordered, or when labels are masked (-100); and they must be what a loop over the definition gives.
 """
 
+import copy
 import dataclasses
 import math
 from types import SimpleNamespace
@@ -14,13 +15,22 @@ import pytest
 import torch
 
 from landform.errors import DataError, LabelError
-from landform.tasks.batching import IGNORED, Encoded, collate, cut_batches, encode, longest_input
+from landform.tasks.batching import (
+    IGNORED,
+    Encoded,
+    collate,
+    cut_batches,
+    encode,
+    fit_to_model,
+    longest_input,
+    set_padding,
+)
 from landform.tasks.labels import LabelMap
 from landform.tasks.objective import Objective
 from landform.tasks.task import Examples
 
 KINDS = {
-    "classification": ["bert", "gpt2"],
+    "classification": ["bert", "gpt2", "gpt2-other-pad", "llama-no-tokenizer-pad"],
     "regression": ["bert"],
     "token-classification": ["bert"],
     "masked-lm": ["bert"],
@@ -56,6 +66,33 @@ def objective_of(kind: str) -> Objective:
     return Objective(kind, labels)
 
 
+def llama(**changes):
+    """A decoder classifier of another kind than GPT-2, random, in float64."""
+    from transformers import LlamaConfig, LlamaForSequenceClassification
+
+    options = dict(
+        vocab_size=45, hidden_size=16, intermediate_size=24, num_hidden_layers=2,
+        num_attention_heads=2, num_key_value_heads=2, max_position_embeddings=32, num_labels=3,
+    )  # fmt: skip
+    return randomised(LlamaForSequenceClassification(LlamaConfig(**{**options, **changes})))
+
+
+def randomised(model):
+    """Weights large enough that mistakes with padding show, the same in every run."""
+    generator = torch.Generator().manual_seed(0)
+    for name, parameter in model.named_parameters():
+        if "norm" not in name.lower():
+            torch.nn.init.normal_(parameter, std=0.3, generator=generator)
+    return model.double().eval()
+
+
+def without_pad(tokenizer, eos="[SEP]"):
+    """The tokenizer as decoders have it: an end token and no padding token."""
+    other = copy.deepcopy(tokenizer)
+    other.pad_token, other.eos_token = None, eos
+    return other
+
+
 @pytest.fixture(params=CASES, ids=lambda case: "-".join(case))
 def setting(request, tiny_model, word_tokenizer):
     kind, architecture = request.param
@@ -64,11 +101,16 @@ def setting(request, tiny_model, word_tokenizer):
         if "lm" not in kind and kind != "seq2seq"
         else {}
     )
-    model = tiny_model(kind, architecture, **changes)
-    encoded = encode(make_examples(kind), word_tokenizer, kind, max_length=16)
-    if architecture != "bert":
-        for row in encoded.rows:
-            row.pop("token_type_ids")
+    tokenizer = word_tokenizer
+    if architecture == "llama-no-tokenizer-pad":
+        # Rows end with the end token, which must not be taken for padding.
+        model, tokenizer = llama(pad_token_id=0), without_pad(word_tokenizer)
+    elif architecture == "gpt2-other-pad":
+        model = tiny_model(kind, "gpt2", **changes, pad_token_id=3)
+    else:
+        model = tiny_model(kind, architecture, **changes)
+    encoded = encode(make_examples(kind), tokenizer, kind, max_length=16)
+    encoded = fit_to_model(encoded, model, tokenizer, "here")
     return SimpleNamespace(kind=kind, model=model, encoded=encoded, objective=objective_of(kind))
 
 
@@ -87,12 +129,14 @@ def evaluate(setting, batches):
 
 def one_by_one(setting):
     rows = setting.encoded.rows
-    return evaluate(setting, [collate([row], [i], pad_id=0) for i, row in enumerate(rows)])
+    pad = setting.encoded.pad_id
+    return evaluate(setting, [collate([row], [i], pad_id=pad) for i, row in enumerate(rows)])
 
 
 def test_padding_changes_nothing(setting):
     rows = setting.encoded.rows
-    padded = [collate([row], [i], pad_id=0, length=16) for i, row in enumerate(rows)]
+    pad = setting.encoded.pad_id
+    padded = [collate([row], [i], pad_id=pad, length=16) for i, row in enumerate(rows)]
     for got, expected in zip(evaluate(setting, padded), one_by_one(setting), strict=True):
         torch.testing.assert_close(got, expected, rtol=1e-12, atol=1e-12)
 
@@ -107,14 +151,15 @@ def test_batch_split_changes_nothing(setting, budget):
 
 def test_order_changes_nothing(setting):
     order = [3, 0, 4, 2, 1]
-    shuffled = [collate([setting.encoded.rows[i] for i in order], order, pad_id=0)]
+    rows = [setting.encoded.rows[i] for i in order]
+    shuffled = [collate(rows, order, pad_id=setting.encoded.pad_id)]
     for got, expected in zip(evaluate(setting, shuffled), one_by_one(setting), strict=True):
         torch.testing.assert_close(got, expected, rtol=1e-12, atol=1e-12)
 
 
 def test_masked_labels_carry_no_loss(setting):
     """Masking positions removes exactly their terms; masking all leaves sums and counts of zero."""
-    batch = collate(setting.encoded.rows, range(len(TEXTS)), pad_id=0)
+    batch = collate(setting.encoded.rows, range(len(TEXTS)), pad_id=setting.encoded.pad_id)
     targets = setting.objective.targets(batch)
     logits = setting.objective.logits(setting.model, batch)
     if setting.kind == "regression":  # no score means "masked": -100 is a number like any other
@@ -141,7 +186,7 @@ def test_loss_is_the_definition(setting):
     """A loop over examples and positions, straight from the table in the docstring."""
     sums, counts = one_by_one(setting)
     for i, row in enumerate(setting.encoded.rows):
-        batch = collate([row], [i], pad_id=0)
+        batch = collate([row], [i], pad_id=setting.encoded.pad_id)
         with torch.no_grad():
             raw = setting.model(**setting.objective.arguments(setting.model, batch)).logits[0]
         labels = row["labels"]
@@ -167,7 +212,7 @@ def _cross_entropy(logits, label):
 
 @pytest.mark.parametrize("weighting", ["none", "example", "position"])
 def test_output_gradient_is_autograd(setting, weighting):
-    batch = collate(setting.encoded.rows, range(len(TEXTS)), pad_id=0)
+    batch = collate(setting.encoded.rows, range(len(TEXTS)), pad_id=setting.encoded.pad_id)
     targets = setting.objective.targets(batch)
     logits = setting.objective.logits(setting.model, batch).detach().requires_grad_()
     generator = torch.Generator().manual_seed(0)
@@ -193,7 +238,7 @@ def test_output_gradient_is_autograd(setting, weighting):
 
 
 def test_label_distribution_has_the_loss_as_its_negative_log(setting):
-    batch = collate(setting.encoded.rows, range(len(TEXTS)), pad_id=0)
+    batch = collate(setting.encoded.rows, range(len(TEXTS)), pad_id=setting.encoded.pad_id)
     targets = setting.objective.targets(batch)
     logits = setting.objective.logits(setting.model, batch)
     distribution = setting.objective.label_distribution(logits)
@@ -210,7 +255,7 @@ def test_label_distribution_has_the_loss_as_its_negative_log(setting):
 
 
 def test_sampled_targets_follow_the_model_and_skip_masked_positions(setting):
-    batch = collate(setting.encoded.rows, range(len(TEXTS)), pad_id=0)
+    batch = collate(setting.encoded.rows, range(len(TEXTS)), pad_id=setting.encoded.pad_id)
     targets = setting.objective.targets(batch)
     logits = setting.objective.logits(setting.model, batch).detach()
     generator = torch.Generator().manual_seed(0)
@@ -230,7 +275,7 @@ def test_sampled_targets_follow_the_model_and_skip_masked_positions(setting):
 
 def test_mean_divides_sums_by_counts_once(setting):
     sums, counts = one_by_one(setting)
-    batch = collate(setting.encoded.rows, range(len(TEXTS)), pad_id=0)
+    batch = collate(setting.encoded.rows, range(len(TEXTS)), pad_id=setting.encoded.pad_id)
     losses = setting.objective.losses(
         setting.objective.logits(setting.model, batch), setting.objective.targets(batch)
     )
@@ -297,6 +342,41 @@ def test_truncation_is_counted(word_tokenizer):
     assert short.lengths.max() == 6
 
 
+def test_cut_targets_are_counted(word_tokenizer):
+    """Targets have 2, 1, 4, 2, 1 words and two special tokens; a row cut twice counts once."""
+    examples = make_examples("seq2seq")
+    texts = tuple((" ".join(["w1"] * n),) for n in (1, 1, 1, 9, 1))
+    short = dataclasses.replace(examples, texts=texts)
+    for length, expected in ((6, {3}), (5, {2, 3}), (4, {2, 3}), (3, {0, 2, 3})):
+        encoded = encode(short, word_tokenizer, "seq2seq", max_length=length)
+        assert encoded.truncated == len(expected), length
+        assert max(len(row["labels"]) for row in encoded.rows) <= length
+
+
+def test_masks_of_another_seed_hide_other_tokens_of_the_same_text(word_tokenizer, tiny_model):
+    encoded = encode(make_examples("masked-lm"), word_tokenizer, "masked-lm", max_length=16)
+    model = tiny_model("masked-lm")
+    fitted = fit_to_model(encoded, model, word_tokenizer, "here")
+    assert fitted.masked(1, 0) == fitted.rows[1], "the seed that the rows were masked with"
+    hidden = set()
+    for seed in range(20):
+        row = fitted.masked(1, seed)
+        assert row == fitted.masked(1, seed) and set(row) == set(fitted.rows[1])
+        original = word_tokenizer(TEXTS[1])["input_ids"]
+        restored = [
+            y if y != IGNORED else x
+            for x, y in zip(*map(row.get, ("input_ids", "labels")), strict=True)
+        ]
+        assert restored == original
+        hidden.add(tuple(row["labels"]))
+    assert len(hidden) > 3
+    small = dataclasses.replace(fitted.masking, vocabulary=99)
+    again = fit_to_model(dataclasses.replace(fitted, masking=small), model, word_tokenizer, "here")
+    assert again.masking.vocabulary == 45, "random tokens are tokens of the model"
+    plain = encode(make_examples("causal-lm"), word_tokenizer, "causal-lm", max_length=16)
+    assert plain.masked(0, 5) == plain.rows[0]
+
+
 def test_word_labels_sit_on_first_tokens(word_tokenizer):
     encoded = encode(
         make_examples("token-classification"), word_tokenizer, "token-classification", max_length=16
@@ -305,13 +385,130 @@ def test_word_labels_sit_on_first_tokens(word_tokenizer):
 
 
 def test_longest_input(word_tokenizer, tiny_model):
-    config = tiny_model().config
-    assert longest_input(word_tokenizer, config, None) == 32
-    assert longest_input(word_tokenizer, config, 8) == 8
+    model = tiny_model()
+    assert longest_input(word_tokenizer, model, None) == 32
+    assert longest_input(word_tokenizer, model, 8) == 8
     with pytest.raises(DataError, match="more than the model can take"):
-        longest_input(word_tokenizer, config, 64)
-    roberta = SimpleNamespace(model_type="roberta", max_position_embeddings=20)
-    assert longest_input(word_tokenizer, roberta, None) == 18
+        longest_input(word_tokenizer, model, 64)
+
+
+FAMILIES = {
+    "Roberta": 20 - 2,
+    "RobertaPreLayerNorm": 20 - 2,
+    "XLMRoberta": 20 - 2,
+    "Camembert": 20 - 2,
+    "Data2VecText": 20 - 2,
+    "MPNet": 20 - 2,
+    "Bart": 20,  # its table has the two extra rows on top of what the config says
+    "Bert": 20,
+}
+
+
+def family_model(family, **changes):
+    import transformers
+
+    if family == "Bart":
+        sizes = dict(d_model=16, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2,
+                     decoder_attention_heads=2, encoder_ffn_dim=24, decoder_ffn_dim=24,
+                     eos_token_id=3)  # fmt: skip
+    else:
+        sizes = dict(hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
+                     intermediate_size=24)  # fmt: skip
+    options = {"vocab_size": 45, "pad_token_id": 1, "max_position_embeddings": 20, "num_labels": 3}
+    config = getattr(transformers, f"{family}Config")(**{**options, **sizes, **changes})
+    return randomised(getattr(transformers, f"{family}ForSequenceClassification")(config))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_long_texts_are_cut_where_the_position_table_ends(word_tokenizer, family):
+    """At the limit the model runs, one token further it does not: the limit is exact."""
+    model = family_model(family)
+    texts = ((" ".join(["w1"] * 30),), ("w2 w3",))
+    examples = Examples(("a", "b"), texts, np.array([0, 1]), pd.DataFrame(index=range(2)))
+    length = longest_input(word_tokenizer, model, None)
+    assert length == FAMILIES[family]
+    encoded = encode(examples, word_tokenizer, "classification", max_length=length)
+    encoded = fit_to_model(encoded, model, word_tokenizer, "here")
+    assert encoded.truncated == 1 and encoded.pad_id == 1
+    objective = Objective("classification")
+    (batch,) = cut_batches(encoded, 1000)
+    assert torch.isfinite(objective.logits(model, batch)).all()
+    rows = [{**encoded.rows[0], "input_ids": [2] + [7] * (length - 1) + [3]}]
+    rows[0].pop("token_type_ids", None)
+    with pytest.raises((IndexError, RuntimeError)):
+        model(**collate(rows, [0], pad_id=1).inputs)
+
+
+# --- what models take --------------------------------------------------------------------------
+
+
+def test_one_padding_id_for_model_and_batches(word_tokenizer):
+    """The model's own, else the tokenizer's, else its end token, else 0; never one out of range."""
+    none = without_pad(word_tokenizer)
+    nothing = copy.deepcopy(none)
+    nothing.eos_token = None
+    outside = copy.deepcopy(none)
+    outside.add_special_tokens({"pad_token": "<pad>"})
+    assert outside.pad_token_id == 45
+    for own, tokenizer, expected in (
+        (7, word_tokenizer, 7),
+        (7, none, 7),
+        (None, word_tokenizer, 0),
+        (None, none, 3),
+        (None, nothing, 0),
+        (-1, none, 3),
+        (None, outside, 3),
+    ):
+        model = llama()
+        model.config.pad_token_id = own
+        assert set_padding(model, tokenizer) == expected == model.config.pad_token_id
+        encoded = encode(make_examples("classification"), tokenizer, "classification", max_length=9)
+        assert fit_to_model(encoded, model, tokenizer, "here").pad_id == expected
+
+
+def pair_examples():
+    texts = (("w1 w2", "w3"), ("w4", "w5 w6 w7"))
+    return Examples(("a", "b"), texts, np.array([0, 1]), pd.DataFrame(index=range(2)))
+
+
+@pytest.mark.parametrize(
+    ("family", "segments", "kept"),
+    [("Bert", 2, True), ("Bert", 1, False), ("Roberta", 1, False), ("Roberta", 2, True)],
+)
+def test_segments_are_kept_where_the_model_has_all_of_them(word_tokenizer, family, segments, kept):
+    model = family_model(family, type_vocab_size=segments)
+    encoded = encode(pair_examples(), word_tokenizer, "classification", max_length=16)
+    encoded = fit_to_model(encoded, model, word_tokenizer, "here")
+    (batch,) = cut_batches(encoded, 1000)
+    assert ("token_type_ids" in batch.inputs) == kept
+    assert torch.isfinite(Objective("classification").logits(model, batch)).all()
+
+
+def test_decoders_see_words_and_nothing_else(word_tokenizer, tiny_model):
+    """GPT-2 would add the embeddings of tokens 0 and 1 for the segments of a pair."""
+    for model in (tiny_model("classification", "gpt2"), llama(pad_token_id=0)):
+        encoded = encode(pair_examples(), word_tokenizer, "classification", max_length=16)
+        assert "token_type_ids" in encoded.rows[0]
+        encoded = fit_to_model(encoded, model, word_tokenizer, "here")
+        assert set(encoded.rows[0]) == {"input_ids", "labels"}
+        expected = [model(torch.tensor([row["input_ids"]])).logits[0] for row in encoded.rows]
+        (batch,) = cut_batches(encoded, 1000)
+        torch.testing.assert_close(
+            Objective("classification").logits(model, batch), torch.stack(expected)[batch.rows]
+        )
+
+
+def test_inputs_that_the_model_does_not_name_are_dropped(word_tokenizer, tiny_model):
+    rows = ({"input_ids": [2, 3], "offsets": [0, 1], "labels": 0},)
+    encoded = Encoded(rows, "classification", 0, 0)
+    fitted = fit_to_model(encoded, tiny_model(), word_tokenizer, "here")
+    assert fitted.rows == ({"input_ids": [2, 3], "labels": 0},)
+
+
+def test_a_token_outside_the_vocabulary_is_named(word_tokenizer, tiny_model):
+    encoded = encode(pair_examples(), word_tokenizer, "classification", max_length=16)
+    with pytest.raises(DataError, match="here: token id 12 is outside the model's vocabulary of 9"):
+        fit_to_model(encoded, tiny_model(vocab_size=9), word_tokenizer, "here")
 
 
 def test_nothing_to_encode(word_tokenizer):

@@ -24,7 +24,6 @@ from torch import Tensor
 from landform.errors import (
     CheckpointError,
     ConfigError,
-    DataError,
     LabelError,
     LandformError,
     NonFiniteError,
@@ -32,7 +31,14 @@ from landform.errors import (
 from landform.store.artifacts import ArtifactStore, Contents
 from landform.store.fingerprint import fingerprint
 from landform.store.plan import Forecast, Job, Plan
-from landform.tasks.batching import Batch, Encoded, cut_batches, encode, longest_input
+from landform.tasks.batching import (
+    Batch,
+    Encoded,
+    cut_batches,
+    encode,
+    fit_to_model,
+    longest_input,
+)
 from landform.tasks.metrics import Predictions, get_metric
 from landform.tasks.objective import Objective
 from landform.tasks.task import Examples, Task
@@ -211,7 +217,7 @@ def prepare(
 ) -> PreparedData:
     """Tokenise a data set for a model and move its batches to the device."""
     examples = data.examples(config.rows)
-    length = longest_input(tokenizer, model.config, config.max_length)
+    length = longest_input(tokenizer, model, config.max_length)
     encoded = encode(
         examples,
         tokenizer,
@@ -226,14 +232,7 @@ def prepare(
         raise LabelError(
             f"{checkpoint.spec} and {data.name}: {error.what}", remedy=error.remedy
         ) from None
-    vocabulary = model.get_input_embeddings().weight.shape[0]
-    largest = max(max(row["input_ids"]) for row in encoded.rows)
-    if largest >= vocabulary:
-        raise DataError(
-            f"{checkpoint.spec} and {data.name}: token id {largest} is outside the model's "
-            f"vocabulary of {vocabulary}",
-            remedy="the tokenizer next to the checkpoint belongs to another model",
-        )
+    encoded = fit_to_model(encoded, model, tokenizer, f"{checkpoint.spec} and {data.name}")
     device = config.torch_device()
     batches = tuple(batch.to(device) for batch in cut_batches(encoded, config.token_budget))
     return PreparedData(
@@ -381,7 +380,6 @@ class PointsWorker:
         model: Any = load_model(first, kind, self.config)
         model.to(device)
         tokenizer = load_tokenizer(first)
-        _set_padding(model, tokenizer)
         self.kind, self.first = kind, first
         self.vocabulary = tokenizer.get_vocab()
         self.space = ParameterSpace.of(model)
@@ -454,16 +452,6 @@ class PointsWorker:
 
 def _head(kind: str) -> str:
     return "classification" if kind == "regression" else kind
-
-
-def _set_padding(model: Any, tokenizer: Any) -> None:
-    # Decoder classifiers look for the last token that is not padding, and refuse batches
-    # when they were never told which token that is.
-    if getattr(model.config, "pad_token_id", None) is None:
-        pad = (
-            tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-        )
-        model.config.pad_token_id = pad if pad is not None else 0
 
 
 def _check_compatible(first: Checkpoint, other: Checkpoint, vocabulary: dict[str, int]) -> None:

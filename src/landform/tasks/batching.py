@@ -8,9 +8,10 @@ same examples always give the same batches.
 from __future__ import annotations
 
 import hashlib
+import inspect
 import random
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,10 +25,50 @@ if TYPE_CHECKING:
 
     from landform.tasks.task import Examples
 
-__all__ = ["IGNORED", "Batch", "Encoded", "collate", "cut_batches", "encode", "longest_input"]
+__all__ = [
+    "IGNORED",
+    "Batch",
+    "Encoded",
+    "Masking",
+    "collate",
+    "cut_batches",
+    "encode",
+    "fit_to_model",
+    "longest_input",
+    "set_padding",
+]
 
 IGNORED = -100
 """Label of a position that carries no loss (the convention of torch and transformers)."""
+
+
+@dataclass(frozen=True)
+class Masking:
+    """What is needed to hide other tokens of the same examples: see `Encoded.masked`."""
+
+    originals: tuple[tuple[tuple[int, ...], tuple[int, ...]], ...]
+    """per example: its token ids before any was hidden, and the positions that may be hidden"""
+    mask_id: int
+    vocabulary: int
+    """random tokens are drawn from the ids below this one"""
+    rate: float
+
+    def hide(self, row: int, seed: object) -> dict[str, list[int]]:
+        """`input_ids` and `labels` of an example, its masks drawn from `seed` and its ids alone."""
+        ids, candidates = list(self.originals[row][0]), self.originals[row][1]
+        digest = hashlib.sha256(f"{seed}:{ids}".encode()).digest()
+        generator = random.Random(int.from_bytes(digest[:8], "big"))
+        # At least one token, or a short example would say nothing.
+        count = min(len(candidates), max(1, round(self.rate * len(candidates))))
+        labels = [IGNORED] * len(ids)
+        for i in generator.sample(candidates, count):
+            labels[i] = ids[i]
+            draw = generator.random()
+            if draw < 0.8:
+                ids[i] = self.mask_id
+            elif draw < 0.9:
+                ids[i] = generator.randrange(self.vocabulary)
+        return {"input_ids": ids, "labels": labels}
 
 
 @dataclass(frozen=True)
@@ -39,7 +80,15 @@ class Encoded:
     kind: str
     pad_id: int
     truncated: int
-    """number of examples that were cut at the maximum length"""
+    """number of examples that were cut at the maximum length (a text or its target)"""
+    masking: Masking | None = None
+    """masked language modelling only"""
+
+    def masked(self, row: int, seed: object) -> dict[str, Any]:
+        """Example `row` with masks of this seed; as it is where nothing is masked."""
+        if self.masking is None:
+            return self.rows[row]
+        return {**self.rows[row], **self.masking.hide(row, seed)}
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -70,18 +119,9 @@ class Batch:
         return Batch(moved, self.labels.to(device), self.rows.to(device))
 
 
-def longest_input(tokenizer: PreTrainedTokenizerBase, config: Any, asked: int | None) -> int:
+def longest_input(tokenizer: PreTrainedTokenizerBase, model: Any, asked: int | None) -> int:
     """The length at which inputs are cut: `asked`, or all that tokenizer and model can take."""
-    limits = [tokenizer.model_max_length]
-    positions = getattr(config, "max_position_embeddings", None) or getattr(
-        config, "n_positions", None
-    )
-    if isinstance(positions, int) and positions > 0:
-        # RoBERTa-style models number positions from pad_token_id + 1, so two rows of the
-        # position table are never reached by tokens.
-        offset = 2 if getattr(config, "model_type", "") in _OFFSET_POSITIONS else 0
-        limits.append(positions - offset)
-    most = int(min(limits))
+    most = int(min([tokenizer.model_max_length, *_position_limits(model)]))
     if asked is not None and asked > most:
         raise DataError(
             f"max_length {asked} is more than the model can take ({most} tokens)",
@@ -90,7 +130,83 @@ def longest_input(tokenizer: PreTrainedTokenizerBase, config: Any, asked: int | 
     return asked or min(most, 1 << 16)
 
 
-_OFFSET_POSITIONS = {"roberta", "xlm-roberta", "camembert", "longformer", "bart", "mpnet", "esm"}
+def _position_limits(model: Any) -> Iterator[int]:
+    config = model.config
+    positions = getattr(config, "max_position_embeddings", None) or getattr(
+        config, "n_positions", None
+    )
+    if isinstance(positions, int) and positions > 0:
+        yield positions
+    # The RoBERTa family numbers tokens from the padding index + 1 and counts the rows before it in
+    # its config. A table with a padding index is one of that family, whatever the model is called;
+    # BART's table has extra rows too, but not counted in the config.
+    for name, module in model.named_modules():
+        padding = getattr(module, "padding_idx", None)
+        table = getattr(module, "weight", None)
+        if "position" in name.rpartition(".")[2] and padding is not None and table is not None:
+            yield len(table) - padding - 1
+
+
+# --- what the model takes ---------------------------------------------------------------------
+
+
+def set_padding(model: Any, tokenizer: PreTrainedTokenizerBase) -> int:
+    """The token id that batches for `model` are padded with, also written into its config.
+
+    Decoder classifiers read their logits at the last token that is not `config.pad_token_id`, and
+    the RoBERTa family numbers positions by it, so the model's own id comes first and batches must
+    use no other; then the tokenizer's padding token, its end token (GPT-2 and LLaMA ship without a
+    padding token), and 0. An id without a row in the vocabulary (old LLaMA configs say -1) is none.
+    """
+    vocabulary = _vocabulary(model)
+    config = model.config.get_text_config()
+    own = getattr(config, "pad_token_id", None)
+    candidates = (own, tokenizer.pad_token_id, tokenizer.eos_token_id)
+    pad = next((c for c in candidates if isinstance(c, int) and 0 <= c < vocabulary), 0)
+    config.pad_token_id = model.config.pad_token_id = pad
+    return pad
+
+
+def fit_to_model(
+    encoded: Encoded, model: Any, tokenizer: PreTrainedTokenizerBase, where: str
+) -> Encoded:
+    """The same rows with the inputs and the padding that `model` takes.
+
+    Inputs that its forward pass does not name are dropped. Segment ids (`token_type_ids`) stay
+    only where the model has embeddings for all of them: RoBERTa has one for the two segments of a
+    pair, and GPT-2 would add the embeddings of the *words* with these ids. Raises `DataError`,
+    which begins with `where`, for a token outside the model's vocabulary.
+    """
+    vocabulary = _vocabulary(model)
+    largest = max(max(row["input_ids"]) for row in encoded.rows)
+    if largest >= vocabulary:
+        raise DataError(
+            f"{where}: token id {largest} is outside the model's vocabulary of {vocabulary}",
+            remedy="the tokenizer next to the checkpoint belongs to another model",
+        )
+    known = inspect.signature(model.forward).parameters
+    names = {name for name in encoded.rows[0] if name in known} | {"input_ids", "labels"}
+    if "token_type_ids" in names and not _has_segments(model, encoded):
+        names.remove("token_type_ids")
+    rows = tuple({name: row[name] for name in row if name in names} for row in encoded.rows)
+    masking = encoded.masking
+    if masking is not None:
+        masking = replace(masking, vocabulary=min(masking.vocabulary, vocabulary))
+    return replace(encoded, rows=rows, pad_id=set_padding(model, tokenizer), masking=masking)
+
+
+def _vocabulary(model: Any) -> int:
+    return int(model.get_input_embeddings().weight.shape[0])
+
+
+def _has_segments(model: Any, encoded: Encoded) -> bool:
+    if any(name.endswith("seg_embed") for name, _ in model.named_parameters()):
+        return True  # XLNet compares segments with each other: any ids will do
+    segments = getattr(model.config, "type_vocab_size", None) or 0
+    return bool(segments > max(max(row["token_type_ids"]) for row in encoded.rows))
+
+
+# --- texts to rows ----------------------------------------------------------------------------
 
 
 def encode(
@@ -107,13 +223,15 @@ def encode(
     Masked language modelling hides `mask_rate` of the non-special tokens (80 % mask, 10 % random,
     10 % kept; Devlin et al. 2019), chosen per example from `mask_seed` and the text alone, so that
     the masks do not depend on order or batch. Causal models are asked for every next token.
+    The rows hold all that the tokenizer makes; `fit_to_model` makes them inputs of one model.
     """
     if not len(examples):
         raise DataError("there are no examples to encode", remedy="choose a split with rows")
+    masking = None
     if kind == "token-classification":
-        rows, truncated = _encode_words(examples, tokenizer, max_length)
+        rows, cut = _encode_words(examples, tokenizer, max_length)
     else:
-        rows, truncated = _encode_texts(examples, tokenizer, max_length)
+        rows, cut = _encode_texts(examples, tokenizer, max_length)
         if kind in ("classification", "regression"):
             cast = float if kind == "regression" else int
             for row, label in zip(rows, examples.labels, strict=True):
@@ -122,27 +240,21 @@ def encode(
             for row in rows:
                 row["labels"] = list(row["input_ids"])
         elif kind == "masked-lm":
-            for row in rows:
-                _mask(row, tokenizer, mask_seed, mask_rate)
+            masking = _masking(rows, tokenizer, mask_rate)
+            for i, row in enumerate(rows):
+                row.update(masking.hide(i, mask_seed))
         elif kind == "seq2seq":
-            _add_targets(rows, examples, tokenizer, max_length)
+            cut |= _add_targets(rows, examples, tokenizer, max_length)
     for row in rows:
         row.pop("special_tokens_mask", None)
-    return Encoded(tuple(rows), kind, _pad_id(tokenizer), truncated)
-
-
-def _pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
-    # GPT-2 and LLaMA ship without a padding token. Padded positions are masked out of attention
-    # and carry no label, so any valid id serves; the end token is what their users expect.
-    for candidate in (tokenizer.pad_token_id, tokenizer.eos_token_id):
-        if isinstance(candidate, int):
-            return candidate
-    return 0
+    pad = tokenizer.pad_token_id
+    return Encoded(tuple(rows), kind, pad if isinstance(pad, int) else 0, len(cut), masking)
 
 
 def _encode_texts(
     examples: Examples, tokenizer: PreTrainedTokenizerBase, max_length: int
-) -> tuple[list[dict[str, Any]], int]:
+) -> tuple[list[dict[str, Any]], set[int]]:
+    """The rows, and the positions of those that were cut."""
     columns = list(zip(*examples.texts, strict=True))
     if len(columns) > 2:
         raise DataError(
@@ -166,18 +278,29 @@ def _encode_texts(
                 f"example {examples.ids[position]}: the text has no tokens",
                 remedy="remove the row, or use the tokenizer that the model was trained with",
             )
-    # A row that exactly fits cannot be told from one that was cut without tokenising twice;
-    # only those at the limit are looked at again.
     full = [i for i, row in enumerate(rows) if len(row["input_ids"]) >= max_length]
+    return rows, _longer(full, tokenizer, max_length, *columns)
+
+
+def _longer(
+    full: Sequence[int],
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+    *columns: Sequence[str],
+    target: bool = False,
+) -> set[int]:
+    """Which of the rows that fill the maximum length were cut there.
+
+    A row that exactly fits cannot be told from one that was cut without tokenising twice; only
+    those at the limit are looked at again.
+    """
     if not full:
-        return rows, 0
-    again = tokenizer(
-        *[[column[i] for i in full] for column in columns],
-        truncation=False,
-        padding=False,
-        verbose=False,
-    )
-    return rows, sum(len(ids) > max_length for ids in again["input_ids"])
+        return set()
+    texts = [[column[i] for i in full] for column in columns]
+    options: dict[str, Any] = {"truncation": False, "padding": False, "verbose": False}
+    again = tokenizer(text_target=texts[0], **options) if target else tokenizer(*texts, **options)
+    lengths = map(len, again["input_ids"])
+    return {i for i, length in zip(full, lengths, strict=True) if length > max_length}
 
 
 def _check_room(tokenizer: PreTrainedTokenizerBase, max_length: int, *, pair: bool) -> None:
@@ -193,7 +316,7 @@ def _check_room(tokenizer: PreTrainedTokenizerBase, max_length: int, *, pair: bo
 
 def _encode_words(
     examples: Examples, tokenizer: PreTrainedTokenizerBase, max_length: int
-) -> tuple[list[dict[str, Any]], int]:
+) -> tuple[list[dict[str, Any]], set[int]]:
     """Words to tokens; the label of a word sits on its first token, its other tokens carry none."""
     _check_room(tokenizer, max_length, pair=False)
     encoded = tokenizer(
@@ -203,7 +326,7 @@ def _encode_words(
         max_length=max_length,
         padding=False,
     )
-    rows, truncated = [], 0
+    rows, cut = [], set()
     names = [name for name in encoded if name != "attention_mask"]
     for i, tags in enumerate(examples.labels):
         row = {name: encoded[name][i] for name in names}
@@ -212,33 +335,28 @@ def _encode_words(
         for word in words:
             labels.append(IGNORED if word is None or word == previous else int(tags[word]))
             previous = word
-        truncated += max((w for w in words if w is not None), default=-1) + 1 < len(tags)
+        if max((w for w in words if w is not None), default=-1) + 1 < len(tags):
+            cut.add(i)
         rows.append({**row, "labels": labels})
-    return rows, truncated
+    return rows, cut
 
 
-def _mask(row: dict[str, Any], tokenizer: PreTrainedTokenizerBase, seed: int, rate: float) -> None:
+def _masking(
+    rows: Sequence[dict[str, Any]], tokenizer: PreTrainedTokenizerBase, rate: float
+) -> Masking:
     if tokenizer.mask_token_id is None:
         raise DataError(
             "the tokenizer has no mask token: masked language modelling is not possible",
             remedy="use kind='causal-lm' for this model",
         )
-    ids = list(row["input_ids"])
-    digest = hashlib.sha256(f"{seed}:{ids}".encode()).digest()
-    generator = random.Random(int.from_bytes(digest[:8], "big"))
-    special = row["special_tokens_mask"]
-    candidates = [i for i, is_special in enumerate(special) if not is_special]
-    # At least one token, or a short example would say nothing.
-    count = min(len(candidates), max(1, round(rate * len(candidates))))
-    labels = [IGNORED] * len(ids)
-    for i in generator.sample(candidates, count):
-        labels[i] = ids[i]
-        draw = generator.random()
-        if draw < 0.8:
-            ids[i] = tokenizer.mask_token_id
-        elif draw < 0.9:
-            ids[i] = generator.randrange(len(tokenizer))
-    row["input_ids"], row["labels"] = ids, labels
+    originals = tuple(
+        (
+            tuple(row["input_ids"]),
+            tuple(i for i, special in enumerate(row["special_tokens_mask"]) if not special),
+        )
+        for row in rows
+    )
+    return Masking(originals, int(tokenizer.mask_token_id), len(tokenizer), rate)
 
 
 def _add_targets(
@@ -246,12 +364,14 @@ def _add_targets(
     examples: Examples,
     tokenizer: PreTrainedTokenizerBase,
     max_length: int,
-) -> None:
-    targets = tokenizer(
-        text_target=list(examples.labels), truncation=True, max_length=max_length, padding=False
-    )
+) -> set[int]:
+    """Give every row its target's tokens; returns the rows whose target was cut."""
+    texts = list(examples.labels)
+    targets = tokenizer(text_target=texts, truncation=True, max_length=max_length, padding=False)
     for row, ids in zip(rows, targets["input_ids"], strict=True):
         row["labels"] = list(ids)
+    full = [i for i, row in enumerate(rows) if len(row["labels"]) >= max_length]
+    return _longer(full, tokenizer, max_length, texts, target=True)
 
 
 # --- batches --------------------------------------------------------------------------------

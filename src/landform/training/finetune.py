@@ -32,7 +32,14 @@ from landform.store.engines import run_plan
 from landform.store.fingerprint import to_plain
 from landform.store.plan import Forecast, Job, Plan
 from landform.store.progress import track
-from landform.tasks.batching import Encoded, cut_batches, encode, longest_input
+from landform.tasks.batching import (
+    Encoded,
+    cut_batches,
+    encode,
+    fit_to_model,
+    longest_input,
+    set_padding,
+)
 from landform.tasks.metrics import Predictions, get_metric
 from landform.tasks.objective import Objective
 from landform.tasks.task import Examples, Task
@@ -430,10 +437,8 @@ class TrainWorker:
             work.checkpoint.spec,
             "the run diverged or the file is damaged; start from another checkpoint",
         )
+        set_padding(model, self.tokenizer)  # of every run's model; the rows are prepared once
         encoded = self._prepare(model)
-        if getattr(model.config, "pad_token_id", None) is None:
-            # Decoder classifiers look for the last token that is not padding.
-            model.config.pad_token_id = encoded.pad_id
 
         def save(target: Path) -> None:
             model.save_pretrained(target)
@@ -507,18 +512,10 @@ class TrainWorker:
 
     def _encode(self, examples: Examples, split: str, model: Any) -> Encoded:
         task = self.work.task
-        length = longest_input(self.tokenizer, model.config, self.work.config.max_length)
+        length = longest_input(self.tokenizer, model, self.work.config.max_length)
         encoded = encode(examples, self.tokenizer, task.kind, max_length=length)
         warn_if_cut(f"{task.name}:{split}", encoded, length)
-        vocabulary = model.get_input_embeddings().weight.shape[0]
-        largest = max(max(row["input_ids"]) for row in encoded.rows)
-        if largest >= vocabulary:
-            raise DataError(
-                f"{task.name}:{split}: token id {largest} is outside the model's vocabulary of "
-                f"{vocabulary}",
-                remedy="the tokenizer next to the checkpoint belongs to another model",
-            )
-        return encoded
+        return fit_to_model(encoded, model, self.tokenizer, f"{task.name}:{split}")
 
     def _evaluator(self, model: Any) -> Any:
         if self.evaluation is None:
