@@ -242,3 +242,85 @@ def test_models_with_different_vocabularies_are_not_mixed(tmp_path, save_checkpo
     file.write_text(text)
     with pytest.raises(CheckpointError, match="different vocabularies"):
         lf.interpolate(one, two, task)
+
+
+def save_xlnet(path, word_tokenizer):
+    """A classifier that reads the last position, be it padding or not."""
+    from transformers import XLNetConfig, XLNetForSequenceClassification
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        config = XLNetConfig(
+            vocab_size=45, d_model=16, n_layer=1, n_head=2, d_inner=24, pad_token_id=0
+        )
+        model = XLNetForSequenceClassification(config)
+        for parameter in model.parameters():
+            torch.nn.init.normal_(parameter, std=0.3)
+    model.save_pretrained(path)
+    word_tokenizer.save_pretrained(path)
+    return path
+
+
+def test_outputs_that_depend_on_padding_are_refused(tmp_path, word_tokenizer, task):
+    path = save_xlnet(tmp_path / "xlnet", word_tokenizer)
+    with pytest.raises(CheckpointError, match=r"depend on padding .* changes by \d"):
+        lf.evaluate(path, task)
+    alone = lf.evaluate(path, task, token_budget=1)
+    rows = [{"sentence": f"w{i} w{i + 1} w2", "label": i % 2} for i in range(6)]
+    equal = lf.load_task(rows, text="sentence", label="label", name="equal")
+    assert len(lf.evaluate(path, equal).log) == 6 and len(alone.log) == 40
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16"])
+@pytest.mark.parametrize(
+    ("kind", "architecture"),
+    [("classification", "bert"), ("classification", "gpt2"), ("masked-lm", "bert"),
+     ("causal-lm", "gpt2"), ("seq2seq", "t5")],
+)  # fmt: skip
+def test_rounding_is_no_dependence_on_padding(
+    tmp_path, save_checkpoint, task, kind, architecture, dtype
+):
+    path = save_checkpoint(tmp_path / "model", kind=kind, architecture=architecture)
+    if kind != "classification":
+        texts = [t[0] for t in task.examples("validation").texts]
+        rows = [{"sentence": text, "target": text[:5]} for text in texts]
+        target = {"label": "target"} if kind == "seq2seq" else {}
+        task = lf.load_task(rows, text="sentence", kind=kind, name="texts", **target)
+    assert lf.evaluate(path, task, dtype=dtype).metrics["loss"] > 0
+
+
+def test_the_padding_check_leaves_texts_of_one_token_alone(tmp_path, save_checkpoint):
+    from tokenizers import processors
+    from transformers import AutoTokenizer
+
+    path = save_checkpoint(tmp_path / "gpt", kind="causal-lm", architecture="gpt2")
+    tokenizer = AutoTokenizer.from_pretrained(path)
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(single="$A")
+    tokenizer.save_pretrained(path)
+    rows = [{"text": "w1"}, {"text": "w2 w3 w4"}]
+    task = lf.load_task(rows, text="text", kind="causal-lm", name="short")
+    assert lf.evaluate(path, task).log.tokens.tolist() == [0, 2]
+
+
+def test_the_padding_check_costs_two_rows(checkpoint, task, monkeypatch):
+    from landform.evaluation import points
+    from landform.weights.checkpoint import resolve
+
+    sizes = []
+    original = points.Objective.logits
+    monkeypatch.setattr(
+        points.Objective,
+        "logits",
+        lambda s, m, b: sizes.append(tuple(b.inputs["input_ids"].shape)) or original(s, m, b),
+    )
+    worker = PointsWork((resolve(checkpoint),), (Data(task, "validation"),), PointsConfig())()
+    assert [rows for rows, _ in sizes] == [1, 1] and sizes[1][1] == sizes[0][1] + 3
+    assert worker.evaluator.evaluations == 0
+
+
+def test_a_decoder_with_two_padding_ids_reads_the_last_word(tmp_path, save_checkpoint, task):
+    """Its config says 7, its tokenizer 0: a row of any length has the logits it has alone."""
+    path = save_checkpoint(tmp_path / "gpt", architecture="gpt2", pad_token_id=7)
+    together = lf.evaluate(path, task, dtype="float64", token_budget=4096)
+    alone = lf.evaluate(path, task, dtype="float64", token_budget=1)
+    np.testing.assert_allclose(together.log.logit_0, alone.log.logit_0, rtol=1e-10)

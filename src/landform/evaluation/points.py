@@ -8,6 +8,7 @@ as padded batches; for each mix it writes the buffer and runs the forward passes
 
 from __future__ import annotations
 
+import math
 import time
 import warnings
 from collections import OrderedDict
@@ -61,6 +62,7 @@ __all__ = [
     "PointsWorker",
     "PreparedData",
     "check_metrics",
+    "check_padding",
     "warn_if_cut",
 ]
 
@@ -240,6 +242,52 @@ def prepare(
     )
 
 
+def check_padding(model: Any, data: PreparedData, spec: str) -> None:
+    """Raise `CheckpointError` where padding changes what the model says of a row.
+
+    XLNet's classifier reads the last position, FNet mixes all positions: their numbers would
+    depend on which rows share a batch. One row is run alone and with three padded positions, where
+    some batch has padding at all.
+    """
+    for batch in data.batches:
+        lengths = batch.inputs["attention_mask"].sum(-1)
+        row, width = int(lengths.argmin()), batch.inputs["attention_mask"].shape[1]
+        length = int(lengths[row])
+        if length < width:
+            break
+    else:
+        return
+    model.eval()
+    with torch.inference_mode():
+        alone, padded = (
+            data.objective.logits(model, _cut_row(batch, row, size, data.objective.kind))
+            for size in (length, min(length + 3, width))
+        )
+    if not alone.numel():  # a text of one token has no next one
+        return
+    if alone.dim() == 3:
+        padded = padded[:, : alone.shape[1]]
+    difference = float((padded - alone).abs().max())
+    # Another width rounds otherwise, which is worth far less than half the digits; NaN is no
+    # matter of padding and is reported where losses are.
+    tolerance = math.sqrt(torch.finfo(alone.dtype).eps) * (1 + float(alone.abs().max()))
+    if difference > tolerance:
+        raise CheckpointError(
+            f"{spec}: its outputs depend on padding (a logit of one row of {data.name} changes by "
+            f"{difference:.3g} with {min(3, width - length)} padded positions), so they would "
+            "depend on which rows share a batch",
+            remedy="use token_budget 1: every row alone, without padding",
+        )
+
+
+def _cut_row(batch: Batch, row: int, width: int, kind: str) -> Batch:
+    """One row of a batch at another width."""
+    inputs = {name: values[row : row + 1, :width] for name, values in batch.inputs.items()}
+    labels = batch.labels[row : row + 1]
+    aligned = kind in ("token-classification", "masked-lm", "causal-lm")
+    return Batch(inputs, labels[:, :width] if aligned else labels, batch.rows[row : row + 1])
+
+
 def warn_if_cut(name: str, encoded: Encoded, length: int) -> None:
     """Warn of examples that lost their ends: their numbers are those of shorter texts."""
     if encoded.truncated:
@@ -387,6 +435,8 @@ class PointsWorker:
         self.evaluator = Evaluator(
             model, [prepare(d, first, model, tokenizer, self.config) for d in work.data]
         )
+        for prepared in self.evaluator.data:
+            check_padding(model, prepared, first.spec)
         self.capacity = max(2, int(self.config.memory * 2**30 // self.space.nbytes))
         self._points: OrderedDict[str, Tensor] = OrderedDict()
         self.loads = 0
