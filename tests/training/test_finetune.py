@@ -423,3 +423,83 @@ def test_another_process_at_the_same_run(pretrained, task, tmp_path):
         lf.train(pretrained, task, out=tmp_path / "o", **QUICK)
     r = lf.train(pretrained, task, out=tmp_path / "o", **QUICK)
     assert os.listdir(tmp_path / "o") == ["seed0"] and Path(r.paths[0]).is_dir()
+
+
+@pytest.fixture
+def hidden(monkeypatch):
+    """What every batch of a training asks for: {(row, position): token}, in order."""
+    seen: list[dict[tuple[int, int], int]] = []
+    original = loop._LandformTrainer.compute_loss
+
+    def spy(self, model, inputs, *args, **kwargs):
+        seen.append(
+            {
+                (row, position): token
+                for part in inputs["parts"]
+                for row, labels in zip(part["rows"].tolist(), part["labels"].tolist(), strict=True)
+                for position, token in enumerate(labels)
+                if token != -100
+            }
+        )
+        return original(self, model, inputs, *args, **kwargs)
+
+    monkeypatch.setattr(loop._LandformTrainer, "compute_loss", spy)
+    return seen
+
+
+def test_masks_are_new_in_every_epoch_and_under_every_seed(pretrained, files, tmp_path, hidden):
+    """50 rows in batches of 25: two steps are an epoch, which hides tokens of every row once."""
+    task = load_task(files, text="sentence", kind="masked-lm")
+    count = iter(range(10))
+
+    def epochs(**options):
+        hidden.clear()
+        out = tmp_path / f"o{next(count)}"
+        lf.train(pretrained, task, out=out, batch_size=25, max_steps=6, eval_split=None,
+                 threads=1, **options)  # fmt: skip
+        return [{**hidden[i], **hidden[i + 1]} for i in (0, 2, 4)]
+
+    first = epochs(seeds=0)
+    assert all({row for row, _ in epoch} == set(range(50)) for epoch in first)
+    assert len({tuple(sorted(epoch)) for epoch in first}) == 3, "other positions in every epoch"
+    assert epochs(seeds=0) == first
+    assert epochs(seeds=1, data_seed=0) == first, "the data seed decides"
+    assert not {tuple(sorted(e)) for e in epochs(seeds=1)} & {tuple(sorted(e)) for e in first}
+
+
+def test_masks_survive_an_interruption(pretrained, files, tmp_path, hidden, monkeypatch):
+    task = load_task(files, text="sentence", kind="masked-lm")
+    common = dict(batch_size=25, max_steps=6, eval_split=None, threads=1, resume_steps=1)
+    lf.train(pretrained, task, out=tmp_path / "a", **common)
+    whole = list(hidden)
+    hidden.clear()
+    original = loop._LandformTrainer.compute_loss
+
+    def stop(self, *args, **kwargs):
+        if self.state.global_step == 3:
+            raise KeyboardInterrupt
+        return original(self, *args, **kwargs)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(loop._LandformTrainer, "compute_loss", stop)
+        lf.train(pretrained, task, out=tmp_path / "b", **common)
+    assert hidden == whole[:3]
+    lf.train(pretrained, task, out=tmp_path / "b", **common)
+    assert hidden == whole
+
+
+def test_a_decoder_is_trained_and_saved_with_its_own_padding_id(gpt, task, tmp_path):
+    """In every run, also in those for which the rows were prepared before."""
+    runs = lf.train(gpt, task, out=tmp_path / "o", seeds=(0, 1), max_steps=1, threads=1)
+    tokenizer = load_tokenizer(gpt)
+    for path in runs.paths:
+        assert load_model(path).config.pad_token_id == tokenizer.eos_token_id
+    other = tmp_path / "other"
+    model = load_model(gpt, "causal-lm")
+    model.config.pad_token_id = 1
+    model.save_pretrained(other)
+    load_tokenizer(gpt).save_pretrained(other)
+    work = TrainStudy.of(other, task, out=tmp_path / "p", max_steps=1).work
+    worker = work()
+    encoded = worker._prepare(load_model(other, "classification", new_head=True))
+    assert encoded.pad_id == 1 and set(encoded.rows[0]) == {"input_ids", "labels"}

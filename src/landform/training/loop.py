@@ -142,6 +142,7 @@ class _LandformTrainer(Trainer):
         self.staging = Path(str(arguments.output_dir))
         self.recent: list[tuple[int, Tensor]] = []
         self.before = 0.0
+        self.order = DataOrder(len(loop.encoded), loop.seeds.data)
         self.began = time.perf_counter()
         super().__init__(
             model=loop.model,
@@ -163,11 +164,14 @@ class _LandformTrainer(Trainer):
 
     def _part(self, positions: Sequence[int]) -> dict[str, Tensor]:
         encoded = self.loop.encoded
-        batch = collate([encoded.rows[i] for i in positions], positions, pad_id=encoded.pad_id)
+        # Other masks in every epoch, as in Liu et al. 2019, from the text and these two alone.
+        seed = f"{self.loop.seeds.data} {self.order.epoch}"
+        rows = [encoded.masked(i, seed) for i in positions]
+        batch = collate(rows, positions, pad_id=encoded.pad_id)
         return {**batch.inputs, "labels": batch.labels, "rows": batch.rows}
 
     def _get_train_sampler(self, train_dataset: Any = None) -> DataOrder:
-        return DataOrder(len(self.loop.encoded), self.loop.seeds.data)
+        return self.order
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> int:
         """Valid positions in all forward passes of one step, so that sums are divided once."""

@@ -27,7 +27,8 @@ class TrainConfig(Config):
     head_seed: Seed | None = None
     """Fix the first weights of the new head for all runs (default: each run's own seed)."""
     data_seed: Seed | None = None
-    """Fix the order of the training data for all runs (default: each run's own seed)."""
+    """Fix the order of the training data, and which tokens masked language modelling hides in each
+    epoch, for all runs (default: each run's own seed)."""
     dropout_seed: Seed | None = None
     """Fix the dropout masks for all runs (default: each run's own seed)."""
     prefix: str = Field("seed", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
