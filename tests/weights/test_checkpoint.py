@@ -6,10 +6,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from landform.errors import CheckpointError
+from landform.errors import CheckpointError, SpaceMismatchError
 from landform.weights import checkpoint as module
 from landform.weights.checkpoint import (
     LoadConfig,
+    check_same_architecture,
     load_model,
     load_tokenizer,
     resolve,
@@ -187,3 +188,165 @@ def test_label_names_follow_the_ids_not_the_order_in_the_file(saved):
     config["id2label"] = {"1": "b", "0": "a"}
     (saved / "config.json").write_text(json.dumps(config))
     assert resolve(saved).label_names() == ("a", "b")
+
+
+@pytest.mark.parametrize("name", ["tokenizer.model", "spm.model", "source.spm", "bpe.codes"])
+def test_tokenizer_fingerprint_follows_every_vocabulary(saved, name):
+    (saved / name).write_bytes(b"one")
+    before = resolve(saved).tokenizer_fingerprint
+    (saved / name).write_bytes(b"two")
+    assert resolve(saved).tokenizer_fingerprint != before
+
+
+# --- two configs --------------------------------------------------------------------------------
+
+
+def configs(tmp_path, one, two):
+    """Two checkpoints that are nothing but their configs."""
+    made = []
+    for name, config in (("a", one), ("b", two)):
+        (tmp_path / name).mkdir(exist_ok=True)
+        (tmp_path / name / "config.json").write_text(json.dumps(config))
+        made.append(module.Checkpoint(name, tmp_path / name))
+    return made
+
+
+def rope(theta):
+    return {"rope_parameters": {"rope_theta": theta, "rope_type": "default"}}
+
+
+@pytest.mark.parametrize(
+    ("kind", "one", "two", "named"),
+    [
+        ("llama", rope(1e4), rope(1e6), "rope_parameters"),
+        ("llama", {"rope_theta": 1e6}, rope(1e4), "rope_parameters"),
+        ("llama", {}, {"rope_theta": 1e6}, "rope_parameters"),  # absent: the default, 1e4
+        ("llama", {"rms_norm_eps": 1e-5}, {}, "rms_norm_eps"),
+        ("bert", {"hidden_act": "relu"}, {}, "hidden_act"),
+        ("gpt2", {"scale_attn_by_inverse_layer_idx": True}, {}, "scale_attn_by_inverse_layer_idx"),
+        ("deberta-v2", {"position_buckets": 256}, {}, "position_buckets"),  # unknown to the class
+        ("t5", {"feed_forward_proj": "gated-gelu"}, {}, "feed_forward_proj"),
+        (
+            "bert",
+            {"architectures": ["BertForMaskedLM"]},
+            {"architectures": ["BertForTokenClassification"]},
+            "the head is for masked-lm in a",
+        ),
+    ],
+)
+def test_configs_of_two_functions_are_refused(tmp_path, kind, one, two, named):
+    a, b = configs(tmp_path, {"model_type": kind, **one}, {"model_type": kind, **two})
+    with pytest.raises(SpaceMismatchError, match=named):
+        check_same_architecture(a, b)
+    with pytest.raises(
+        SpaceMismatchError,
+        match=named.replace(" a", " b").replace("masked-lm", "token-classification"),
+    ):
+        check_same_architecture(b, a)
+
+
+@pytest.mark.parametrize(
+    ("kind", "one", "two"),
+    [
+        ("llama", {"rope_theta": 1e4}, rope(1e4)),  # the spellings of two versions
+        (
+            "llama",
+            {"torch_dtype": "bfloat16", "transformers_version": "4.30.0"},
+            {"dtype": "float32"},
+        ),
+        ("llama", {"pad_token_id": 0, "use_cache": False}, {"attention_dropout": 0.1}),
+        ("bert", {"position_embedding_type": "absolute"}, {}),  # gone from the class
+        ("bert", {"hidden_dropout_prob": 0.3, "initializer_range": 0.1, "_name_or_path": "x"}, {}),
+        ("bert", {"problem_type": "regression", "gradient_checkpointing": True}, {}),
+        ("bert", {"architectures": ["BertForPreTraining"]}, {"architectures": ["BertForMaskedLM"]}),
+        (
+            "gpt2",
+            {"task_specific_params": {"text-generation": {"max_length": 50}}},
+            {"do_sample": True},
+        ),
+        ("nobody-knows", {"heads": 2}, {"heads": 2}),
+    ],
+)
+def test_configs_that_differ_in_what_does_not_matter_pass(tmp_path, kind, one, two):
+    a, b = configs(tmp_path, {"model_type": kind, **one}, {"model_type": kind, **two})
+    check_same_architecture(a, b)
+    check_same_architecture(b, a)
+
+
+def test_saved_in_two_formats_is_the_same_function(tmp_path, save_checkpoint):
+    paths = [
+        save_checkpoint(tmp_path / str(dtype), dtype=dtype, architecture=architecture, kind=kind)
+        for architecture, kind in (("gpt2", "causal-lm"),)
+        for dtype in (torch.float32, torch.bfloat16)
+    ]
+    one, two = (resolve(path) for path in paths)
+    assert one.config != two.config
+    check_same_architecture(one, two)
+
+
+# --- the hub ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """A hub with one model, whose files are those of a directory; what was asked of it."""
+    import fnmatch
+
+    import huggingface_hub
+
+    folder, asked = tmp_path / "hub", {}
+    folder.mkdir()
+
+    def files(name, revision=None):
+        asked["revision"] = revision
+        if asked.get("offline"):
+            raise ConnectionError("no network")
+        return [str(p.relative_to(folder)) for p in sorted(folder.rglob("*")) if p.is_file()]
+
+    def download(name, *, revision, ignore_patterns):
+        asked["ignored"] = ignore_patterns
+        copy = tmp_path / "snapshot"
+        for p in folder.rglob("*"):
+            here = str(p.relative_to(folder))
+            if p.is_file() and not any(fnmatch.fnmatchcase(here, i) for i in ignore_patterns):
+                (copy / here).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(p, copy / here)
+        return str(copy)
+
+    monkeypatch.setattr(huggingface_hub, "HfApi", lambda: SimpleNamespace(list_repo_files=files))
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    return folder, asked
+
+
+def test_hub_gives_one_format_of_the_weights(hub):
+    folder, asked = hub
+    (folder / "original").mkdir()
+    for name in ("config.json", "model.safetensors", "pytorch_model.bin", "original/x.safetensors"):
+        (folder / name).write_text("{}")
+    found = resolve("org/name@main")
+    assert sorted(p.name for p in found.path.iterdir()) == ["config.json", "model.safetensors"]
+    assert asked["revision"] == "main" and [p.name for p in found.weight_files] == [
+        "model.safetensors"
+    ]
+
+
+@pytest.mark.parametrize("offline", [False, True])
+def test_hub_gives_pickles_where_there_is_nothing_else(hub, offline):
+    folder, asked = hub
+    asked["offline"] = offline  # then what was downloaded before may do
+    for name in ("config.json", "pytorch_model.bin"):
+        (folder / name).write_text("{}")
+    assert [p.name for p in resolve("org/name").weight_files] == ["pytorch_model.bin"]
+
+
+def test_hub_models_pass_the_same_checks_as_directories(hub):
+    folder, _ = hub
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        (folder / name).write_text("{}")
+    with pytest.raises(CheckpointError, match="PEFT adapter; merge it first"):
+        resolve("org/adapter")
+    (folder / "adapter_model.safetensors").unlink()
+    shutil.rmtree(folder.parent / "snapshot")
+    (folder / "config.json").write_text("{}")
+    with pytest.raises(CheckpointError, match=r"org/empty: no weights"):
+        resolve("org/empty")

@@ -2,9 +2,10 @@ import math
 
 import pytest
 import torch
+import transformers as hf
 
 from landform.errors import ConfigError, NonFiniteError, SpaceMismatchError
-from landform.weights.space import ParameterSpace
+from landform.weights.space import ParameterSpace, check_same_buffers
 
 
 def test_flat_point_is_the_parameters_in_order(tiny_model):
@@ -208,3 +209,158 @@ def test_trainable_subspace(tiny_model):
         "classifier.weight",
         "classifier.bias",
     )
+
+
+# --- heads and blocks of other families -------------------------------------------------------
+
+
+def llama(**changes):
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "intermediate_size": 48, "vocab_size": 45}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "pad_token_id": 0}
+    config = hf.LlamaConfig(**{**sizes, **heads, **changes})
+    return hf.AutoModelForSequenceClassification.from_config(config).double().eval()
+
+
+def deberta():
+    config = hf.DebertaV2Config(
+        **{"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 45},
+        **{"intermediate_size": 48, "max_position_embeddings": 32, "pos_att_type": ["p2c", "c2p"]},
+        **{"relative_attention": True, "share_att_key": False},
+    )
+    return hf.AutoModelForSequenceClassification.from_config(config).double().eval()
+
+
+def silenced(model, head):
+    """The largest change of the logits when rows of `head` are redrawn and its output is cut."""
+    space = ParameterSpace.of(model)
+    bound = space.bind(model)
+    regions = space.groups("head", config=model.config)[head]
+    outputs = [r for r in regions if r.axis == 1]
+    assert outputs and len(outputs) < len(regions)
+    for view in space.views(bound.flat, outputs):
+        view.zero_()
+    inputs = {"input_ids": torch.tensor([[2, 7, 9, 11, 3]])}
+    with torch.no_grad():
+        before = model(**inputs).logits
+        for view in space.views(bound.flat, [r for r in regions if r not in outputs]):
+            view.normal_()
+        return (model(**inputs).logits - before).abs().max()
+
+
+@pytest.mark.parametrize(
+    ("make", "head"),
+    [(llama, "model.layers.1.head.1"), (deberta, "deberta.encoder.layer.0.head.2")],
+)
+def test_a_head_whose_output_is_cut_off_does_not_matter(make, head):
+    # Were shared keys and values among the rows of the head, its neighbours would change.
+    assert silenced(make(), head) < 1e-9
+
+
+def test_shared_keys_and_values_are_groups_of_their_own():
+    model = llama()
+    space = ParameterSpace.of(model)
+    groups = space.groups("head", config=model.config)
+    layer = "model.layers.0"
+    names = {name for name in groups if name.startswith(layer)}
+    assert names == {
+        *(f"{layer}.head.{h}" for h in range(4)),
+        *(f"{layer}.kv_head.{h}" for h in (0, 1)),
+    }
+    shared = {r.name.split(".")[-2]: (r.start, r.stop) for r in groups[f"{layer}.kv_head.1"]}
+    assert shared == {"k_proj": (8, 16), "v_proj": (8, 16)}
+    own = {r.name.split(".")[-2]: (r.axis, r.start, r.stop) for r in groups[f"{layer}.head.1"]}
+    assert own == {"q_proj": (0, 8, 16), "o_proj": (1, 8, 16)}
+    equal = llama(num_key_value_heads=4)
+    groups = ParameterSpace.of(equal).groups("head", config=equal.config)
+    assert not any("kv_head" in name for name in groups) and len(groups[f"{layer}.head.1"]) == 4
+
+
+@pytest.mark.parametrize("kind", ["block", "head"])
+@pytest.mark.parametrize("make", [llama, deberta])
+def test_groups_of_other_families_partition_the_space(make, kind):
+    model = make()
+    space = ParameterSpace.of(model)
+    touched = torch.zeros(space.numel, dtype=torch.float64)
+    for regions in space.groups(kind, config=model.config).values():
+        for view in space.views(touched, regions):
+            view.add_(1)
+    assert torch.equal(touched, torch.ones_like(touched))
+
+
+def test_deberta_heads_have_queries_keys_and_values():
+    model = deberta()
+    groups = ParameterSpace.of(model).groups("head", config=model.config)
+    head = groups["deberta.encoder.layer.1.head.3"]
+    assert {r.name.split(".")[-2] for r in head} == {
+        *("query_proj", "key_proj", "value_proj", "pos_key_proj", "pos_query_proj", "dense"),
+    }
+
+
+def test_half_a_head_is_refused():
+    """An output projection alone is no head: some models fuse the others in their own way."""
+    space = ParameterSpace(
+        ("enc.layer.0.attention.self.in_proj.weight", "enc.layer.0.attention.output.dense.weight"),
+        ((48, 16), (16, 16)),
+        torch.float32,
+    )
+    with pytest.raises(ConfigError, match=r"enc\.layer\.0.*output\.dense.*no query"):
+        space.groups("head", config=hf.BertConfig(num_attention_heads=2))
+
+
+def test_another_layout_under_the_name_of_gpt2_is_refused():
+    names = [f"transformer.h.0.attn.{part}.weight" for part in ("c_attn", "c_proj")]
+    config = hf.BertConfig(num_attention_heads=2)
+    for shape in ((24, 16), (48, 16)):  # one shared key head; a Linear, not a Conv1D
+        space = ParameterSpace(tuple(names), (shape, (16, 16)), torch.float32)
+        with pytest.raises(ConfigError, match="no attention projections"):
+            space.groups("head", config=config)
+
+
+@pytest.mark.parametrize(
+    ("name", "block"),
+    [
+        ("model.layers.0.input_layernorm.weight", "attention"),
+        ("model.layers.0.post_attention_layernorm.weight", "feed_forward"),
+        ("transformer.h.0.ln_1.weight", "attention"),
+        ("transformer.h.0.ln_2.weight", "feed_forward"),
+        ("deberta.encoder.layer.0.attention.output.LayerNorm.weight", "attention"),
+        ("deberta.encoder.layer.0.output.LayerNorm.weight", "feed_forward"),
+        ("encoder.block.0.layer.0.layer_norm.weight", "attention"),
+        ("encoder.block.0.layer.1.layer_norm.weight", "feed_forward"),
+        ("decoder.block.0.layer.1.layer_norm.weight", "attention"),
+        ("decoder.block.0.layer.2.layer_norm.weight", "feed_forward"),
+    ],
+)
+def test_norms_belong_to_the_block_they_serve(tiny_model, name, block):
+    models = {"m": llama, "t": lambda: tiny_model("causal-lm", "gpt2"), "d": deberta}
+    make = models["d" if name.startswith("deberta") else name[0]] if "block" not in name else None
+    space = ParameterSpace.of(make() if make else tiny_model("seq2seq", "t5"))
+    home = [g for g, regions in space.groups("block").items() if name in {r.name for r in regions}]
+    assert [g.rpartition(".")[2] for g in home] == [block]
+
+
+def test_a_norm_after_attention_belongs_to_it_where_the_feed_forward_block_has_its_own():
+    layer = "model.layers.0"
+    names = [f"{layer}.{n}.weight" for n in ("self_attn.q_proj", "post_attention_layernorm")]
+    names.append(f"{layer}.pre_feedforward_layernorm.weight")
+    space = ParameterSpace(tuple(names), ((4, 4), (4,), (4,)), torch.float32)
+    blocks = {r.name: g for g, regions in space.groups("block").items() for r in regions}
+    assert [blocks[n].rpartition(".")[2] for n in names] == ["attention"] * 2 + ["feed_forward"]
+
+
+# --- buffers ----------------------------------------------------------------------------------
+
+
+def test_stored_float_buffers_must_be_the_same(tiny_model):
+    def model(value, **options):
+        made = tiny_model()
+        made.bert.register_buffer("scale", torch.tensor([1.0, value]), **options)
+        return made
+
+    check_same_buffers(model(2.0), model(2.0))
+    check_same_buffers(model(math.nan), model(math.nan))
+    check_same_buffers(model(2.0, persistent=False), model(3.0, persistent=False))
+    with pytest.raises(SpaceMismatchError, match=r"bert\.scale has other values in A than in B"):
+        check_same_buffers(model(2.0), model(3.0), "A", "B")
+    with pytest.raises(SpaceMismatchError, match=r"bert\.scale only in B"):
+        check_same_buffers(tiny_model(), model(3.0), "A", "B")

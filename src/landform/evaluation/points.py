@@ -52,7 +52,7 @@ from landform.weights.checkpoint import (
     load_tokenizer,
 )
 from landform.weights.distance import euclidean
-from landform.weights.space import BoundModel, ParameterSpace
+from landform.weights.space import BoundModel, ParameterSpace, check_same_buffers
 
 __all__ = [
     "Data",
@@ -379,6 +379,8 @@ class PointsWork:
                 }
                 for data in self.data
             ],
+            # The weights of a mix run in the model of the first checkpoint, whose config says how.
+            "function": fingerprint(self.checkpoints[0].function),
             "tokenizer": self.checkpoints[0].tokenizer_fingerprint,
             "max_length": config.max_length,
             "token_budget": config.token_budget,
@@ -492,6 +494,7 @@ class PointsWorker:
         checkpoint = self.checkpoints[key]
         model = load_model(checkpoint, self.kind, self.config)
         self.space.check_same(ParameterSpace.of(model), self.first.spec, checkpoint.spec)
+        check_same_buffers(self.bound.model, model, self.first.spec, checkpoint.spec)
         flat = self.space.flatten(model).to(self.bound.flat.device)
         self.space.check_finite(flat, checkpoint.spec)
         self._points[key] = flat

@@ -13,6 +13,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -57,13 +58,12 @@ _ARCHITECTURE_KINDS = {
 _TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
-    "vocab.txt",
-    "vocab.json",
-    "merges.txt",
-    "spiece.model",
-    "sentencepiece.bpe.model",
     "special_tokens_map.json",
     "added_tokens.json",
+    *("vocab.txt", "vocab.json", "vocab.bpe", "merges.txt", "bpe.codes", "dict.txt"),
+    *("vocab-src.json", "vocab-tgt.json", "entity_vocab.json", "tekken.json"),
+    *("tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "sentencepiece.model"),
+    *("spm.model", "source.spm", "target.spm"),
 )
 
 
@@ -88,7 +88,7 @@ class Checkpoint:
     @cached_property
     def weight_files(self) -> tuple[Path, ...]:
         """safetensors files of the model, or the pickled ones where there are none."""
-        for pattern in ("model*.safetensors", "adapter_model.safetensors", "pytorch_model*.bin"):
+        for pattern in (*_SAFETENSORS, "pytorch_model*.bin"):
             found = sorted(self.path.glob(pattern))
             if found:
                 return tuple(found)
@@ -121,6 +121,26 @@ class Checkpoint:
         return _read_json(self.path / "config.json", self.spec)
 
     @cached_property
+    def function(self) -> dict[str, Any]:
+        """What the config says about the function that the weights parametrise.
+
+        Every key but those that cannot change it (see `_HARMLESS`), as the config class of
+        transformers reads the file: a key that the file lacks has its default, and an old
+        spelling (`rope_theta`) its present one (`rope_parameters`). A file that the class cannot
+        read counts as it stands; loading it says what is wrong.
+        """
+        from transformers import AutoConfig
+
+        with quiet_transformers():
+            try:
+                read: dict[str, Any] = AutoConfig.from_pretrained(
+                    self.path, trust_remote_code=False, local_files_only=True
+                ).to_dict()
+            except Exception:  # which types, depends on the architecture's own checks
+                read = self.config
+        return _telling(read)
+
+    @cached_property
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Shape of every stored tensor, from the headers of safetensors files; {} for pickles."""
         from safetensors import SafetensorError, safe_open
@@ -150,6 +170,7 @@ class Checkpoint:
             ) from None
 
 
+_SAFETENSORS = ("model*.safetensors", "adapter_model.safetensors")
 _FOREIGN = (".h5", ".msgpack", ".ckpt.index", ".onnx", ".gguf")
 
 
@@ -166,31 +187,74 @@ def _read_json(path: Path, spec: str) -> dict[str, Any]:
     return value
 
 
-# What a config says about the function that the weights parametrise and their shapes do not tell.
-# Rates, names of labels and bookkeeping may differ between two points of one space.
-_FUNCTION = (
-    *("model_type", "hidden_act", "activation", "activation_function", "feed_forward_proj"),
-    *("num_attention_heads", "n_heads", "n_head", "num_heads", "num_key_value_heads"),
-    *("encoder_attention_heads", "decoder_attention_heads", "head_dim", "position_embedding_type"),
-    *("layer_norm_eps", "layer_norm_epsilon", "rms_norm_eps", "rope_theta", "is_decoder"),
-    *("relative_attention_max_distance", "attention_window", "sliding_window"),
+# Keys of a config that may differ between two points of one space. Everything else must agree:
+# a key that nobody thought of is compared, never passed over.
+_HARMLESS = frozenset(
+    (
+        # names, versions and storage; underscores in front (`_name_or_path`) count as these
+        *("name_or_path", "transformers_version", "auto_map", "tokenizer_class", "prefix"),
+        *("dtype", "torch_dtype", "attn_implementation", "experts_implementation"),
+        # the kind of head is compared by `head_kind`, the labels' names where logits are read
+        *("architectures", "id2label", "label2id", "num_labels"),
+        *("problem_type", "finetuning_task", "task_specific_params"),
+        # how a forward pass is run, not what it computes
+        *("use_cache", "gradient_checkpointing", "return_dict", "torchscript", "use_bfloat16"),
+        *("output_attentions", "output_hidden_states", "chunk_size_feed_forward"),
+        *("pretraining_tp", "reference_compile", "use_flash_attn", "tf_legacy_loss"),
+        # the tensors of the spaces tell whether weights are tied
+        "tie_word_embeddings",
+        # the tokens' numbers come from the tokenizers, which are compared
+        *("pad_token_id", "bos_token_id", "eos_token_id", "sep_token_id", "cls_token_id"),
+        *("mask_token_id", "unk_token_id"),
+        # generation
+        *("max_length", "min_length", "max_new_tokens", "do_sample", "num_beams", "temperature"),
+        *("top_k", "top_p", "typical_p", "repetition_penalty", "length_penalty"),
+        *("no_repeat_ngram_size", "encoder_no_repeat_ngram_size", "early_stopping"),
+        *("bad_words_ids", "num_return_sequences", "num_beam_groups", "diversity_penalty"),
+        *("forced_bos_token_id", "forced_eos_token_id", "suppress_tokens", "output_scores"),
+        *("begin_suppress_tokens", "return_dict_in_generate", "remove_invalid_values"),
+        "exponential_decay_length_penalty",
+    )
 )
+# Dropout is off where a point is evaluated, and the initial values are gone by then.
+_HARMLESS_WORDS = re.compile(r"^_|drop|^init(ializer)?_|^unsloth")
+# What a key that one of the two configs lacks is taken to have said: the feature is not used.
+_OFF: tuple[Any, ...] = (None, False, 0, -1, "", "none", "absolute", [], {})
+
+
+def _telling(config: dict[str, Any]) -> dict[str, Any]:
+    """The keys of a config, and of the configs inside it, that its function depends on."""
+    return {
+        name: _telling(value) if isinstance(value, dict) else value
+        for name, value in sorted(config.items(), key=lambda item: str(item[0]))
+        if name not in _HARMLESS and not _HARMLESS_WORDS.search(str(name))
+    }
 
 
 def check_same_architecture(a: Checkpoint, b: Checkpoint) -> None:
     """Raise `SpaceMismatchError` where the configs of two checkpoints name different functions.
 
     Two models can have tensors of the same shapes and still compute different things with them:
-    the number of attention heads leaves no trace in any shape.
+    the number of attention heads, or the base of rotary positions, leaves no trace in any shape.
     """
-    faults = [
-        f"{name} is {a.config[name]!r} in {a.spec} and {b.config[name]!r} in {b.spec}"
-        for name in _FUNCTION
-        if name in a.config and name in b.config and a.config[name] != b.config[name]
-    ]
+    faults = []
+    mine, theirs = a.function, b.function
+    names = sorted({*mine, *theirs})
+    if mine.get("model_type") != theirs.get("model_type"):
+        names = ["model_type"]  # every other difference follows from it
+    for name in names:
+        both = name in mine and name in theirs
+        value, other = mine.get(name), theirs.get(name)
+        if value == other or (not both and value in _OFF and other in _OFF):
+            continue
+        faults.append(f"{name} is {value!r} in {a.spec} and {other!r} in {b.spec}")
+    heads = head_kind(a), head_kind(b)
+    if None not in heads and heads[0] != heads[1]:
+        faults.insert(0, f"the head is for {heads[0]} in {a.spec} and for {heads[1]} in {b.spec}")
     if faults:
+        more = f" and {len(faults) - 4} more" if len(faults) > 4 else ""
         raise SpaceMismatchError(
-            f"two architectures (config.json): {'; '.join(faults[:4])}",
+            f"two architectures (config.json): {'; '.join(faults[:4])}{more}",
             remedy="compare checkpoints fine-tuned from one pre-trained model",
         )
 
@@ -266,6 +330,11 @@ def _local(spec: str, path: Path, step: int | None, revision: str | None) -> Che
                 remedy=f"its steps are: {', '.join(map(str, steps)) or 'none'}",
             )
         path = target
+    return _complete(spec, path)
+
+
+def _complete(spec: str, path: Path) -> Checkpoint:
+    """The checkpoint in a directory; raises when its config or its weights are not there."""
     if not (path / "config.json").exists():
         inner = sorted(p.parent.name for p in path.glob("*/config.json"))
         remedy = f"did you mean one of {', '.join(inner[:6])} inside it?" if inner else None
@@ -281,21 +350,12 @@ def _local(spec: str, path: Path, step: int | None, revision: str | None) -> Che
 def _from_hub(spec: str, name: str, step: int | None, revision: str | None) -> Checkpoint:
     from huggingface_hub import HfApi, snapshot_download
 
+    api = HfApi()
     try:
         if step is not None:
-            revision = _revision_of_step(HfApi(), name, step)
+            revision = _revision_of_step(api, name, step)
         path = snapshot_download(
-            name,
-            revision=revision,
-            ignore_patterns=[
-                "*.h5",
-                "*.msgpack",
-                "*.onnx",
-                "*.ot",
-                "onnx/*",
-                "openvino/*",
-                "*.tflite",
-            ],
+            name, revision=revision, ignore_patterns=_not_needed(api, name, revision)
         )
     except CheckpointError:
         raise
@@ -305,7 +365,21 @@ def _from_hub(spec: str, name: str, step: int | None, revision: str | None) -> C
             f"{spec}: no local directory of that name, and the hub did not give it ({summary})",
             remedy="check the name, the network, or pass a local directory",
         ) from error
-    return Checkpoint(spec, Path(path))
+    return _complete(spec, Path(path))
+
+
+def _not_needed(api: Any, name: str, revision: str | None) -> list[str]:
+    """Patterns of the files of a hub model that would be downloaded for nothing."""
+    others = [f"*{ending}" for ending in _FOREIGN]
+    others += ["*.ot", "*.tflite", "onnx/*", "openvino/*", "coreml/*", "original/*"]
+    try:
+        files = api.list_repo_files(name, revision=revision)
+    except Exception:  # no network: what was downloaded before may do, and the download decides
+        return others
+    top = [file for file in files if "/" not in file]
+    if any(fnmatchcase(file, pattern) for file in top for pattern in _SAFETENSORS):
+        others += ["*.bin", "*.pt", "*.pth", "*.ckpt"]
+    return others
 
 
 def _revision_of_step(api: Any, name: str, step: int) -> str:
@@ -376,8 +450,6 @@ def _expand(pattern: str) -> list[str]:
 
 
 def _hub_names(pattern: str) -> list[str]:
-    from fnmatch import fnmatchcase
-
     from huggingface_hub import HfApi
 
     author, _, rest = pattern.partition("/")

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from landform.errors import ConfigError, NonFiniteError, SpaceMismatchError
 
-__all__ = ["BoundModel", "GroupKind", "ParameterSpace", "Region"]
+__all__ = ["BoundModel", "GroupKind", "ParameterSpace", "Region", "check_same_buffers"]
 
 GroupKind = Literal["tensor", "sublayer", "layer", "block", "head"]
 
@@ -28,12 +28,25 @@ GroupKind = Literal["tensor", "sublayer", "layer", "block", "head"]
 # that transformers ships: BERT `layer.0`, LLaMA `layers.0`, GPT-2 `h.0`, T5 `block.0`.
 _LAYER = re.compile(r"^(.*?\b(?:layers?|h|blocks?)\.\d+)\.(.+)$")
 _ATTENTION = re.compile(r"attention|attn|\bq_|\bk_|\bv_|\bo_|q_lin|k_lin|v_lin|out_lin", re.I)
-_HEAD_ROWS = re.compile(
-    r"(attention|attn).*\.(query|key|value|q_proj|k_proj|v_proj|q_lin|k_lin|v_lin|q|k|v)\.", re.I
+# Query, and key or value: BERT `query`, DeBERTa `query_proj` and `pos_query_proj`, LLaMA `q_proj`,
+# DistilBERT `q_lin`, T5 `q`.
+_QUERY_ROWS = re.compile(r"(attention|attn).*\.((pos_)?query(_proj)?|q(_proj|_lin)?)\.", re.I)
+_KEY_ROWS = re.compile(
+    r"(attention|attn).*\.((pos_)?(key|value)(_proj)?|[kv](_proj|_lin)?)\.", re.I
 )
 _HEAD_COLUMNS = re.compile(
-    r"(attention\.output\.dense|o_proj|out_proj|out_lin|attention\.o)\.weight$", re.I
+    r"(attention\.output\.dense|o_proj|out_proj|out_lin|(attention|attn)\.o)\.weight$", re.I
 )
+# Norms of attention whose names do not say so: those before it, and DistilBERT's after it.
+_NORM_BEFORE = re.compile(
+    r"^(input_layernorm|layernorm_before|ln_?1|norm_?1|sa_layer_norm)\.", re.I
+)
+# LLaMA's stands before the feed-forward block, Gemma 2's at the end of attention: there the
+# feed-forward block has norms of its own.
+_NORM_BETWEEN = "post_attention_layernorm."
+_FEED_FORWARD_NORM = re.compile(r"\.(pre|post)_feedforward_layernorm\.")
+# T5 numbers the blocks of a layer: `block.0.layer.1.layer_norm` is a norm of the second.
+_NUMBERED_BLOCK = re.compile(r"^(layer\.\d+\.)layer_norm\.")
 
 
 @dataclass(frozen=True)
@@ -223,9 +236,11 @@ class ParameterSpace:
 
         `tensor`: every parameter tensor. `sublayer`: the module that owns it (weight and bias
         together). `layer`: a transformer layer; what lies outside is `embeddings` or the name of
-        its top module. `block`: attention or feed-forward of a layer. `head`: single attention
-        heads (rows of query/key/value, columns of the output projection; other tensors under
-        `rest`), which needs the model's `config` for the number of heads.
+        its top module. `block`: attention or feed-forward of a layer, each with its norms.
+        `head`: single attention heads (rows of query/key/value, columns of the output projection;
+        other tensors under `rest`), which needs the model's `config` for the number of heads.
+        Keys and values that several query heads share are groups of their own, `LAYER.kv_head.H`.
+        Raises `ConfigError` where the heads of a layer cannot be told apart.
         """
         if kind == "head":
             return self._heads(config)
@@ -233,7 +248,7 @@ class ParameterSpace:
             "tensor": str,
             "sublayer": lambda name: name.rpartition(".")[0] or name,
             "layer": _layer_of,
-            "block": _block_of,
+            "block": lambda name: _block_of(name, self.names),
         }
         if kind not in namer:
             raise ConfigError(
@@ -254,14 +269,30 @@ class ParameterSpace:
             )
         key_heads = getattr(config, "num_key_value_heads", None) or heads
         result: dict[str, list[Region]] = {}
-        for name, shape in zip(self.names, self.shapes, strict=True):
-            parts = _head_regions(name, shape, heads, key_heads)
-            for label, region in parts:
+        rows: set[str] = set()
+        columns: dict[str, str] = {}
+        shapes = dict(zip(self.names, self.shapes, strict=True))
+        for name in self.names:
+            part = _attention_part(name, shapes)
+            if part == "output":
+                columns.setdefault(_layer_of(name), name)
+            elif part != "rest":
+                rows.add(_layer_of(name))
+            for label, region in _head_regions(name, shapes[name], part, heads, key_heads):
                 result.setdefault(label, []).append(region)
+        remedy = "use groups by block, layer, sublayer or tensor"
         if set(result) <= {"rest"}:
             raise ConfigError(
                 f"no attention projections recognised among {len(self.names)} tensors",
-                remedy="use groups by block, layer, sublayer or tensor",
+                remedy=remedy,
+            )
+        half = sorted(columns.keys() - rows)
+        if half:
+            # Such a "head" would be a slice of the output projection and nothing else.
+            raise ConfigError(
+                f"{half[0]}: {columns[half[0]]} is divided among the heads, but no query, key and "
+                "value projections are recognised",
+                remedy=remedy,
             )
         return {group: tuple(regions) for group, regions in result.items()}
 
@@ -341,43 +372,116 @@ _WRAPPERS = {
 }
 
 
-def _block_of(name: str) -> str:
+def _block_of(name: str, names: Sequence[str]) -> str:
     match = _LAYER.match(name)
     if not match:
         return _layer_of(name)
-    return (
-        f"{match.group(1)}.{'attention' if _ATTENTION.search(match.group(2)) else 'feed_forward'}"
-    )
+    layer, rest = match.groups()
+    return f"{layer}.{'attention' if _in_attention(layer, rest, names) else 'feed_forward'}"
+
+
+def _in_attention(layer: str, rest: str, names: Sequence[str]) -> bool:
+    """Whether the tensor `rest` of a layer belongs to attention: a norm does that stands before
+    attention or between it and its addition to the residual stream, and not one before the
+    feed-forward block, whatever its name says."""
+    siblings = [name for name in names if name.startswith(f"{layer}.")]
+    if rest.startswith(_NORM_BETWEEN):
+        return any(_FEED_FORWARD_NORM.search(name) for name in siblings)
+    numbered = _NUMBERED_BLOCK.match(rest)
+    if numbered:
+        block = f"{layer}.{numbered.group(1)}"
+        return any(_ATTENTION.search(n[len(block) :]) for n in siblings if n.startswith(block))
+    return bool(_NORM_BEFORE.match(rest) or _ATTENTION.search(rest))
+
+
+Part = Literal["query", "key", "output", "fused", "fused output", "rest"]
+
+
+def _attention_part(name: str, shapes: Mapping[str, tuple[int, ...]]) -> Part:
+    """Which projection of attention a tensor belongs to ("key": key or value)."""
+    if not _LAYER.match(name):
+        return "rest"
+    if _QUERY_ROWS.search(name):
+        return "query"
+    if _KEY_ROWS.search(name):
+        return "key"
+    if _HEAD_COLUMNS.search(name) and len(shapes[name]) == 2:
+        return "output"
+    module, _, field = name.rpartition(".")
+    fused = shapes.get(module.removesuffix("c_proj").removesuffix("c_attn") + "c_attn.weight", ())
+    # GPT-2: one Conv1D (in, 3 in) holds query, key and value side by side. Other models store
+    # other layouts under the same name, in a Linear (out, in).
+    if len(fused) == 2 and fused[1] == 3 * fused[0]:
+        if module.endswith("attn.c_attn"):
+            return "fused"
+        if module.endswith("attn.c_proj") and field == "weight":
+            return "fused output"
+    return "rest"
 
 
 def _head_regions(
-    name: str, shape: tuple[int, ...], heads: int, key_heads: int
+    name: str, shape: tuple[int, ...], part: Part, heads: int, key_heads: int
 ) -> list[tuple[str, Region]]:
     """Divide one tensor among the attention heads of its layer (or give it whole to `rest`)."""
     layer = _layer_of(name)
-    if _LAYER.match(name) and _HEAD_ROWS.search(name):
-        count = heads if re.search(r"\.(query|q_proj|q_lin|q)\.", name) else key_heads
-        return _split(name, layer, axis=0, size=shape[0], count=count)
-    if _LAYER.match(name) and _HEAD_COLUMNS.search(name) and len(shape) == 2:
-        return _split(name, layer, axis=1, size=shape[1], count=heads)
-    if name.endswith("attn.c_attn.weight") or name.endswith("attn.c_attn.bias"):
-        # GPT-2: one Conv1D (in, 3 out) holds query, key and value side by side.
+    if part == "query" or (part == "key" and key_heads == heads):
+        return _split(name, f"{layer}.head", axis=0, size=shape[0], count=heads)
+    if part == "key":
+        return _split(name, f"{layer}.kv_head", axis=0, size=shape[0], count=key_heads)
+    if part == "output":
+        return _split(name, f"{layer}.head", axis=1, size=shape[1], count=heads)
+    if part == "fused output":  # a Conv1D (in, out): its inputs are its rows
+        return _split(name, f"{layer}.head", axis=0, size=shape[0], count=heads)
+    if part == "fused":
         axis = len(shape) - 1
         width = shape[axis] // 3
         return [
-            (label, Region(name, axis, part * width + r.start, part * width + r.stop))
-            for part in range(3)
-            for label, r in _split(name, layer, axis=axis, size=width, count=heads)
+            (label, Region(name, axis, third * width + r.start, third * width + r.stop))
+            for third in range(3)
+            for label, r in _split(name, f"{layer}.head", axis=axis, size=width, count=heads)
         ]
-    if name.endswith("attn.c_proj.weight"):
-        return _split(name, layer, axis=0, size=shape[0], count=heads)
     return [("rest", Region(name, 0, 0, shape[0] if shape else 1))]
 
 
-def _split(name: str, layer: str, *, axis: int, size: int, count: int) -> list[tuple[str, Region]]:
+def _split(name: str, group: str, *, axis: int, size: int, count: int) -> list[tuple[str, Region]]:
     if size % count:
-        raise ConfigError(f"tensor {name}: {size} entries along axis {axis} for {count} heads")
+        raise ConfigError(
+            f"tensor {name}: {size} entries along axis {axis} for {count} heads",
+            remedy="use groups by block, layer, sublayer or tensor",
+        )
     width = size // count
-    return [
-        (f"{layer}.head.{h}", Region(name, axis, h * width, (h + 1) * width)) for h in range(count)
-    ]
+    return [(f"{group}.{h}", Region(name, axis, h * width, (h + 1) * width)) for h in range(count)]
+
+
+def check_same_buffers(
+    a: nn.Module, b: nn.Module, here: str = "this", there: str = "other"
+) -> None:
+    """Raise `SpaceMismatchError` naming a stored float buffer in which two models differ.
+
+    Buffers (running statistics of a batch norm, fixed scales) are not coordinates of the space: a
+    mix keeps those of one model. That is right only where both have the same ones. Buffers that
+    are made from the config and not stored are no part of a checkpoint, and integers count steps.
+    """
+    mine, theirs = _stored_buffers(a), _stored_buffers(b)
+    for name in sorted({*mine, *theirs}):
+        x, y = mine.get(name), theirs.get(name)
+        if x is None or y is None:
+            fault = f"float buffer {name} only in {here if y is None else there}"
+        elif x.shape != y.shape:
+            fault = (
+                f"float buffer {name} is {tuple(x.shape)} in {here}, {tuple(y.shape)} in {there}"
+            )
+        elif not torch.allclose(x, y.to(x), rtol=0.0, atol=0.0, equal_nan=True):
+            fault = f"float buffer {name} has other values in {here} than in {there}"
+        else:
+            continue
+        raise SpaceMismatchError(
+            f"{fault}: only parameters are mixed, and a mix would run with those of {here}",
+            remedy="give both checkpoints the same buffer before they are compared (a fixed scale, "
+            "or statistics computed once), or use models without it",
+        )
+
+
+def _stored_buffers(model: nn.Module) -> dict[str, Tensor]:
+    stored = model.state_dict()
+    return {n: b for n, b in model.named_buffers() if n in stored and b.is_floating_point()}
