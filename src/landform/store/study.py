@@ -25,18 +25,20 @@ def open_store(store: str | os.PathLike[str] | ArtifactStore | None) -> Artifact
 def slug(*parts: str) -> str:
     """A file name made of the words of `parts`; parts that differ give names that differ.
 
-    What a file name cannot hold (spaces, letters with accents, great length) is replaced, and a
-    few digits of the part's hash then keep it apart from others that would look the same.
+    Parts are joined by `-`, and a `-` inside a part is doubled: `("a-b", "c")` is `a--b-c` and
+    `("a", "b-c")` is `a-b--c`. A part that a file name cannot hold (spaces, slashes, letters with
+    accents, great length) is written with `_` in their place, and `+` and a few digits of its hash
+    keep it apart from others that would look the same: `runs/seed0` is `runs_seed0+bbc6ac`.
     """
     return "-".join(map(_slug, parts))
 
 
 def _slug(part: str) -> str:
-    plain = re.sub(r"[^A-Za-z0-9._]+", "-", part).strip("-.")
-    if re.fullmatch(r"[A-Za-z0-9._@/-]+", part) and 0 < len(plain) <= 36:
-        return plain
+    if len(part) <= 36 and re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*(?<!-)", part):
+        return part.replace("-", "--")
+    plain = re.sub(r"[^A-Za-z0-9.]+", "_", part)[:24].strip("_.")
     digits = hashlib.sha256(part.encode("utf-8", "surrogatepass")).hexdigest()[:6]
-    return f"{plain[:24]}-{digits}".lstrip("-")
+    return f"{plain or 'x'}+{digits}"
 
 
 def publish(store: ArtifactStore, name: str, result: Result) -> None:
