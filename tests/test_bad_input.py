@@ -279,7 +279,7 @@ def test_two_architectures(refused, place, tmp_path, save_checkpoint):
     save_checkpoint(tmp_path / "gpt2", architecture="gpt2")
     save_checkpoint(tmp_path / "deep", num_hidden_layers=3)
     seed0 = place / "runs" / "seed0"
-    for other, says in [("gpt2", "'gpt2'"), ("deep", "encoder.layer.2")]:
+    for other, says in [("gpt2", "'gpt2'"), ("deep", "num_hidden_layers")]:
         for command in ("interpolate", "connect"):
             refused(command, seed0, tmp_path / other, *data(place), says=says, root=tmp_path)
         refused("distance", seed0, tmp_path / other, says=says)
@@ -603,9 +603,7 @@ def test_two_processes_on_one_study(place, tmp_path):
 
 
 def test_names_that_a_file_cannot_hold_stay_apart():
-    assert (
-        slug("evaluate", "seed0@300", "sst2", "validation") == "evaluate-seed0-300-sst2-validation"
-    )
+    assert slug("evaluate", "seed0", "sst2", "validation") == "evaluate-seed0-sst2-validation"
     names = ["ü", "é", "my run", "my-run", "a" * 80, "a" * 81, "Läufe/seed0", "L-ufe/seed0"]
     made = [slug("evaluate", name, "a task", "validation") for name in names]
     assert len(set(made)) == len(names)
