@@ -385,12 +385,12 @@ ABSURD = {
     ],
     "distance": ["--by flower", "--dtype int8", "--origin none"],
     "train": [
-        *["--seeds -1", "--seeds 0 0", "--seeds", "--fraction 0", "--fraction 101", "--rows 0"],
-        *["--fraction 0.01", "--rows 21", "--row-file none.txt", "--stratified", "--save-steps 9"],
+        *["--seeds -1", "--seeds 0 0", "--seeds", "--percent 0", "--percent 101", "--rows 0"],
+        *["--percent 0.01", "--rows 21", "--row-file none.txt", "--stratified", "--save-steps 9"],
         *["--save-steps -1", "--max-steps 0", "--batch-size 0", "--learning-rate -1", "--epochs 0"],
         *["--learning-rate nan", "--dropout 1", "--device banana", "--engine rya", "--workers 0"],
         *["--workers 2", "--split tset", "--eval-split tset", "--max-length 2", "--max-length 99"],
-        *["--prefix ../up", "--threads 0", "--rows 5 --fraction 5"],
+        *["--prefix ../up", "--threads 0", "--rows 5 --percent 5"],
     ],
     "demo": ["--seeds 0", "--seeds 1", "--seeds -3"],
 }

@@ -244,6 +244,24 @@ def test_models_with_different_vocabularies_are_not_mixed(tmp_path, save_checkpo
         lf.interpolate(one, two, task)
 
 
+def test_subsets_of_columns_that_share_values_stay_apart(checkpoint):
+    rows = [
+        {"text": f"w{i} w{i + 1}", "label": i % 2, "u": i % 2, "v": int(i < 6)} for i in range(10)
+    ]
+    task = lf.load_task(rows, text="text", label="label", subsets=(("u",), ("v",)))
+    table = lf.evaluate(checkpoint, task).subsets
+    sizes = table[table.metric == "accuracy"].set_index("subset").n.to_dict()
+    assert sizes == {"0": 5, "1": 5, "v=1": 6, "v=0": 4}
+
+
+@pytest.mark.filterwarnings("always")
+def test_first_rows_of_a_sorted_file_are_warned_of(checkpoint):
+    rows = [{"text": f"w{i} w{i + 1}", "label": int(i >= 6)} for i in range(10)]
+    task = lf.load_task(rows, text="text", label="label", name="sorted")
+    with pytest.warns(UserWarning, match="the first 5 rows have no example of 1"):
+        lf.evaluate(checkpoint, task, rows=5)
+
+
 def save_xlnet(path, word_tokenizer):
     """A classifier that reads the last position, be it padding or not."""
     from transformers import XLNetConfig, XLNetForSequenceClassification

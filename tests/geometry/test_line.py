@@ -88,9 +88,24 @@ def test_several_data_sets_on_the_same_mixes(tmp_path, ends, task, write_rows):
 
 def test_other_heads_and_bad_options(tmp_path, ends, task, save_checkpoint):
     three = save_checkpoint(tmp_path / "three", num_labels=3)
-    with pytest.raises(SpaceMismatchError, match=r"classifier"):
+    with pytest.raises(SpaceMismatchError, match=r"has 2 labels, that of .* 3"):
         lf.interpolate(ends[0], three, task)
     with pytest.raises(ConfigError, match="points"):
         lf.interpolate(*ends, task, points=1)
     with pytest.raises(ConfigError, match="is not a task"):
         lf.interpolate(*ends, "dev.tsv")
+
+
+def test_positions_of_ones_own(ends, task):
+    ts = (0.0, 0.05, 0.1, 0.6, 1.0)
+    curve = lf.interpolate(*ends, task, positions=ts, dtype="float64")
+    fine = lf.interpolate(*ends, task, points=21, dtype="float64").table.set_index("t").loss
+    assert curve.table.t.tolist() == list(ts)
+    expected = [fine[fine.index[round(20 * t)]] for t in ts]
+    np.testing.assert_allclose(curve.table.loss, expected, rtol=1e-9)
+    # Chords are drawn at the true positions: t = 0.6 lies four ninths of the way from 0.1 to 1.
+    assert curve.convexity_gap == pytest.approx(lf.convexity_gap(expected, t=ts))
+    assert curve.convexity_gap != pytest.approx(lf.convexity_gap(expected), rel=1e-3)
+    for bad in ((0.0, 0.5), (0.0, 0.7, 0.6, 1.0), (0.1, 1.0), (1.0,)):
+        with pytest.raises(ConfigError, match="positions must rise from 0 to 1"):
+            lf.interpolate(*ends, task, positions=bad)

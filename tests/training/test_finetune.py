@@ -288,6 +288,23 @@ def test_other_options_in_the_same_place_are_an_error_that_names_them(pretrained
     assert r.runs.steps.tolist() == [5] and not equal(state(tmp_path / "o/seed0"), before)
 
 
+def test_a_run_of_a_task_that_means_its_codes_differently_is_not_reused(pretrained, tmp_path):
+    """Same rows, same weights; but 0 and 1 stand for other names."""
+    rows = [{"text": f"w{i} w{i + 1}", "label": i % 2} for i in range(12)]
+
+    def task(**changes):
+        return lf.load_task({"train": rows}, text="text", label="label", **changes)
+
+    options = {**QUICK, "eval_split": None}
+    keys = [
+        TrainStudy.of(pretrained, task(label_names=names), out=tmp_path / "o", **options)
+        .plan.jobs[0]
+        .key
+        for names in (("neg", "pos"), ("pos", "neg"))
+    ]
+    assert keys[0] != keys[1]
+
+
 def test_a_damaged_run_is_trained_again(pretrained, task, tmp_path):
     lf.train(pretrained, task, out=tmp_path / "o", **QUICK)
     before = state(tmp_path / "o/seed0")

@@ -31,8 +31,8 @@ def test_all_rows_without_an_option(examples):
 
 def test_rows_and_percentages(examples):
     assert len(choose(examples, rows=13)) == 13
-    assert len(choose(examples, fraction=7)) == 7
-    assert choose(examples, fraction=100) == tuple(range(100))
+    assert len(choose(examples, percent=7)) == 7
+    assert choose(examples, percent=100) == tuple(range(100))
     chosen = choose(examples, rows=50)
     assert list(chosen) == sorted(set(chosen)) and max(chosen) < 100
 
@@ -79,7 +79,7 @@ def test_missing_file(examples, tmp_path):
 
 def test_nothing_left(examples):
     with pytest.raises(DataError, match=r"0\.1 % of 100 rows leaves none"):
-        choose(examples, fraction=0.1)
+        choose(examples, percent=0.1)
 
 
 def test_more_rows_than_there_are(examples):
@@ -92,14 +92,14 @@ def test_stratified_needs_classes(examples):
         choose(examples, classes=False, rows=5, stratified=True)
 
 
-@pytest.mark.parametrize("fraction", [0, -1, 100.5, float("nan"), float("inf")])
-def test_absurd_percentages(fraction):
-    with pytest.raises(ConfigError, match="option fraction: a percentage lies above 0"):
-        TrainConfig.parse({"fraction": fraction})
+@pytest.mark.parametrize("percent", [0, -1, 100.5, float("nan"), float("inf")])
+def test_absurd_percentages(percent):
+    with pytest.raises(ConfigError, match="option percent: a percentage lies above 0"):
+        TrainConfig.parse({"percent": percent})
 
 
 def test_one_way_to_choose():
-    with pytest.raises(ConfigError, match="rows and fraction both choose rows"):
-        TrainConfig.parse({"rows": 3, "fraction": 5})
-    with pytest.raises(ConfigError, match="stratified needs rows or fraction"):
+    with pytest.raises(ConfigError, match="rows and percent both choose rows"):
+        TrainConfig.parse({"rows": 3, "percent": 5})
+    with pytest.raises(ConfigError, match="stratified needs rows or percent"):
         TrainConfig.parse({"stratified": True})

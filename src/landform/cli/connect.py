@@ -69,8 +69,7 @@ def connect(
     if dry_run:
         emit_forecast(study.forecast(open_existing(store)), output)
         return
-    kept = open_study(store)
-    result = study.run(kept, progress=not output.quiet)
+    result = study.run(None if store is None else open_study(store), progress=not output.quiet)
     emit(result, output, [store / "results" / options.keep_as] if store else [])
     if store is not None and not output.json_:
         print(f"next: landform report {store}")

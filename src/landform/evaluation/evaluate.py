@@ -241,8 +241,12 @@ def subset_masks(task: Task, examples: Examples) -> dict[str, np.ndarray]:
             mask = np.logical_and.reduce(
                 [column == value for column, value in zip(columns, combination, strict=True)]
             )
-            if mask.any():
-                masks["/".join(map(str, combination))] = mask
+            if not mask.any():
+                continue
+            name = "/".join(map(str, combination))
+            if name in masks:  # two columns share a value: say which one is meant
+                name = "/".join(f"{c}={v}" for c, v in zip(group, combination, strict=True))
+            masks[name] = mask
     return masks
 
 

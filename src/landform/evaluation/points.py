@@ -15,6 +15,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,7 @@ from landform.errors import (
     LabelError,
     LandformError,
     NonFiniteError,
+    SpaceMismatchError,
 )
 from landform.store.artifacts import ArtifactStore, Contents
 from landform.store.fingerprint import fingerprint
@@ -126,8 +128,18 @@ class Data:
         return f"{self.task.name}:{self.task.resolve(self.split)}"
 
     def examples(self, rows: int | None) -> Examples:
-        """Its examples, at most `rows`."""
-        return self.task.examples(self.split, rows=rows)
+        """Its examples, at most the first `rows`; warns where those leave out a class."""
+        chosen = self.task.examples(self.split, rows=rows)
+        if rows is not None and self.task.kind == "classification":
+            missing = set(self.task.examples(self.split).labels) - set(chosen.labels)
+            if missing:
+                names = ", ".join(self.task.label_names[label] for label in sorted(missing))
+                warnings.warn(
+                    f"{self.name}: the first {rows} rows have no example of {names}; the file is "
+                    "sorted, so take more rows or shuffle it",
+                    stacklevel=2,
+                )
+        return chosen
 
 
 @dataclass(frozen=True)
@@ -324,6 +336,10 @@ def _peak_memory() -> int:
     import resource
     import sys
 
+    status = Path("/proc/self/status")
+    if status.exists():  # the other count starts from what the parent process held
+        line = next(x for x in status.read_text().splitlines() if x.startswith("VmHWM"))
+        return int(line.split()[1]) * 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 
@@ -347,14 +363,22 @@ class PointsWork:
     def forecast(self, plan: Plan, store: ArtifactStore, *, workers: int = 1) -> Forecast:
         """Evaluations of a plan that remain, their time (from one real evaluation, after a
         warm-up), and the memory of the checkpoints held."""
-        sizes = [sum(file.stat().st_size for file in c.weight_files) for c in self.checkpoints]
-        held = min(sum(sizes), int(self.config.memory * 2**30))
+        held = min(len(self.checkpoints) * self.point_bytes, int(self.config.memory * 2**30))
         return plan.forecast(
             store,
             seconds_per_unit=self._sample_seconds() if plan.missing(store) else 0.0,
             memory=held + _peak_memory(),
             workers=workers,
         )
+
+    @cached_property
+    def point_bytes(self) -> int:
+        """Bytes of one checkpoint as a point in memory, whatever the format on disk."""
+        first = self.checkpoints[0]
+        entries = sum(math.prod(shape) for shape in first.shapes.values())
+        if not entries:  # pickled weights tell their shapes only when they are read
+            return sum(file.stat().st_size for file in first.weight_files)
+        return entries * int(getattr(torch, self.config.dtype).itemsize)
 
     def _sample_seconds(self) -> float:
         evaluator = self().evaluator
@@ -385,6 +409,8 @@ class PointsWork:
             "max_length": config.max_length,
             "token_budget": config.token_budget,
             "dtype": config.dtype,
+            # Kernels of another device round otherwise: ends and interior must not be mixed.
+            "device": config.torch_device().type,
             "model_labels": config.model_labels,
             "mask_seed": config.seed
             if any(d.task.kind == "masked-lm" for d in self.data)
@@ -440,8 +466,10 @@ class PointsWorker:
         for prepared in self.evaluator.data:
             check_padding(model, prepared, first.spec)
         self.capacity = max(2, int(self.config.memory * 2**30 // self.space.nbytes))
-        self._points: OrderedDict[str, Tensor] = OrderedDict()
-        self.loads = 0
+        self.space.check_finite(self.bound.flat, first.spec)
+        # The model that moves was loaded from the first checkpoint: no need to read it again.
+        self._points = OrderedDict({first.fingerprint: self.bound.flat.clone()})
+        self.loads = 1
         self.seconds = {"load": 0.0, "move": 0.0, "evaluate": 0.0}
         for other in work.checkpoints[1:]:
             self._check_other(other)
@@ -509,6 +537,12 @@ def _head(kind: str) -> str:
 
 def _check_compatible(first: Checkpoint, other: Checkpoint, vocabulary: dict[str, int]) -> None:
     """Refuse to mix models that number their labels or their tokens differently."""
+    counts = len(first.label_names()), len(other.label_names())
+    if counts[0] != counts[1]:
+        raise SpaceMismatchError(
+            f"the head of {first.spec} has {counts[0]} labels, that of {other.spec} {counts[1]}",
+            remedy="compare checkpoints with one kind of head",
+        )
     if first.label_names() != other.label_names():
         raise LabelError(
             f"{first.spec} orders its labels {first.label_names()}, {other.spec} "

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from landform.errors import ConfigError
 from landform.evaluation.evaluate import metric_names, metric_table
@@ -27,20 +28,43 @@ from landform.weights.checkpoint import Checkpoint, resolve
 __all__ = [
     "InterpolateConfig",
     "Interpolation",
+    "LineConfig",
     "as_data",
     "interpolate",
     "line_predictions",
     "line_statistics",
     "plan_line",
-    "positions",
 ]
 
 
-class InterpolateConfig(PointsConfig):
-    """Options of `interpolate`."""
+class LineConfig(PointsConfig):
+    """How lines are walked."""
 
     points: int = Field(11, ge=2)
-    """Points on the line, both ends included."""
+    """Points on the line, both ends included, equally spaced."""
+    positions: tuple[float, ...] | None = None
+    """Any other positions in place of equally spaced ones: rising, from 0 to 1."""
+
+    @field_validator("positions")
+    @classmethod
+    def _from_end_to_end(cls, value: tuple[float, ...] | None) -> tuple[float, ...] | None:
+        if value is None:
+            return None
+        rising = all(a < b for a, b in pairwise(value))
+        if len(value) < 2 or value[0] != 0 or value[-1] != 1 or not rising:
+            raise ValueError("positions must rise from 0 to 1, both ends included")
+        return value
+
+    @property
+    def ts(self) -> tuple[float, ...]:
+        """Positions of the points."""
+        if self.positions is not None:
+            return self.positions
+        return tuple(k / (self.points - 1) for k in range(self.points))
+
+
+class InterpolateConfig(LineConfig):
+    """Options of `interpolate`."""
 
 
 @dataclass(frozen=True)
@@ -100,11 +124,6 @@ class Interpolation(Result):
         }
 
 
-def positions(points: int) -> tuple[float, ...]:
-    """`points` equally spaced positions from 0 to 1."""
-    return tuple(k / (points - 1) for k in range(points))
-
-
 def as_data(task: Task | Data | tuple[Task, str], split: str = "validation") -> Data:
     """A data set to evaluate on: a task (its `split`), or a task with a split of its own."""
     if isinstance(task, Data):
@@ -134,7 +153,7 @@ def interpolate(
     """
     work, plan = plan_line(a, b, task, split, also, options)
     config, data = InterpolateConfig.parse(options), work.data
-    ts = positions(config.points)
+    ts = config.ts
     kept = open_store(store)
     run_plan(plan, work, kept, progress=progress)
     ends = [kept.read(work.point_job(m).key) for m in (0, 1)]
@@ -173,7 +192,7 @@ def plan_line(
     config = InterpolateConfig.parse(options, where="interpolate")
     data = (as_data(task, split), *(as_data(item, split) for item in also))
     work = PointsWork((resolve(a), resolve(b)), data, config)
-    interior = positions(config.points)[1:-1]
+    interior = config.ts[1:-1]
     return work, Plan((work.point_job(0), work.point_job(1), work.line_job(0, 1, interior)))
 
 
@@ -188,7 +207,7 @@ def line_predictions(
 
 def line_statistics(
     curves: Sequence[Sequence[Predictions]],
-    config: PointsConfig,
+    config: LineConfig,
     distance: float | np.ndarray | None = None,
 ) -> CurveStatistics:
     """Barrier, gap and their intervals of several lines over the same examples."""
@@ -200,6 +219,7 @@ def line_statistics(
         seed=config.seed,
         level=config.level,
         distance=distance,
+        t=config.ts,
     )
 
 

@@ -30,6 +30,7 @@ from landform.report.style import (
     Figure,
     basin_styles,
     loss_label,
+    loss_unit_of,
     metric_label,
     short_labels,
     styled,
@@ -338,6 +339,7 @@ def _connection(result: Any, anchor: str, few: bool) -> Row:
 
 def _connection_facts(result: Any, basins: pd.Series | None) -> list[Row]:
     """The key numbers."""
+    unit = loss_unit_of(result)
     rows = result.pairs[result.pairs["data"] == result.data[0]]
     n, walked = len(result.names), len(rows)
     facts: list[Row] = [
@@ -356,23 +358,24 @@ def _connection_facts(result: Any, basins: pd.Series | None) -> list[Row]:
         facts.append({"label": "basins", "value": value, "note": f"sizes {sizes}"})
         same = np.array([basins[a] == basins[b] for a, b in zip(rows["a"], rows["b"], strict=True)])
         for label, mask in (("gap within basins", same), ("gap between basins", ~same)):
-            facts += _median_fact(label, rows["convexity_gap"].to_numpy()[mask])
+            facts += _median_fact(label, rows["convexity_gap"].to_numpy()[mask], unit)
     else:
-        facts += _median_fact("gap", rows["convexity_gap"].to_numpy())
+        facts += _median_fact("gap", rows["convexity_gap"].to_numpy(), unit)
     if "noise_floor" in rows:
         floor = rows["noise_floor"].median()
         above = int((rows["convexity_gap"] > rows["noise_floor"]).sum())
         note = f"median; {above} of {walked} gaps are above their floor"
-        facts.append({"label": "noise floor", "value": f"{_number(floor, 2)} nats", "note": note})
+        facts.append({"label": "noise floor", "value": f"{_number(floor, 2)} {unit}", "note": note})
     return facts
 
 
-def _median_fact(label: str, gaps: np.ndarray) -> list[Row]:
+def _median_fact(label: str, gaps: np.ndarray, unit: str) -> list[Row]:
     if not len(gaps):
         return []
     pairs = "pair" if len(gaps) == 1 else "pairs"
     note = f"median of {len(gaps)} {pairs}, {_number(gaps.min(), 3)} to {_number(gaps.max(), 3)}"
-    return [{"label": label, "value": f"{_number(float(np.median(gaps)), 3)} nats", "note": note}]
+    value = f"{_number(float(np.median(gaps)), 3)} {unit}"
+    return [{"label": label, "value": value, "note": note}]
 
 
 def _basin_sentence(result: Any, basins: pd.Series | None) -> str:
@@ -525,8 +528,8 @@ def _explorer(result: Any) -> Row:
         "basinColours": [styles[int(basins[name])].colour for name in names],
         "basinNames": [f"basin {int(basins[name])}" if known else "" for name in names],
         "quantities": [
-            {"key": key, "label": label}
-            for key, label in figures.QUANTITIES.items()
+            {"key": key, "label": figures.quantity_label(result, key)}
+            for key in figures.QUANTITIES
             if key in result.pairs
         ],
         "orders": _orders(result, where),
@@ -574,7 +577,8 @@ def _set(result: Any, data: str, where: Mapping[str, int]) -> Row:
             curve.pop("t")
         numbers = {field: _round(row[field]) for field in PAIR_FIELDS if field in row}
         pairs.append({"i": where[row["a"]], "j": where[row["b"]], **numbers, **curve})
-    return {"name": data, "loss": loss_label(result), "t": common, "pairs": pairs}
+    units = {"loss": loss_label(result), "unit": loss_unit_of(result)}
+    return {"name": data, **units, "t": common, "pairs": pairs}
 
 
 def _round(value: Any) -> float | None:
@@ -603,6 +607,7 @@ def _payload(data: Row) -> tuple[str, str]:
 
 def _interpolation(result: Any, anchor: str, few: bool) -> Row:
     row = result.summary.iloc[0]
+    unit = loss_unit_of(result)
     facts = [
         {"label": "from (t = 0)", "value": result.a, "note": ""},
         {"label": "to (t = 1)", "value": result.b, "note": ""},
@@ -611,7 +616,7 @@ def _interpolation(result: Any, anchor: str, few: bool) -> Row:
     for key, label in (("barrier", "barrier height"), ("gap", "convexity gap")):
         column = "barrier_height" if key == "barrier" else "convexity_gap"
         value = _with_interval(row[column], row[f"{key}_low"], row[f"{key}_high"])
-        facts.append({"label": label, "value": value, "note": f"nats, on {row['data']}"})
+        facts.append({"label": label, "value": value, "note": f"{unit}, on {row['data']}"})
     return {
         "facts": facts,
         "figure": _picture(

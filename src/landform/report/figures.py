@@ -36,6 +36,7 @@ from landform.report.style import (
     decimals,
     format_p,
     loss_label,
+    loss_unit_of,
     metric_label,
     new_figure,
     ordered_basins,
@@ -70,6 +71,7 @@ __all__ = [
     "plot_metrics",
     "plot_reliability",
     "plot_training",
+    "quantity_label",
     "save",
     "save_all",
 ]
@@ -77,10 +79,17 @@ __all__ = [
 Array = np.ndarray
 
 QUANTITIES: dict[str, str] = {
-    "convexity_gap": "convexity gap (nats)",
-    "barrier_height": "barrier height (nats)",
+    "convexity_gap": "convexity gap",
+    "barrier_height": "barrier height",
     "distance": "distance (L2)",
 }
+
+
+def quantity_label(result: object, quantity: str) -> str:
+    """What a heat map shows, with its unit."""
+    label = QUANTITIES[quantity]
+    return label if quantity == "distance" else f"{label} ({loss_unit_of(result)})"
+
 
 WITHIN, BETWEEN = PALETTE[0], PALETTE[1]
 
@@ -573,7 +582,7 @@ def plot_heatmap(
     bar.outline.set_visible(False)
     several = len(connection.data) > 1 and quantity != "distance"
     where = f" on {plain(shorten(data or connection.data[0], 24))}" if several else ""
-    bar.set_label(QUANTITIES[quantity] + where)
+    bar.set_label(quantity_label(connection, quantity) + where)
     basins, styles = _styles(connection)
     if not labelled:
         handles = _basin_handles(styles, list(basins))

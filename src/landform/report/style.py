@@ -25,6 +25,7 @@ from matplotlib.figure import Figure as MatplotlibFigure
 
 from landform.errors import ConfigError
 from landform.store.atomic import atomic_path, check_place, file_errors
+from landform.tasks.task import loss_unit
 
 __all__ = [
     "COLUMN",
@@ -42,6 +43,7 @@ __all__ = [
     "decimals",
     "format_p",
     "loss_label",
+    "loss_unit_of",
     "metric_label",
     "new_figure",
     "ordered_basins",
@@ -212,6 +214,11 @@ def metric_label(name: str) -> str:
     place, _, metric = name.rpartition("/")
     words = METRIC_LABELS.get(metric, metric.replace("_", " "))
     return f"{words} on {place}" if place else words
+
+
+def loss_unit_of(result: object) -> str:
+    """The unit of a result's loss, and so of its gaps and barriers."""
+    return loss_unit(str(getattr(result, "kind", "classification")))
 
 
 def loss_label(result: object) -> str:

@@ -8,6 +8,7 @@ each mixed model is evaluated on all data sets before it is moved on.
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,18 +22,18 @@ from pydantic import Field
 from landform.config import nearest
 from landform.errors import ConfigError
 from landform.evaluation.evaluate import metric_names, subset_masks
-from landform.evaluation.points import Data, PointsConfig, PointsWork, data_fingerprint
+from landform.evaluation.points import Data, PointsWork, data_fingerprint
 from landform.geometry.basins import Clustering, cluster
 from landform.geometry.line import (
     SUMMARY_FIELDS,
+    LineConfig,
     as_data,
     line_predictions,
     line_statistics,
-    positions,
 )
 from landform.geometry.statistics import basin_summary, basin_table
 from landform.results import Result
-from landform.store.artifacts import ArtifactStore
+from landform.store.artifacts import ArtifactStore, Store
 from landform.store.engines import run_plan
 from landform.store.plan import Forecast, Plan
 from landform.store.study import open_store, publish
@@ -46,11 +47,11 @@ if TYPE_CHECKING:
 __all__ = ["ConnectConfig", "Connection", "ConnectionStudy", "connect"]
 
 
-class ConnectConfig(PointsConfig):
+class ConnectConfig(LineConfig):
     """Options of `connect`."""
 
     points: int = Field(10, ge=2)
-    """Points on each line, both ends included."""
+    """Points on each line, both ends included, equally spaced."""
     basins: int | None = Field(None, ge=1)
     """Number of basins (default: chosen by the data)."""
     affinity_scale: float | None = Field(None, gt=0)
@@ -190,7 +191,7 @@ def connect(
     result is kept under the name `keep_as`. Options are the fields of `ConnectConfig`.
     """
     study = ConnectionStudy.of(checkpoints, task, split=split, also=also, pairs=pairs, **options)
-    return study.run(open_store(store), progress=progress)
+    return study.run(None if store is None else open_store(store), progress=progress)
 
 
 @dataclass(frozen=True)
@@ -247,7 +248,7 @@ class ConnectionStudy:
     @property
     def ts(self) -> tuple[float, ...]:
         """Positions on every line."""
-        return positions(self.config.points)
+        return self.config.ts
 
     @cached_property
     def plan(self) -> Plan:
@@ -260,8 +261,12 @@ class ConnectionStudy:
         """What is left to do, how long it takes here and how much memory."""
         return self.work.forecast(self.plan, store, workers=self.config.workers)
 
-    def run(self, store: ArtifactStore, *, progress: bool = False) -> Connection:
-        """Run what is missing, assemble the result and keep it as `connect`."""
+    def run(self, store: ArtifactStore | None, *, progress: bool = False) -> Connection:
+        """Run what is missing, assemble the result and keep it under its name."""
+        if store is None:
+            # Per-example outputs of thousands of lines belong on a disk, not in memory.
+            with tempfile.TemporaryDirectory(prefix="landform-") as scratch:
+                return self.run(Store.open(scratch), progress=progress)
         run_plan(
             self.plan,
             self.work,
@@ -277,8 +282,7 @@ class ConnectionStudy:
 
     def _ordered_pairs(self) -> list[tuple[int, int]]:
         """Pairs in tiles: a cache of k checkpoints then serves about k^2 / 4 lines per filling."""
-        size = max(f.stat().st_size for f in self.work.checkpoints[0].weight_files)
-        side = max(1, int(self.config.memory * 2**30 / max(size, 1)) // 2)
+        side = max(1, int(self.config.memory * 2**30 / self.work.point_bytes) // 2)
         return sorted(self.pairs, key=lambda pair: (pair[0] // side, pair[1] // side, pair))
 
     # --- from kept outputs to the result -----------------------------------------------------

@@ -271,7 +271,7 @@ def _forecast(file: StudyFile, step: Config, store: ArtifactStore | None) -> str
             return f"{len(select(_places(file, step.checkpoints)))} evaluations"
         if isinstance(step, InterpolateStep):
             file.task(step.task)
-            return f"{step.points} evaluations"
+            return f"{len(step.ts)} evaluations"
     except CheckpointError as error:
         trained = any(isinstance(other, TrainStep) for other in file.steps)
         if not trained:

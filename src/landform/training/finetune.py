@@ -335,12 +335,7 @@ class TrainWork:
         wanted = self.config.device
         if wanted == "auto":
             wanted = "cuda" if torch.cuda.is_available() else "cpu"
-        there = {
-            "cpu": True,
-            "cuda": torch.cuda.is_available(),
-            "mps": torch.backends.mps.is_available(),
-        }
-        if not there[wanted]:
+        if wanted == "cuda" and not torch.cuda.is_available():
             raise ConfigError(
                 f"option device is {wanted!r}, but torch finds no such device",
                 remedy="use device='cpu', or install a torch build for it",
@@ -355,7 +350,15 @@ class TrainWork:
         return {
             "weights": self.checkpoint.fingerprint,
             "tokenizer": self.checkpoint.tokenizer_fingerprint,
-            "task": {"name": self.task.name, "kind": self.task.kind, "labels": self.labels},
+            "task": {
+                "name": self.task.name,
+                "kind": self.task.kind,
+                "labels": self.labels,
+                # What the codes in the data mean: the same rows under other names are another task.
+                "codes": self.task.label_names,
+                "groups": self.task.label_groups and dict(self.task.label_groups),
+                "merge": self.task.merge,
+            },
             "metrics": self.metrics,
             "train": self.rows.fingerprint,
             "eval": None

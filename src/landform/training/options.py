@@ -70,7 +70,7 @@ class TrainConfig(Config):
 
     rows: int | None = Field(None, ge=1)
     """Train on this many rows, drawn under `subset_seed` (default: all)."""
-    fraction: float | None = None
+    percent: float | None = None
     """Train on this percentage of the rows, drawn under `subset_seed`: above 0, at most 100."""
     row_file: Path | None = None
     """Train on the rows whose text ids this file lists, one per line."""
@@ -92,8 +92,8 @@ class TrainConfig(Config):
     (0: never)."""
     overwrite: bool = False
     """Replace runs of other options that lie in the same place."""
-    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    """Where training runs: auto takes an accelerator where there is one."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where training runs: auto takes a GPU where there is one."""
     threads: int | None = Field(None, ge=1)
     """CPU threads of one run (default: torch's own choice). The last bits of sums depend on it."""
     engine: Literal["local", "ray"] = "local"
@@ -120,7 +120,7 @@ class TrainConfig(Config):
     def _rising_steps(cls, value: tuple[int, ...]) -> tuple[int, ...]:
         return tuple(sorted(set(value)))
 
-    @field_validator("fraction")
+    @field_validator("percent")
     @classmethod
     def _percentage(cls, value: float | None) -> float | None:
         if value is not None and not 0 < value <= 100:
@@ -129,18 +129,18 @@ class TrainConfig(Config):
 
     @model_validator(mode="after")
     def _one_subset(self) -> Self:
-        given = [n for n in ("rows", "fraction", "row_file") if getattr(self, n) is not None]
+        given = [n for n in ("rows", "percent", "row_file") if getattr(self, n) is not None]
         if len(given) > 1:
             raise ValueError(f"{' and '.join(given)} both choose rows: give one of them")
-        if self.stratified and given not in (["rows"], ["fraction"]):
-            raise ValueError("stratified needs rows or fraction")
+        if self.stratified and given not in (["rows"], ["percent"]):
+            raise ValueError("stratified needs rows or percent")
         return self
 
 
 WHERE_ONLY = frozenset(
     {"seeds", "head_seed", "data_seed", "dropout_seed", "perturb_seed", "prefix", "overwrite"}
     | {"resume_steps", "device", "threads", "engine", "workers"}
-    | {"rows", "fraction", "row_file", "stratified", "subset_seed"}
+    | {"rows", "percent", "row_file", "stratified", "subset_seed"}
 )
 """Options that are no part of a run's identity: they say where and how many, or (seeds, rows) enter
 it as what they came to."""

@@ -51,13 +51,13 @@ def _count(config: TrainConfig, size: int) -> int | None:
                 remedy=f"use rows <= {size}, or leave the option out for all",
             )
         return config.rows
-    if config.fraction is None:
+    if config.percent is None:
         return None
-    count = round(size * config.fraction / 100)
+    count = round(size * config.percent / 100)
     if count == 0:
         raise DataError(
-            f"fraction {config.fraction:g} % of {size} rows leaves none",
-            remedy=f"use fraction >= {100 / size:.3g}, or rows=1",
+            f"percent: {config.percent:g} % of {size} rows leaves none",
+            remedy=f"use percent >= {100 / size:.3g}, or rows=1",
         )
     return count
 

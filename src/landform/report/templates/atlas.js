@@ -238,10 +238,11 @@
       }
       this.plot.replaceChildren();
       if (!pair) { html("p", "This line was not walked.", this.readout, "hint"); return; }
+      const { unit } = this.data.sets[this.state.set];
       const span = (low, high) => (low === null || low === undefined ? "" : ` [${number(low)}, ${number(high)}]`);
-      html("p", `convexity gap ${number(pair.convexity_gap)}${span(pair.gap_low, pair.gap_high)} nats` +
+      html("p", `convexity gap ${number(pair.convexity_gap)}${span(pair.gap_low, pair.gap_high)} ${unit}` +
         (pair.noise_floor === null || pair.noise_floor === undefined ? "" : `, noise floor ${number(pair.noise_floor, 2)}`), this.readout);
-      html("p", `barrier height ${number(pair.barrier_height)}${span(pair.barrier_low, pair.barrier_high)} nats`, this.readout);
+      html("p", `barrier height ${number(pair.barrier_height)}${span(pair.barrier_low, pair.barrier_high)} ${unit}`, this.readout);
       html("p", `distance ${number(pair.distance)}`, this.readout);
       this.curve(pair, i, j);
     }
