@@ -194,7 +194,6 @@ HEAVY = {
     "matplotlib",
     "pandas",
     "peft",
-    "plotly",
     "pyarrow",
     "ray",
     "scipy",
@@ -257,7 +256,7 @@ def test_importing_any_module_changes_nothing() -> None:
     # The libraries come first: what they do when they are imported is not ours to judge.
     libraries = (
         "numpy, torch, transformers, datasets, pandas, pyarrow.parquet, sklearn, scipy.stats, "
-        "matplotlib, plotly, jinja2, cyclopts, rich, pydantic, huggingface_hub, peft, accelerate"
+        "matplotlib, jinja2, cyclopts, rich, pydantic, huggingface_hub, accelerate"
     )
     work = """
 import landform
