@@ -522,6 +522,14 @@ def load_model(
             raise
         except Exception as error:
             raise _load_error(checkpoint, error) from error
+    _check_complete(checkpoint, info, new_head=new_head)
+    model.landform_new_tensors = frozenset(info["missing_keys"])
+    model.eval()
+    return model  # type: ignore[no-any-return]
+
+
+def _check_complete(checkpoint: Checkpoint, info: dict[str, Any], *, new_head: bool) -> None:
+    """Raise where weights do not fit config.json, or would be random numbers."""
     missing = sorted(info["missing_keys"])
     if info["mismatched_keys"]:
         faults = [
@@ -541,9 +549,6 @@ def load_model(
             remedy="this looks like a pre-trained model without a head; fine-tune it first "
             "(landform train), or name the fine-tuned checkpoint",
         )
-    model.landform_new_tensors = frozenset(missing)
-    model.eval()
-    return model  # type: ignore[no-any-return]
 
 
 def check_loadable(checkpoint: Checkpoint, options: LoadConfig) -> bool:
