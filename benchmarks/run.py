@@ -29,7 +29,7 @@ import torch
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
-WORK = HERE / "work"
+WORK = HERE / "inputs"
 Row = dict[str, Any]
 
 
@@ -62,7 +62,7 @@ def minilm() -> Path:
 
 
 def fine_tuned(sst2: Path) -> tuple[Path, Path]:
-    """Two short fine-tunes of the encoder on SST-2 (kept in benchmarks/work between runs)."""
+    """Two short fine-tunes of the encoder on SST-2 (kept in benchmarks/inputs between runs)."""
     import landform as lf
 
     task = lf.load_task("sst2", data_dir=str(sst2))
