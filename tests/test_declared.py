@@ -255,8 +255,8 @@ def test_importing_the_package_costs_and_changes_nothing() -> None:
 def test_importing_any_module_changes_nothing() -> None:
     # The libraries come first: what they do when they are imported is not ours to judge.
     libraries = (
-        "numpy, torch, transformers, datasets, pandas, pyarrow.parquet, sklearn, scipy.stats, "
-        "matplotlib, jinja2, cyclopts, rich, pydantic, huggingface_hub, accelerate"
+        "numpy, torch, transformers, transformers.trainer, datasets, pandas, pyarrow.parquet, "
+        "sklearn, scipy.stats, matplotlib, jinja2, cyclopts, rich, pydantic, huggingface_hub, accelerate"
     )
     work = """
 import landform
