@@ -152,6 +152,7 @@ def test_dry_run_of_the_demo(say, tmp_path):
     status, out, err = say("demo", "--out", tmp_path / "demo", "--seeds", 3, "--dry-run")
     assert status == 0, err
     assert "train" in out and "report" in out and not (tmp_path / "demo").exists()
+    assert "waits for" in out and "hub" not in out, "runs still to be made are local names"
 
 
 def test_distance(say, place):

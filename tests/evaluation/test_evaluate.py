@@ -139,6 +139,13 @@ def test_token_tasks_weigh_by_tokens(tmp_path, save_checkpoint, kind, architectu
     expected = (log.loss * log.tokens).sum() / log.tokens.sum()
     assert log.tokens.nunique() > 1 or kind == "masked-lm"
     assert result.metrics["loss"] == pytest.approx(expected)
+    if kind == "causal-lm":  # the model's own mean loss over the tokens of each text alone
+        model, tokenizer = lf.load_model(path, kind), lf.load_tokenizer(path)
+        for (text,), loss in zip(task.examples("validation").texts, log.loss, strict=True):
+            inputs = tokenizer(text, return_tensors="pt")
+            with torch.no_grad():
+                own = float(model(**inputs, labels=inputs["input_ids"]).loss)
+            assert loss == pytest.approx(own, rel=1e-5)
 
 
 def test_bad_requests_are_named(checkpoint, task):

@@ -257,3 +257,24 @@ def test_a_study_can_connect_more_than_once(study_parts, tmp_path):
         "connect": ("dev:validation",),
         "connect-ood": ("ood:validation",),
     }
+
+
+def test_planted_basins_are_found(tmp_path, tiny_model, word_tokenizer, write_rows):
+    """Two unrelated models, each with a close neighbour: the gaps must reach the clustering."""
+    import torch
+
+    for seed in (0, 1):
+        for copy in ("a", "b"):
+            model = tiny_model(seed=seed, dtype=torch.float32)
+            with torch.no_grad():
+                torch.manual_seed(7)
+                for parameter in model.parameters() if copy == "b" else ():
+                    parameter.add_(1e-3 * torch.randn_like(parameter))
+            model.save_pretrained(tmp_path / f"{seed}{copy}")
+            word_tokenizer.save_pretrained(tmp_path / f"{seed}{copy}")
+    # Enough rows for the ridge to stand above the noise: with 24 of them it would not.
+    rows = write_rows(tmp_path / "many.tsv", 800)
+    task = lf.load_task(str(rows), text="sentence", label="label")
+    found = lf.connect([f"{tmp_path}/??"], task, points=11)
+    assert found.names == ("0a", "0b", "1a", "1b")
+    assert found.basins.tolist() == [0, 0, 1, 1], found.clustering.note

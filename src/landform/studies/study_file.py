@@ -157,7 +157,12 @@ class StudyFile:
         path = self.base / name
         stem = str(path).rpartition("@")[0] or str(path)
         meant = path.parent != self.base and path.parent.is_dir()  # org/name is seldom a folder
-        return str(path) if meant or glob.glob(stem) or glob.glob(str(path)) else name
+        if meant or glob.glob(stem) or glob.glob(str(path)):
+            return str(path)
+        # What an earlier step makes is local before it is there: no hub is asked for it.
+        outs = [Path(step.out) for step in self.steps if isinstance(step, TrainStep)]
+        made = any(out in Path(name).parents for out in outs)
+        return str(path.absolute()) if made else name
 
     def makes(self, name: str) -> bool:
         """Whether a checkpoint or pattern lies in a directory that a training step fills."""
