@@ -246,7 +246,8 @@ def _install(temporary: Path, target: Path, keep: Keep | None) -> None:
             return
         except OSError as error:
             if not _occupied(error, target):
-                os.rename(aside, target)
+                with suppress(FileNotFoundError):
+                    os.rename(aside, target)
                 raise
         finally:
             if target.exists():
@@ -258,8 +259,11 @@ def _install(temporary: Path, target: Path, keep: Keep | None) -> None:
 
 
 def _occupied(error: OSError, target: Path) -> bool:
+    if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+        # Another writer may have moved the directory aside since: then its place is free again.
+        return not target.is_file()
     # Windows says "access denied" when the target of a rename is a directory.
-    return target.is_dir() and error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.EACCES)
+    return error.errno == errno.EACCES and target.is_dir()
 
 
 def remove_leftovers(directory: Path) -> list[Path]:
