@@ -243,15 +243,15 @@ def _install(temporary: Path, target: Path, keep: Keep | None) -> None:
             os.rename(target, aside)
         try:
             os.rename(temporary, target)
-            return
         except OSError as error:
             if not _occupied(error, target):
                 with suppress(FileNotFoundError):
                     os.rename(aside, target)
                 raise
-        finally:
-            if target.exists():
-                _remove(aside)
+            _remove(aside)  # somebody else's new one took the place: the old one is obsolete
+            continue
+        _remove(aside)
+        return
     raise StoreError(
         f"cannot write {target}: other processes keep writing it",
         remedy="let only one of them write to this study",
