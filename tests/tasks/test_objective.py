@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 import torch
 
-from landform.errors import DataError, LabelError
+from landform.errors import ConfigError, DataError, LabelError
 from landform.tasks.batching import (
     IGNORED,
     Encoded,
@@ -527,3 +527,17 @@ def test_regression_needs_one_output():
 def test_objective_is_frozen():
     with pytest.raises(dataclasses.FrozenInstanceError):
         objective_of("regression").kind = "classification"
+
+
+def test_margins_are_the_log_odds_of_the_gold_label() -> None:
+    logits = torch.tensor([[2.0, 0.5, -1.0], [0.0, 3.0, 1.0]], dtype=torch.float64)
+    targets = torch.tensor([0, 2])
+    probability = logits.softmax(-1)[torch.arange(2), targets]
+    odds = (probability / (1 - probability)).log()
+    assert torch.allclose(Objective("classification").margins(logits, targets), odds)
+    tokens = Objective("token-classification").margins(
+        logits.expand(1, 2, 3), torch.tensor([[0, IGNORED]])
+    )
+    assert torch.allclose(tokens, odds[:1])
+    with pytest.raises(ConfigError, match="margin"):
+        Objective("regression").margins(logits[:, 0], targets)

@@ -58,6 +58,7 @@ from landform.weights.space import BoundModel, ParameterSpace, check_same_buffer
 
 __all__ = [
     "Data",
+    "DataConfig",
     "Evaluator",
     "PointsConfig",
     "PointsWork",
@@ -69,8 +70,8 @@ __all__ = [
 ]
 
 
-class PointsConfig(LoadConfig):
-    """How points are evaluated and how sure their numbers are."""
+class DataConfig(LoadConfig):
+    """How a model is loaded and a data set is read for it."""
 
     rows: int | None = Field(None, ge=1)
     """Use only the first ROWS examples of each data set (default: all)."""
@@ -82,14 +83,8 @@ class PointsConfig(LoadConfig):
     """Where the model runs: cpu, cuda, cuda:1, or auto (a GPU when there is one)."""
     model_labels: tuple[str, ...] | None = None
     """The model's label names in its own order, where its config does not tell them."""
-    replicates: int = Field(1000, ge=20)
-    """Bootstrap replicates (resampled examples, the same for all that is compared)."""
-    level: float = Field(0.95, gt=0, lt=1)
-    """Coverage of the intervals."""
     seed: int = Field(0, ge=0)
-    """Seed of the bootstrap, of masked tokens and of permutation tests."""
-    memory: float = Field(2.0, gt=0, allow_inf_nan=False)
-    """GiB for checkpoints held in memory at once; others are read again when needed."""
+    """Seed of whatever chance decides: resampling, masked tokens, sampled labels."""
 
     def torch_device(self) -> torch.device:
         """The device that `device` names."""
@@ -107,6 +102,17 @@ class PointsConfig(LoadConfig):
         if torch.cuda.is_available():
             return torch.device("cuda")
         return torch.device("cpu")
+
+
+class PointsConfig(DataConfig):
+    """How points are evaluated and how sure their numbers are."""
+
+    replicates: int = Field(1000, ge=20)
+    """Bootstrap replicates (resampled examples, the same for all that is compared)."""
+    level: float = Field(0.95, gt=0, lt=1)
+    """Coverage of the intervals."""
+    memory: float = Field(2.0, gt=0, allow_inf_nan=False)
+    """GiB for checkpoints held in memory at once; others are read again when needed."""
 
 
 @dataclass(frozen=True)
@@ -227,10 +233,15 @@ class Evaluator:
 
 
 def prepare(
-    data: Data, checkpoint: Checkpoint, model: Any, tokenizer: Any, config: PointsConfig
+    data: Data,
+    checkpoint: Checkpoint,
+    model: Any,
+    tokenizer: Any,
+    config: DataConfig,
+    examples: Examples | None = None,
 ) -> PreparedData:
-    """Tokenise a data set for a model and move its batches to the device."""
-    examples = data.examples(config.rows)
+    """Tokenise a data set (or the `examples` chosen of it) and move its batches to the device."""
+    examples = data.examples(config.rows) if examples is None else examples
     length = longest_input(tokenizer, model, config.max_length)
     encoded = encode(
         examples,

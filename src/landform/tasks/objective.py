@@ -157,6 +157,24 @@ class Objective:
             scale = scale * weights.reshape(*weights.shape, *[1] * missing)
         return (logits.softmax(-1) - gold) * scale.unsqueeze(-1)
 
+    def margins(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """(B,) sum over valid positions of z_y - log sum_{c != y} exp z_c, float64.
+
+        The log odds log(p_y / (1 - p_y)) of the gold label: the output function of TRAK (Park et
+        al. 2023, eq. 11). Unlike the loss it does not level off where the model is sure.
+        """
+        if self.kind == "regression":
+            raise ConfigError(
+                "a regression has no margin: there are no classes",
+                remedy="use the measurement 'loss'",
+            )
+        values = logits.double()
+        valid = targets != IGNORED
+        gold = targets.clamp(min=0).unsqueeze(-1)
+        others = values.scatter(-1, gold, float("-inf")).logsumexp(-1)
+        margins = (values.gather(-1, gold).squeeze(-1) - others).masked_fill(~valid, 0.0)
+        return margins if margins.dim() == 1 else margins.sum(-1)
+
     def label_distribution(self, logits: Tensor) -> torch.distributions.Distribution:
         """The model's own distribution over labels, whose negative log-likelihood is the loss.
 
