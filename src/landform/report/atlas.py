@@ -8,13 +8,9 @@ to mail. Everything a user named (checkpoints, data, labels) is escaped.
 
 from __future__ import annotations
 
-import base64
-import gzip
-import io
-import json
 import math
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -25,28 +21,37 @@ import pandas as pd
 
 from landform.errors import ConfigError
 from landform.report import figures
+from landform.report.influence_pages import INFLUENCE_KINDS
+from landform.report.parts import (
+    Kind,
+    Row,
+    Together,
+    all_rounded,
+    as_text,
+    data_table,
+    packed,
+    picture,
+    pretty,
+    rounded,
+    table_cell,
+    with_interval,
+)
 from landform.report.style import (
     SEQUENTIAL_COLOURS,
-    Figure,
     basin_styles,
     loss_label,
     loss_unit_of,
     metric_label,
     short_labels,
-    styled,
 )
 from landform.store.artifacts import environment
 from landform.store.atomic import atomic_path, file_errors
-from landform.store.fingerprint import to_plain
 
 if TYPE_CHECKING:
     from jinja2 import Environment
 
 __all__ = ["write_atlas"]
 
-Row = dict[str, Any]
-
-COMPRESS_FROM = 200_000  # characters of JSON from which gzip is worth a page source one cannot read
 FIGURES_OF_EVALUATIONS = 12
 
 
@@ -86,16 +91,18 @@ def render(
     """The page as text; `sections` are titles with (name, result) pairs."""
     versions = environment()
     shown = [_section(n, name, list(items)) for n, (name, items) in enumerate(sections.items())]
+    guides = list(dict.fromkeys(guide for section in shown for guide in section["guides"]))
     return (
         _templates()
         .get_template("atlas.html.j2")
         .render(
             title=title,
             sections=shown,
+            guides=guides,
             version=versions["landform"],
             css=_asset("atlas.css"),
             script=_asset("atlas.js"),
-            provenance=_pretty(provenance),
+            provenance=pretty(provenance),
             provenance_facts=[
                 {"label": name, "value": value, "note": ""} for name, value in versions.items()
             ],
@@ -141,15 +148,6 @@ def _sections(results: Any) -> dict[str, list[tuple[str, Any]]]:
     return sections
 
 
-class Kind:
-    """How one kind of result is shown: section title, template, and what the template needs."""
-
-    def __init__(
-        self, title: str, template: str, context: Callable[[Any, str, bool], Row], name: Any
-    ) -> None:
-        self.title, self.template, self.context, self.name = title, template, context, name
-
-
 def _kind(result: Any) -> Kind:
     for base in type(result).__mro__:
         if base.__name__ in KINDS:
@@ -179,119 +177,30 @@ def _section(number: int, title: str, items: list[tuple[str, Any]]) -> Row:
                 "anchor": anchor,
                 "reading": result.reading,
                 "template": kind.template,
-                "provenance": _pretty(getattr(result, "provenance", None)),
+                "provenance": pretty(getattr(result, "provenance", None)),
                 **kind.context(result, anchor, few),
             }
         )
-    comparison = _comparison(evaluations) if len(evaluations) > 1 else None
     return {
         "title": title,
         "anchor": f"s{number + 1}",
         "entries": shown,
-        "comparison": comparison,
+        "together": _together(items),
+        "guides": list(dict.fromkeys(_kind(result).guide for _, result in items)),
     }
 
 
-def _pretty(value: Any) -> str:
-    return json.dumps(to_plain(value), indent=2, ensure_ascii=False) if value else ""
-
-
-# --- figures as images ------------------------------------------------------------------------
-
-
-def _picture(
-    draw: Callable[..., Figure], *arguments: Any, alt: str, caption: str = "", **options: Any
-) -> Row:
-    """A figure as an SVG image; where there is no such figure, the reason as a note."""
-    try:
-        figure = draw(*arguments, **options)
-    except ConfigError as error:
-        return {"source": "", "caption": error.what[:1].upper() + error.what[1:] + "."}
-    source, size = _svg(figure)
-    # Drawn for 3.5 inches of paper; on a screen 1.35 times that is comfortable to read.
-    width, height = (round(inches * 96 * 1.35) for inches in size)
-    return {
-        "source": source,
-        "alt": alt,
-        "caption": caption,
-        "width": width,
-        "height": height,
-        "kind": "wide" if size[0] > 5 else "column",
-    }
-
-
-@styled
-def _svg(figure: Figure) -> tuple[str, tuple[float, float]]:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None}, dpi=200)
-    # An image rather than inline SVG: its ids cannot clash, and nothing in it can run.
-    encoded = base64.b64encode(buffer.getvalue()).decode("ascii")
-    width, height = figure.get_size_inches()
-    return f"data:image/svg+xml;base64,{encoded}", (float(width), float(height))
-
-
-# --- tables -----------------------------------------------------------------------------------
-
-
-def _number(value: Any, digits: int = 4) -> str:
-    """A number for a table cell; nothing for what is missing."""
-    if value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value)):
-        return "\N{EN DASH}"
-    if isinstance(value, bool | np.bool_):
-        return "yes" if value else "no"
-    if isinstance(value, int | np.integer):
-        return str(int(value))
-    if isinstance(value, float | np.floating):
-        return f"{float(value):.{digits}g}".replace("-", "\N{MINUS SIGN}")
-    return str(value)
-
-
-def _cell(value: Any, *, text: str | None = None, colour: str | None = None) -> Row:
-    missing = value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value))
-    numeric = isinstance(value, int | float | np.integer | np.floating)
-    key = "" if missing else float(value) if numeric else value
-    return {
-        "text": _number(value) if text is None else text,
-        "value": key,
-        "numeric": numeric or missing,
-        "colour": colour,
-    }
-
-
-def _table(
-    frame: pd.DataFrame,
-    label: str,
-    *,
-    titles: Mapping[str, str] | None = None,
-    caption: str = "",
-    mark: Callable[[Row], str] | None = None,
-    colours: Mapping[str, str] | None = None,
-) -> Row:
-    """A data frame for the template; the first column heads the rows."""
-    columns = [str(column) for column in frame.columns]
-    numeric = [pd.api.types.is_numeric_dtype(frame[column]) for column in frame.columns]
-    rows = []
-    for record in frame.to_dict("records"):
-        cells = [_cell(value) for value in record.values()]
-        if colours:
-            cells[0]["colour"] = colours.get(str(next(iter(record.values()))))
-        named = {str(key): value for key, value in record.items()}
-        rows.append({"cells": cells, "mark": mark(named) if mark else ""})
-    titles = titles or {}
-    return {
-        "label": label,
-        "caption": caption,
-        "sortable": len(rows) > 1,
-        "columns": [
-            {"title": titles.get(c, c.replace("_", " ")), "numeric": n}
-            for c, n in zip(columns, numeric, strict=True)
-        ],
-        "rows": rows,
-    }
-
-
-def _with_interval(value: float, low: float, high: float) -> str:
-    return f"{_number(value, 3)} [{_number(low, 3)}, {_number(high, 3)}]"
+def _together(items: Sequence[tuple[str, Any]]) -> list[Together]:
+    """What several results of one kind show together, per kind."""
+    kinds: dict[str, tuple[Kind, list[tuple[str, Any]]]] = {}
+    for name, result in items:
+        kind = _kind(result)
+        kinds.setdefault(kind.template, (kind, []))[1].append((name, result))
+    return [
+        kind.together(members)
+        for kind, members in kinds.values()
+        if kind.together is not None and len(members) > 1
+    ]
 
 
 # --- a connection -----------------------------------------------------------------------------
@@ -299,17 +208,17 @@ def _with_interval(value: float, low: float, high: float) -> str:
 
 def _connection(result: Any, anchor: str, few: bool) -> Row:
     basins = figures._basins(result)
-    encoding, payload = _payload(_explorer(result))
+    encoding, payload = packed(_explorer(result))
     return {
         "facts": _connection_facts(result, basins),
-        "heatmap": _picture(
+        "heatmap": picture(
             figures.plot_heatmap,
             result,
             alt="Heat map of the convexity gaps of all pairs, ordered by basin",
         ),
         "encoding": encoding,
         "payload": payload,
-        "curves": _picture(
+        "curves": picture(
             figures.plot_curves,
             result,
             alt="Loss along every line, pairs within a basin against pairs between basins",
@@ -317,7 +226,7 @@ def _connection(result: Any, anchor: str, few: bool) -> Row:
         ),
         "basin_sentence": _basin_sentence(result, basins),
         "members": _members(basins),
-        "eigenvalues": _picture(
+        "eigenvalues": picture(
             figures.plot_eigenvalues,
             result,
             alt="Eigenvalues of the Laplacian of the affinities",
@@ -328,7 +237,7 @@ def _connection(result: Any, anchor: str, few: bool) -> Row:
         "statistics": _statistics_table(result),
         "behaviour": _behaviour(result, basins),
         "basin_metrics": _basin_metrics(result),
-        "endpoints": _picture(
+        "endpoints": picture(
             figures.plot_endpoints,
             result,
             alt="Every checkpoint on every data set and subset, coloured by basin",
@@ -365,7 +274,7 @@ def _connection_facts(result: Any, basins: pd.Series | None) -> list[Row]:
         floor = rows["noise_floor"].median()
         above = int((rows["convexity_gap"] > rows["noise_floor"]).sum())
         note = f"median; {above} of {walked} gaps are above their floor"
-        facts.append({"label": "noise floor", "value": f"{_number(floor, 2)} {unit}", "note": note})
+        facts.append({"label": "noise floor", "value": f"{as_text(floor, 2)} {unit}", "note": note})
     return facts
 
 
@@ -373,8 +282,8 @@ def _median_fact(label: str, gaps: np.ndarray, unit: str) -> list[Row]:
     if not len(gaps):
         return []
     pairs = "pair" if len(gaps) == 1 else "pairs"
-    note = f"median of {len(gaps)} {pairs}, {_number(gaps.min(), 3)} to {_number(gaps.max(), 3)}"
-    value = f"{_number(float(np.median(gaps)), 3)} {unit}"
+    note = f"median of {len(gaps)} {pairs}, {as_text(gaps.min(), 3)} to {as_text(gaps.max(), 3)}"
+    value = f"{as_text(float(np.median(gaps)), 3)} {unit}"
     return [{"label": label, "value": value, "note": note}]
 
 
@@ -442,7 +351,7 @@ def _statistics_table(result: Any) -> Row | None:
     if "role" in table:
         # The confound first: below thirty subsets nobody would see it.
         table = table.sort_values("role", key=lambda role: role != "in-domain", kind="stable")
-    return _table(
+    return data_table(
         table,
         "statistics of the largest basin against the rest",
         titles=STATISTIC_TITLES,
@@ -455,7 +364,7 @@ def _statistics_table(result: Any) -> Row | None:
 
 def _basin_metrics(result: Any) -> Row | None:
     table = getattr(result, "basin_metrics", None)
-    return None if table is None or not len(table) else _table(table, "metrics of every basin")
+    return None if table is None or not len(table) else data_table(table, "metrics of every basin")
 
 
 def _behaviour(result: Any, basins: pd.Series | None) -> list[Row]:
@@ -483,7 +392,7 @@ def _behaviour(result: Any, basins: pd.Series | None) -> list[Row]:
         (figures.plot_centroid_scatter, "by centroid difference"),
     )
     return [
-        _picture(draw, result, name, alt=f"{metric_label(name)} {how}", caption=caption)
+        picture(draw, result, name, alt=f"{metric_label(name)} {how}", caption=caption)
         for name, caption in chosen.items()
         for draw, how in drawings
     ]
@@ -505,7 +414,7 @@ def _checkpoints(result: Any, basins: pd.Series | None) -> Row:
         frame["centroid difference"] = figures._by_name(difference, result.names)[order].to_numpy()
     endpoints = result.endpoints.loc[order].reset_index(drop=True)
     endpoints.columns = [metric_label(str(column)) for column in endpoints.columns]
-    return _table(
+    return data_table(
         pd.concat([frame, endpoints], axis=1),
         "checkpoints",
         caption="Press a heading to sort.",
@@ -567,39 +476,18 @@ def _set(result: Any, data: str, where: Mapping[str, int]) -> Row:
     for column, key in (("loss", "loss"), ("loss_low", "low"), ("loss_high", "high")):
         if column in table:
             for a, b, t, values in figures._split_curves(table, column):
-                curve = curves.setdefault((a, b), {"t": _rounded(t)})
-                curve[key] = _rounded(values)
+                curve = curves.setdefault((a, b), {"t": all_rounded(t)})
+                curve[key] = all_rounded(values)
     common = next(iter(curves.values()))["t"] if curves else []
     pairs = []
     for row in rows.to_dict("records"):
         curve = dict(curves.get((str(row["a"]), str(row["b"])), {}))
         if curve.get("t") == common:
             curve.pop("t")
-        numbers = {field: _round(row[field]) for field in PAIR_FIELDS if field in row}
+        numbers = {field: rounded(row[field]) for field in PAIR_FIELDS if field in row}
         pairs.append({"i": where[row["a"]], "j": where[row["b"]], **numbers, **curve})
     units = {"loss": loss_label(result), "unit": loss_unit_of(result)}
     return {"name": data, **units, "t": common, "pairs": pairs}
-
-
-def _round(value: Any) -> float | None:
-    number = float(value)
-    return float(f"{number:.4g}") if math.isfinite(number) else None
-
-
-def _rounded(values: np.ndarray) -> list[float | None]:
-    return [_round(value) for value in values]
-
-
-def _payload(data: Row) -> tuple[str, str]:
-    """(encoding, text) of a data block for the page: JSON, or gzip in base64 when it is long."""
-    text = json.dumps(data, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
-    if len(text) >= COMPRESS_FROM:
-        packed = gzip.compress(text.encode("ascii"), 9, mtime=0)
-        return "gzip+base64", base64.b64encode(packed).decode("ascii")
-    # Within a script element only these could end it or start a comment.
-    for letter in "<>&":
-        text = text.replace(letter, f"\\u{ord(letter):04x}")
-    return "json", text
 
 
 # --- the other results ------------------------------------------------------------------------
@@ -611,53 +499,56 @@ def _interpolation(result: Any, anchor: str, few: bool) -> Row:
     facts = [
         {"label": "from (t = 0)", "value": result.a, "note": ""},
         {"label": "to (t = 1)", "value": result.b, "note": ""},
-        {"label": "distance", "value": _number(result.distance), "note": ""},
+        {"label": "distance", "value": as_text(result.distance), "note": ""},
     ]
     for key, label in (("barrier", "barrier height"), ("gap", "convexity gap")):
         column = "barrier_height" if key == "barrier" else "convexity_gap"
-        value = _with_interval(row[column], row[f"{key}_low"], row[f"{key}_high"])
+        value = with_interval(row[column], row[f"{key}_low"], row[f"{key}_high"])
         facts.append({"label": label, "value": value, "note": f"{unit}, on {row['data']}"})
     return {
         "facts": facts,
-        "figure": _picture(
-            figures.plot_interpolation, result, alt="Loss and metric along the line"
-        ),
-        "summary": _table(result.summary, "barrier and gap per data set"),
-        "points": _table(result.table, "points of the line"),
+        "figure": picture(figures.plot_interpolation, result, alt="Loss and metric along the line"),
+        "summary": data_table(result.summary, "barrier and gap per data set"),
+        "points": data_table(result.table, "points of the line"),
     }
 
 
 def _evaluation(result: Any, anchor: str, few: bool) -> Row:
     return {
-        "figure": _picture(figures.plot_evaluation, result, alt="Calibration and metrics"),
-        "subsets": _table(result.subsets, "metrics of subsets") if len(result.subsets) else None,
+        "figure": picture(figures.plot_evaluation, result, alt="Calibration and metrics"),
+        "subsets": data_table(result.subsets, "metrics of subsets")
+        if len(result.subsets)
+        else None,
     }
 
 
-def _comparison(evaluations: Sequence[Any]) -> Row:
+def _comparison(items: Sequence[tuple[str, Any]]) -> Together:
     """All evaluations of a section in one table."""
+    evaluations = [result for _, result in items]
     metrics = list(dict.fromkeys(name for e in evaluations for name in e.metrics))
     rows = []
     for e, label in zip(evaluations, _checkpoint_names(evaluations), strict=True):
-        cells = [_cell(label), _cell(f"{e.task}:{e.split}"), _cell(len(e.log))]
+        cells = [table_cell(label), table_cell(f"{e.task}:{e.split}"), table_cell(len(e.log))]
         for name in metrics:
             value = e.metrics.get(name, math.nan)
             interval = e.intervals.get(name)
-            text = None if interval is None else _with_interval(value, *interval)
-            cells.append(_cell(value, text=text))
+            text = None if interval is None else with_interval(value, *interval)
+            cells.append(table_cell(value, text=text))
         rows.append({"cells": cells, "mark": ""})
     columns = [{"title": t, "numeric": False} for t in ("checkpoint", "data")]
     columns += [{"title": t, "numeric": True} for t in ("examples", *map(metric_label, metrics))]
     caption = "Brackets are bootstrap intervals over the examples. Press a heading to sort."
     if len(evaluations) > FIGURES_OF_EVALUATIONS:
         caption += f" Figures are shown for at most {FIGURES_OF_EVALUATIONS} evaluations."
-    return {
-        "label": "evaluations",
-        "caption": caption,
-        "sortable": True,
-        "columns": columns,
-        "rows": rows,
-    }
+    return Together(
+        {
+            "label": "evaluations",
+            "caption": caption,
+            "sortable": True,
+            "columns": columns,
+            "rows": rows,
+        }
+    )
 
 
 def _checkpoint_names(evaluations: Sequence[Any]) -> list[str]:
@@ -668,8 +559,8 @@ def _checkpoint_names(evaluations: Sequence[Any]) -> list[str]:
 
 def _training(result: Any, anchor: str, few: bool) -> Row:
     return {
-        "figure": _picture(figures.plot_training, result, alt="Training loss of every run"),
-        "runs": _table(result.runs, "training runs", caption="Press a heading to sort."),
+        "figure": picture(figures.plot_training, result, alt="Training loss of every run"),
+        "runs": data_table(result.runs, "training runs", caption="Press a heading to sort."),
     }
 
 
@@ -688,6 +579,8 @@ KINDS: dict[str, Kind] = {
         "evaluation.html.j2",
         _evaluation,
         lambda r: f"{r.checkpoint} on {r.task}:{r.split}",
+        together=_comparison,
     ),
     "Training": Kind("Training", "training.html.j2", _training, lambda r: f"{r.model} on {r.task}"),
+    **INFLUENCE_KINDS,
 }

@@ -20,8 +20,20 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from landform.config import nearest
 from landform.errors import ConfigError
+from landform.report.influence_figures import (
+    INFLUENCE_FIGURES,
+    plot_agreement,
+    plot_counterfactual,
+    plot_lds,
+    plot_lds_queries,
+    plot_mislabel,
+    plot_query_scores,
+    plot_scores,
+    plot_self_influence,
+    plot_spectra,
+    plot_timings,
+)
 from landform.report.style import (
     COLUMN,
     GRID,
@@ -35,16 +47,19 @@ from landform.report.style import (
     basin_styles,
     decimals,
     format_p,
+    interval,
     loss_label,
     loss_unit_of,
     metric_label,
     new_figure,
     ordered_basins,
+    pick,
     plain,
     save,
     short_labels,
     shorten,
     styled,
+    unknown,
     wrapped,
 )
 
@@ -60,16 +75,26 @@ __all__ = [
     "checkpoint_order",
     "draw",
     "gap_segment",
+    "plot_agreement",
     "plot_basin_histogram",
     "plot_centroid_scatter",
+    "plot_counterfactual",
     "plot_curves",
     "plot_eigenvalues",
     "plot_endpoints",
     "plot_evaluation",
     "plot_heatmap",
     "plot_interpolation",
+    "plot_lds",
+    "plot_lds_queries",
     "plot_metrics",
+    "plot_mislabel",
+    "plot_query_scores",
     "plot_reliability",
+    "plot_scores",
+    "plot_self_influence",
+    "plot_spectra",
+    "plot_timings",
     "plot_training",
     "quantity_label",
     "save",
@@ -106,27 +131,8 @@ def draw(result: object, which: str | None = None, **options: Any) -> Figure:
     known = _figures_of(result)
     name = which or next(iter(known))
     if name not in known:
-        raise _unknown("figure", name, known)
+        raise unknown("figure", name, known)
     return known[name](result, **options)
-
-
-def _unknown(what: str, name: object, known: Sequence[str] | dict[str, Any]) -> ConfigError:
-    guess = nearest(str(name), known)
-    hint = f"did you mean {guess!r}? " if guess else ""
-    return ConfigError(
-        f"unknown {what} {str(name)!r}", remedy=f"{hint}there are: {', '.join(map(str, known))}"
-    )
-
-
-def _pick(what: str, name: str | None, known: Sequence[str]) -> str:
-    """`name` if it is known, the first known one for None."""
-    if not known:
-        raise ConfigError(f"there is no {what} to draw")
-    if name is None:
-        return known[0]
-    if name not in known:
-        raise _unknown(what, name, known)
-    return name
 
 
 # --- a line -----------------------------------------------------------------------------------
@@ -169,9 +175,9 @@ def plot_interpolation(
     """
     table = result.table
     names = list(dict.fromkeys(table["data"]))
-    marked = _pick("data set", data, names)
+    marked = pick("data set", data, names)
     metrics = _metric_columns(table)
-    chosen = None if metric == "loss" or not metrics else _pick("metric", metric, metrics)
+    chosen = None if metric == "loss" or not metrics else pick("metric", metric, metrics)
     figure = new_figure(COLUMN, 3.9 if chosen else 2.8)
     rows = 2 if chosen else 1
     axes = figure.subplots(rows, 1, sharex=True, squeeze=False, height_ratios=[3, 2][:rows])[:, 0]
@@ -271,7 +277,7 @@ def _mark_ridge(axes: Axes, result: Interpolation, data: str, handles: list[Line
     where = f" on {plain(data)}" if result.table["data"].nunique() > 1 else ""
     for label, key in (("barrier", "barrier"), ("convexity gap", "gap")):
         column = "barrier_height" if key == "barrier" else "convexity_gap"
-        text = f"{label}{where} {row[column]:.3g} {_interval(row, key)}".rstrip()
+        text = f"{label}{where} {row[column]:.3g} {interval(row, key)}".rstrip()
         if key == "gap" and np.isfinite(row.get("noise_floor", np.nan)):
             text += f", noise floor {row['noise_floor']:.2g}"
         colour = colours.get(key, colours.get("barrier", MUTED) if same else MUTED)
@@ -287,13 +293,6 @@ def _mark_ridge(axes: Axes, result: Interpolation, data: str, handles: list[Line
                 label=text,
             )
         )
-
-
-def _interval(row: Any, key: str, form: str = ".3g") -> str:
-    low, high = row.get(f"{key}_low"), row.get(f"{key}_high")
-    if low is None or high is None or not np.isfinite(low + high):
-        return ""
-    return f"[{low:{form}}, {high:{form}}]"
 
 
 def _line_label(a: str, b: str) -> str:
@@ -393,7 +392,7 @@ def plot_metrics(result: Evaluation, *, metric: str | None = None) -> Figure:
     subsets = result.subsets
     known = list(dict.fromkeys(subsets["metric"])) if len(subsets) else []
     headline = [name for name in known if name != "loss"] or known
-    chosen = _pick("metric", metric, [*headline, *known]) if known else None
+    chosen = pick("metric", metric, [*headline, *known]) if known else None
     parts = subsets[subsets["metric"] == chosen] if chosen else subsets
     height = 0.23 * (len(result.metrics) + len(parts)) + 0.9 + (0.5 if len(parts) else 0)
     long = any(len(str(name)) > 20 for name in parts["subset"]) if chosen else False
@@ -495,7 +494,7 @@ def _endpoint_column(connection: Connection, name: str, what: str = "metric") ->
     if name in columns:
         return name
     known = ["basin", "seed", *columns] if what == "order" else columns
-    raise _unknown(what, name, known)
+    raise unknown(what, name, known)
 
 
 def _default_metric(connection: Connection) -> str:
@@ -558,8 +557,8 @@ def plot_heatmap(
     values of the column that orders ("auto": values exactly then). Values are printed in the cells
     up to 12 checkpoints; cells of pairs that were not walked are hatched.
     """
-    _pick("quantity", quantity, list(QUANTITIES))
-    _pick("data set", data, list(connection.data))
+    pick("quantity", quantity, list(QUANTITIES))
+    pick("data set", data, list(connection.data))
     names = checkpoint_order(connection, order)
     values = connection.matrix(quantity, data).loc[names, names].to_numpy(float)
     n = len(names)
@@ -703,8 +702,8 @@ def plot_curves(connection: Connection, data: str | None = None, *, column: str 
     A panel per data set (or `data` alone). Thin lines are pairs; the thick line is their mean, the
     band holds the middle 80 % of them. `column` is "loss" or a metric of the curves.
     """
-    chosen = [_pick("data set", data, list(connection.data))] if data else list(connection.data)
-    _pick("column", column, ["loss", *_metric_columns(connection.curves)])
+    chosen = [pick("data set", data, list(connection.data))] if data else list(connection.data)
+    pick("column", column, ["loss", *_metric_columns(connection.curves)])
     columns = min(len(chosen), 2)
     rows = -(-len(chosen) // columns)
     figure = new_figure(COLUMN if columns == 1 else PAGE, 2.5 * rows + 0.25)
@@ -834,7 +833,7 @@ def _separation(connection: Connection, column: str) -> str:
     row = _statistic(connection, column)
     if not row or not np.isfinite(row.get("auc", np.nan)):
         return ""
-    text = f"AUC (basin 0 above the rest) {row['auc']:.2f} {_interval(row, 'auc', '.2f')}".rstrip()
+    text = f"AUC (basin 0 above the rest) {row['auc']:.2f} {interval(row, 'auc', '.2f')}".rstrip()
     if np.isfinite(row.get("p_value", np.nan)):
         text += f", {format_p(float(row['p_value']))}"
     table = cast(pd.DataFrame, connection.statistics)
@@ -930,7 +929,7 @@ def plot_endpoints(
     known = list(map(str, connection.endpoints.columns))
     if columns is None:
         kinds = list(dict.fromkeys(c.rpartition("/")[2] for c in known))
-        kind = _pick("metric", metric or _default_metric(connection).rpartition("/")[2], kinds)
+        kind = pick("metric", metric or _default_metric(connection).rpartition("/")[2], kinds)
         columns = [c for c in known if c.rpartition("/")[2] == kind]
     for column in columns:
         _endpoint_column(connection, column)
@@ -1014,7 +1013,7 @@ def plot_training(result: Training, *, column: str = "loss") -> Figure:
     history = result.history
     for needed in ("run", "step", column):
         if needed not in history:
-            raise _unknown("column", needed, [str(c) for c in history.columns])
+            raise unknown("column", needed, [str(c) for c in history.columns])
     figure = new_figure(COLUMN, 2.4)
     axes = figure.subplots()
     runs = list(history.dropna(subset=[column]).groupby("run", sort=False))
@@ -1055,6 +1054,7 @@ FIGURES: dict[str, dict[str, Callable[..., Figure]]] = {
         "endpoints": plot_endpoints,
         "eigenvalues": plot_eigenvalues,
     },
+    **INFLUENCE_FIGURES,
 }
 """The figures of each kind of result, its main one first."""
 

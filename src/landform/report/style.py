@@ -23,6 +23,7 @@ import pandas as pd
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure as MatplotlibFigure
 
+from landform.config import nearest
 from landform.errors import ConfigError
 from landform.store.atomic import atomic_path, check_place, file_errors
 from landform.tasks.task import loss_unit
@@ -42,16 +43,20 @@ __all__ = [
     "check_figure",
     "decimals",
     "format_p",
+    "interval",
+    "is_known",
     "loss_label",
     "loss_unit_of",
     "metric_label",
     "new_figure",
     "ordered_basins",
+    "pick",
     "plain",
     "save",
     "short_labels",
     "shorten",
     "styled",
+    "unknown",
     "wrapped",
 ]
 
@@ -282,6 +287,42 @@ def short_labels(names: Sequence[str], limit: int) -> list[str]:
 def format_p(p: float) -> str:
     """`p = 0.032`, or `p < 0.001`."""
     return "p < 0.001" if p < 0.001 else f"p = {p:.2g}" if p < 0.1 else f"p = {p:.2f}"
+
+
+def interval(row: Any, key: str, form: str = ".3g") -> str:
+    """`[low, high]` of a row's `<key>_low` and `<key>_high`; nothing where they are missing."""
+    low, high = row.get(f"{key}_low"), row.get(f"{key}_high")
+    if low is None or high is None or not np.isfinite(low + high):
+        return ""
+    return f"[{low:{form}}, {high:{form}}]"
+
+
+def is_known(value: Any) -> bool:
+    """Whether a cell of a table holds something: not None, nan or NA."""
+    return value is not None and value is not pd.NA and bool(value == value)
+
+
+# --- errors ----------------------------------------------------------------------------------
+
+
+def unknown(what: str, name: object, known: Sequence[str] | dict[str, Any]) -> ConfigError:
+    """An error that names what there is, and the nearest of it."""
+    guess = nearest(str(name), known)
+    hint = f"did you mean {guess!r}? " if guess else ""
+    return ConfigError(
+        f"unknown {what} {str(name)!r}", remedy=f"{hint}there are: {', '.join(map(str, known))}"
+    )
+
+
+def pick(what: str, name: str | None, known: Sequence[str]) -> str:
+    """`name` if it is known, the first known one for None."""
+    if not known:
+        raise ConfigError(f"there is no {what} to draw")
+    if name is None:
+        return known[0]
+    if name not in known:
+        raise unknown(what, name, known)
+    return name
 
 
 # --- basins -----------------------------------------------------------------------------------

@@ -284,6 +284,71 @@
     }
   }
 
+  // --- any query of an influence result -------------------------------------------------------
+  class Chooser {
+    constructor(place, data) {
+      this.data = data;
+      const label = html("label", "Any query: ", undefined);
+      const select = html("select", undefined, label);
+      html("option", "choose", select).value = "";
+      data.queries.forEach((query, k) => {
+        const loss = query.facts.find((fact) => fact.label === "loss");
+        html("option", `${query.number}: ${short(query.texts.join(" / "), 60)}${query.wrong ? " (wrong)" : ""}` +
+          (loss ? `, loss ${loss.value}` : ""), select).value = k;
+      });
+      this.shown = html("div");
+      this.shown.setAttribute("aria-live", "polite");
+      select.addEventListener("change", () => this.show(select.value === "" ? undefined : data.queries[select.value]));
+      place.replaceChildren(label);
+      if (data.queries.length < data.of) {
+        html("p", `The first ${data.queries.length} of ${data.of} queries are in this file.`, place, "hint");
+      }
+      // Beside the control, not within it: it prints as the queries below do.
+      place.after(this.shown);
+    }
+
+    show(query) {
+      this.shown.replaceChildren();
+      if (!query) return;
+      const box = html("section", undefined, this.shown, "query");
+      this.texts(query.texts, html("p", undefined, box, "asked"));
+      const meta = html("p", undefined, box, "meta");
+      html("b", `query ${query.number}`, meta);
+      if (query.id) { meta.append(" "); html("span", query.id, meta, "soft"); }
+      for (const fact of query.facts) {
+        meta.append(" ");
+        html("b", fact.value, html("span", `${fact.label} `, meta, "fact"));
+      }
+      if (query.wrong) { meta.append(" "); html("span", "wrong", meta, "tag wrong"); }
+      const sides = html("div", undefined, box, "sides");
+      const top = Math.max(...[...query.helpful, ...query.harmful].map(([, score]) => Math.abs(score)), 0) || 1;
+      this.side(query.helpful, "helpful", top, sides);
+      this.side(query.harmful, "harmful", top, sides);
+      root.dataset.query = query.number;
+    }
+
+    side(rows, name, top, parent) {
+      const side = html("div", undefined, parent, `side ${name}`);
+      html("h6", name[0].toUpperCase() + name.slice(1), side);
+      if (!rows.length) { html("p", `No training row is ${name}.`, side, "note"); return; }
+      const list = html("ol", undefined, side);
+      for (const [row, score] of rows) {
+        const item = html("li", undefined, list), { label, texts } = this.data.train[row];
+        html("span", undefined, item, "bar").style.width = `${Math.round((100 * Math.abs(score)) / top)}%`;
+        const meta = html("span", undefined, item, "meta");
+        html("b", number(score).replace("-", "\u2212"), meta);
+        if (label) { meta.append(" "); html("span", label, meta, "tag"); }
+        meta.append(" ");
+        html("span", `row ${row}`, meta, "soft");
+        this.texts(texts, html("span", undefined, item, "words"));
+      }
+    }
+
+    texts(pieces, parent) {
+      for (const piece of pieces) html("span", piece, parent, "piece");
+    }
+  }
+
   const start = async () => {
     for (const place of document.querySelectorAll(".heatmap")) {
       const node = document.getElementById(place.dataset.source);
@@ -291,6 +356,13 @@
         new Explorer(place, await unpack(node));
       } catch (error) {
         // The static figure stays in its place.
+        report(error);
+      }
+    }
+    for (const place of document.querySelectorAll(".chooser")) {
+      try {
+        new Chooser(place, await unpack(document.getElementById(place.dataset.source)));
+      } catch (error) {
         report(error);
       }
     }

@@ -1,0 +1,446 @@
+"""The atlas pages of attribution: which training texts made the model answer that."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from landform.errors import ConfigError
+from landform.report import influence_figures as figures
+from landform.report.parts import (
+    Kind,
+    Row,
+    Together,
+    as_text,
+    data_table,
+    packed,
+    picture,
+    rounded,
+    with_interval,
+)
+from landform.report.style import is_known, shorten
+
+__all__ = ["INFLUENCE_KINDS"]
+
+SHOWN = 6  # queries that are on the page itself
+TOP = 5  # training rows on either side of a query
+LETTERS = 600  # of a text; a longer one is cut
+EMBEDDED = 1_500_000  # characters of texts behind the select control
+SUSPECTS = 50  # rows of a ranking
+
+
+# --- queries and their training texts ----------------------------------------------------------
+
+
+def _influence(result: Any, anchor: str, few: bool) -> Row:
+    complete = _complete(result)
+    shown = figures.chosen_queries(result, SHOWN) if complete else []
+    encoding, payload = _others(result, shown)
+    return {
+        "facts": _influence_facts(result),
+        "explanation": str(getattr(result, "explanation", "")),
+        "queries": [_query(result, query) for query in shown],
+        "chosen": _chosen_sentence(result, len(shown)),
+        "encoding": encoding,
+        "payload": payload,
+        "scores": picture(
+            figures.plot_scores,
+            result,
+            alt="Histogram of all scores, harmful and helpful in two colours",
+        ),
+        "by_query": picture(
+            figures.plot_query_scores,
+            result,
+            queries=shown,
+            alt="Distribution of the scores of single queries, their top rows marked",
+            caption="The scores of the queries above. Triangles: the rows shown with them.",
+        )
+        if shown
+        else {"source": "", "caption": ""},
+        **_timings(result),
+    }
+
+
+def _complete(result: Any) -> bool:
+    """Whether every query has scores of its own: no sum over queries, no missing texts."""
+    if result.scores is not None:
+        return bool(result.scores.shape == (len(result.train), len(result.queries)))
+    best = result.best
+    return best is not None and bool(set(best["query"]) <= set(range(len(result.queries))))
+
+
+def _influence_facts(result: Any) -> list[Row]:
+    rows = [
+        ("queries", f"{len(result.queries):,}", ""),
+        ("training rows", f"{len(result.train):,}", ""),
+        ("strategy", result.strategy, f"{result.labels} labels"),
+        ("measurement", result.measurement, "of the queries"),
+        ("damping", result.damping, ""),
+    ]
+    facts = [{"label": label, "value": value, "note": note} for label, value, note in rows]
+    matrix = figures.score_matrix(result)
+    if matrix is not None and matrix.size:
+        share = float((matrix > 0).mean())
+        facts.append({"label": "helpful pairs", "value": f"{share:.0%}", "note": "score above 0"})
+    return facts
+
+
+def _chosen_sentence(result: Any, shown: int) -> str:
+    total = len(result.queries)
+    if not shown:
+        return "Scores were summed over rows, so there are no texts to show for single queries."
+    if shown == total:
+        return "Every query, from the highest loss to the lowest."
+    return f"{shown} of {total:,} queries, spread evenly from the highest loss to the lowest."
+
+
+def _query(result: Any, query: int) -> Row:
+    """A query with its training rows on both sides, as the template and the script show it."""
+    record = result.queries.iloc[query].to_dict()
+    sides = [_side(result, query, harmful) for harmful in (False, True)]
+    largest = max((abs(row["score"]) for side in sides for row in side), default=0.0) or 1.0
+    for side in sides:
+        for row in side:
+            row["size"] = round(100 * abs(row["score"]) / largest)
+    return {
+        "number": query,
+        "id": str(record.get("text_id", "")),
+        "texts": _texts(record),
+        "facts": _query_facts(record),
+        "wrong": _wrong(record),
+        "helpful": sides[0],
+        "harmful": sides[1],
+    }
+
+
+def _query_facts(record: Mapping[str, Any]) -> list[Row]:
+    facts = [
+        (name, record.get(name)) for name in ("label", "prediction") if is_known(record.get(name))
+    ]
+    numbers = [(name, record.get(name)) for name in ("loss", "value") if is_known(record.get(name))]
+    titles = {"value": "measurement"}
+    return [{"label": name, "value": str(value)} for name, value in facts] + [
+        {"label": titles.get(name, name), "value": as_text(float(value), 3)}
+        for name, value in numbers
+    ]
+
+
+def _wrong(record: Mapping[str, Any]) -> bool:
+    label, prediction = record.get("label"), record.get("prediction")
+    return is_known(label) and is_known(prediction) and label != prediction
+
+
+def _side(result: Any, query: int, harmful: bool) -> list[Row]:
+    """The top rows of a query on one side; a row on the wrong side of 0 is not among them."""
+    top = result.top(query=query, k=TOP, harmful=harmful)
+    rows = []
+    for record in top.to_dict("records"):
+        score = float(record["score"])
+        if score > 0 if harmful else score < 0:
+            continue
+        rows.append(
+            {
+                "row": int(record["row"]),
+                "score": score,
+                "score_text": as_text(score, 3),
+                "label": str(record["label"]) if is_known(record.get("label")) else "",
+                "texts": _texts(record),
+            }
+        )
+    return rows
+
+
+def _texts(record: Mapping[str, Any]) -> list[str]:
+    pieces = [record.get("text"), record.get("text_pair")]
+    return [_cut(str(text)) for text in pieces if is_known(text)]
+
+
+def _cut(text: str) -> str:
+    text = text.strip()
+    if len(text) <= LETTERS:
+        return text
+    return f"{text[:LETTERS].rstrip()} \N{HORIZONTAL ELLIPSIS} ({len(text):,} characters)"
+
+
+def _others(result: Any, shown: Sequence[int]) -> tuple[str, str]:
+    """The data of the control that chooses any query, ("", "") where there is nothing to choose.
+
+    Training texts are kept once, however many queries they are shown for. Queries are added from
+    the first on until the page would grow too large.
+    """
+    if not shown or len(shown) == len(result.queries):
+        return "", ""
+    train: dict[int, Row] = {}
+    queries: list[Row] = []
+    letters = 0
+    for query in range(len(result.queries)):
+        entry = _query(result, query)
+        for side in ("helpful", "harmful"):
+            for row in entry[side]:
+                if row["row"] not in train:
+                    train[row["row"]] = {"label": row["label"], "texts": row["texts"]}
+                    letters += sum(map(len, row["texts"])) + 40
+            entry[side] = [[row["row"], rounded(row["score"])] for row in entry[side]]
+        queries.append(entry)
+        letters += sum(map(len, entry["texts"])) + 300
+        if letters > EMBEDDED:
+            break
+    return packed({"queries": queries, "train": train, "of": len(result.queries)})
+
+
+def _timings(result: Any) -> Row:
+    timings = dict(getattr(result, "timings", None) or {})
+    if not timings:
+        return {"timings": None, "timings_figure": {"source": "", "caption": ""}}
+    total = timings.pop("total", sum(timings.values()))
+    frame = pd.DataFrame(
+        {
+            "phase": [*(name.replace("_", " ") for name in timings), "total"],
+            "seconds": [*timings.values(), total],
+        }
+    )
+    frame["share"] = frame["seconds"] / (total or np.nan)
+    return {
+        "timings": data_table(frame, "seconds of every phase"),
+        "timings_figure": picture(
+            figures.plot_timings, result, alt="Seconds of every phase as bars"
+        ),
+    }
+
+
+def _agreements(items: Sequence[tuple[str, Any]]) -> Together:
+    """The first result's scores against those of the others that scored the same rows."""
+    (first_name, first), *rest = items
+    shown = []
+    for name, other in rest[:4]:
+        try:
+            figures.agreement(first, other)
+        except ConfigError:
+            continue
+        shown.append(
+            picture(
+                figures.plot_agreement,
+                first,
+                other,
+                labels=(first_name, name),
+                alt=f"Scores of {name} against those of {first_name}",
+                caption=f"{name} against {first_name}: every dot is a query and a training row.",
+            )
+        )
+    return Together(figures=shown)
+
+
+# --- factors ----------------------------------------------------------------------------------
+
+
+def _factors(result: Any, anchor: str, few: bool) -> Row:
+    coverage = result.coverage
+    seen = coverage["status"] == "seen"
+    total = int(coverage["parameters"].sum())
+    facts = [
+        ("parameters seen", f"{result.share:.1%}", f"of {total:,}" if total else ""),
+        ("modules seen", f"{int(seen.sum())} of {len(coverage)}", ""),
+        ("strategy", result.strategy, f"{result.labels} labels"),
+        ("rows", f"{result.rows:,}", f"{result.task}:{result.split}"),
+        ("precision", result.dtype, ""),
+    ]
+    spectra = picture(
+        figures.plot_spectra,
+        result,
+        alt="Eigenvalues of the factors of every module on a log axis",
+        caption="A line per module. Effective rank: (sum of eigenvalues)² / sum of their squares,"
+        " as a share of their number; the median over modules is given.",
+    )
+    return {
+        "facts": [{"label": label, "value": value, "note": note} for label, value, note in facts],
+        "spectra": spectra,
+        "coverage": data_table(
+            _coverage(result),
+            "what the factors see",
+            titles={"lambda effective rank": "\N{GREEK CAPITAL LETTER LAMDA} effective rank"},
+            caption="Every module with parameters, and why the factors do not see it where they"
+            " do not. Effective ranks are shares of the full rank.",
+            mark=lambda row: "" if row.get("status") == "seen" else "unseen",
+        ),
+        **_timings(result),
+    }
+
+
+def _coverage(result: Any) -> pd.DataFrame:
+    table = result.coverage.reset_index(drop=True)
+    ranks = figures.effective_ranks(result)
+    if not len(ranks):
+        return pd.DataFrame(table)
+    names = {"activation": "A", "gradient": "S", "lambda": "lambda"}
+    for factor, short in names.items():
+        values = ranks[ranks["factor"] == factor].set_index("module")["effective_rank"]
+        if len(values):
+            table[f"{short} effective rank"] = table["name"].map(values).astype(float)
+    above = ranks[ranks["factor"] == "lambda"].set_index("module")["above_damping"]
+    if len(above):
+        table["share above damping 1e-08"] = table["name"].map(above).astype(float)
+    return pd.DataFrame(table)
+
+
+# --- self-influence and mislabelled rows -------------------------------------------------------
+
+
+def _self_influence(result: Any, anchor: str, few: bool) -> Row:
+    table = result.table.sort_values("score", ascending=False, kind="stable").head(SUSPECTS)
+    return {
+        "figure": picture(
+            figures.plot_self_influence,
+            result,
+            alt="Self-influence of every row against its loss",
+            caption="A row that only it can explain to the model has a high self-influence.",
+        ),
+        "rows": _ranking(table, f"the {len(table)} rows of the highest self-influence"),
+        "total": len(result.table),
+        **_timings(result),
+    }
+
+
+def _ranking(table: pd.DataFrame, label: str) -> Row:
+    wanted = ("rank", "row", "text_id", "score", "label", "prediction", "loss", "known", "text",
+              "text_pair")  # fmt: skip
+    frame = table[[name for name in wanted if name in table and table[name].notna().any()]].copy()
+    for name in ("text", "text_pair"):
+        if name in frame:
+            frame[name] = [_cut(str(text)) if is_known(text) else "" for text in frame[name]]
+    if "known" in frame:
+        frame["known"] = ["mislabelled" if known else "" for known in frame["known"]]
+    return data_table(
+        frame,
+        label,
+        caption="Press a heading to sort.",
+        titles={"text_id": "text id", "text_pair": "second text", "known": "known to be"},
+        mark=lambda row: "confound" if row.get("known") == "mislabelled" else "",
+        prose=("text", "text_pair"),
+    )
+
+
+def _mislabel(result: Any, anchor: str, few: bool) -> Row:
+    table = result.table.head(SUSPECTS)
+    facts = []
+    for name, label in (("average_precision", "average precision"), ("auc", "AUC")):
+        value = getattr(result, name, None)
+        if is_known(value):
+            facts.append(_measure(result, name, label, value))
+    return {
+        "facts": facts,
+        "recall": picture(
+            figures.plot_mislabel,
+            result,
+            alt="Share of the mislabelled rows found against the share of rows inspected",
+            caption="The grey band holds what a random order finds, 95 times in 100.",
+        ),
+        "rows": _ranking(table, f"the {len(table)} most suspicious rows"),
+        "total": len(result.table),
+    }
+
+
+def _measure(result: Any, name: str, label: str, value: Any) -> Row:
+    low, high = (getattr(result, f"{name}_{end}", None) for end in ("low", "high"))
+    if is_known(low) and is_known(high):
+        return {"label": label, "value": with_interval(value, float(low), float(high)), "note": ""}
+    return {"label": label, "value": as_text(float(value), 3), "note": ""}
+
+
+# --- how far to trust scores --------------------------------------------------------------------
+
+
+def _lds(result: Any, anchor: str, few: bool) -> Row:
+    facts = [
+        ("masks", f"{result.masks:,}", f"{result.fraction:.0%} of the rows kept in each"),
+        ("retrainings", f"{result.retrainings:,}", "of every mask, averaged"),
+        ("queries", f"{result.per_query['query'].nunique():,}", result.measurement),
+    ]
+    reliability = getattr(result, "reliability", None)
+    if is_known(reliability):
+        facts.append(("reliability", as_text(float(reliability), 2), "split half, of the truth"))
+    return {
+        "facts": [{"label": label, "value": value, "note": note} for label, value, note in facts],
+        "methods": picture(
+            figures.plot_lds, result, alt="Linear datamodelling score of every method"
+        ),
+        "by_query": picture(
+            figures.plot_lds_queries,
+            result,
+            alt="Linear datamodelling score of every query, a strip per method",
+        ),
+        "table": data_table(result.table, "linear datamodelling scores"),
+        "queries": data_table(
+            result.per_query.pivot_table(
+                index="text_id" if "text_id" in result.per_query else "query",
+                columns="method",
+                values="lds",
+                sort=False,
+            ).reset_index(),
+            "scores of every query",
+            titles={"text_id": "query"},
+            caption="Press a heading to sort.",
+        ),
+    }
+
+
+def _counterfactual(result: Any, anchor: str, few: bool) -> Row:
+    flips = getattr(result, "flips", None)
+    return {
+        "figure": picture(
+            figures.plot_counterfactual,
+            result,
+            alt="Share of the targets that flip by number of removed training rows",
+            caption="Solid: flipped at this size, with its interval. Faint: flipped at it or at a"
+            " smaller one.",
+        ),
+        "curve": data_table(
+            result.curve,
+            "targets flipped",
+            titles={"share_carried": "share, carried forward"},
+        ),
+        "flips": None
+        if flips is None or not len(flips)
+        else data_table(flips, "every target and size", caption="Press a heading to sort."),
+    }
+
+
+def _label(*words: str) -> str:
+    return ", ".join(shorten(word, 48) for word in words if word)
+
+
+GUIDE = "influence_reading.html.j2"
+
+INFLUENCE_KINDS: dict[str, Kind] = {
+    "Influence": Kind(
+        "Influence",
+        "influence.html.j2",
+        _influence,
+        lambda r: _label(r.checkpoint, r.strategy, r.measurement),
+        GUIDE,
+        _agreements,
+    ),
+    "FactorSummary": Kind(
+        "Factors",
+        "factors.html.j2",
+        _factors,
+        lambda r: _label(r.checkpoint, f"{r.strategy} on {r.task}:{r.split}"),
+        GUIDE,
+    ),
+    "SelfInfluence": Kind(
+        "Self-influence",
+        "self_influence.html.j2",
+        _self_influence,
+        lambda r: _label(r.checkpoint, f"{r.task}:{r.split}", r.strategy),
+        GUIDE,
+    ),
+    "Mislabel": Kind("Mislabelled rows", "mislabel.html.j2", _mislabel, lambda r: r.task, GUIDE),
+    "LinearDatamodelling": Kind(
+        "Linear datamodelling score", "lds.html.j2", _lds, lambda r: r.task, GUIDE
+    ),
+    "Counterfactual": Kind(
+        "Counterfactuals", "counterfactual.html.j2", _counterfactual, lambda r: r.task, GUIDE
+    ),
+}
