@@ -18,6 +18,13 @@ from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from landform.attribution.influence import (
+        Influence,
+        SelfInfluence,
+        influence,
+        self_influence,
+    )
+    from landform.curvature.factors import Factors, fit_factors
     from landform.evaluation.evaluate import Evaluation, evaluate
     from landform.geometry.curves import (
         area_under_curve,
@@ -45,9 +52,12 @@ _HOME = {
     "Checkpoint": "landform.weights.checkpoint",
     "Connection": "landform.studies.connect",
     "Evaluation": "landform.evaluation.evaluate",
+    "Factors": "landform.curvature.factors",
+    "Influence": "landform.attribution.influence",
     "Interpolation": "landform.geometry.line",
     "Objective": "landform.tasks.objective",
     "ParameterSpace": "landform.weights.space",
+    "SelfInfluence": "landform.attribution.influence",
     "Task": "landform.tasks.task",
     "area_under_curve": "landform.geometry.curves",
     "barrier_height": "landform.geometry.curves",
@@ -57,11 +67,14 @@ _HOME = {
     "convexity_gap": "landform.geometry.curves",
     "distance": "landform.weights.distance",
     "evaluate": "landform.evaluation.evaluate",
+    "fit_factors": "landform.curvature.factors",
+    "influence": "landform.attribution.influence",
     "interpolate": "landform.geometry.line",
     "load_model": "landform.weights.checkpoint",
     "load_task": "landform.tasks.task",
     "load_tokenizer": "landform.weights.checkpoint",
     "select": "landform.weights.checkpoint",
+    "self_influence": "landform.attribution.influence",
     "train": "landform.training.finetune",
     "write_atlas": "landform.report.atlas",
 }

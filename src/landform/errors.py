@@ -9,6 +9,7 @@ from __future__ import annotations
 __all__ = [
     "CheckpointError",
     "ConfigError",
+    "CurvatureError",
     "DataError",
     "EngineError",
     "LabelError",
@@ -63,6 +64,10 @@ class SpaceMismatchError(CheckpointError):
 
 class NonFiniteError(LandformError):
     """A NaN or an infinity in weights or losses."""
+
+
+class CurvatureError(LandformError):
+    """A model, layer or factor from which no curvature can be computed."""
 
 
 class StoreError(LandformError):

@@ -1,0 +1,1 @@
+"""Which training examples bent it: influence and the measures that test it."""

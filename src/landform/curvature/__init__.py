@@ -1,0 +1,1 @@
+"""How the loss bends: what layers see, and the factors made of it."""

@@ -1,0 +1,830 @@
+"""Factors: the curvature of the loss, layer by layer, in the four forms that influence is made with.
+
+For a linear layer with inputs a (a 1 appended for the bias) and output gradients g, and G_b =
+sum_t g_bt a_bt^T the gradient of example b (d_out x (d_in + 1)):
+
+    A = mean over tokens of a a^T,    S = mean over tokens of g g^T        (Martens and Grosse 2015)
+    A = Q_A diag(l_A) Q_A^T,          S = Q_S diag(l_S) Q_S^T
+    diagonal    Lambda_ij = mean over examples of G_ij^2
+    kfac        Lambda_ij = l_S,i l_A,j                       in the basis Q_S, Q_A
+    ekfac       Lambda_ij = mean over examples of (Q_S^T G Q_A)_ij^2       (George et al. 2018)
+    identity    Lambda = 1
+
+kfac's Lambda is per token and ekfac's per example: they differ by about the mean number of tokens,
+and one absolute damping means different things for the two. Tokens are counted where they are
+real: padding never is. Sums are kept in float32 at least, with integer counts, and divided once.
+The damping enters when a score is computed, so that it can be changed without fitting again.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from landform.curvature.capture import Use, check_finite
+from landform.curvature.gradients import Basis, Workspace, make_piece, sum_of_squares
+from landform.curvature.labels import Labels, is_exact, output_columns
+from landform.curvature.layers import Layer, coverage_share
+from landform.curvature.ranks import Ranks, current_ranks
+from landform.curvature.session import LayersConfig, Session
+from landform.errors import CurvatureError
+from landform.evaluation.points import Data, PreparedData
+from landform.results import Result
+from landform.store.artifacts import ArtifactStore, Contents, MemoryStore
+from landform.store.engines import run_plan
+from landform.store.plan import Forecast, Job, Plan
+from landform.store.study import open_store
+from landform.tasks.objective import Objective
+from landform.tasks.task import Examples, Task
+from landform.weights.checkpoint import Checkpoint, resolve
+
+__all__ = [
+    "STRATEGIES",
+    "FactorSummary",
+    "Factors",
+    "FactorsConfig",
+    "FactorsStudy",
+    "Strategy",
+    "fit_factors",
+]
+
+Strategy = Literal["identity", "diagonal", "kfac", "ekfac"]
+STRATEGIES: tuple[Strategy, ...] = ("identity", "diagonal", "kfac", "ekfac")
+
+ROTATED = ("kfac", "ekfac")
+"""Strategies with a basis of their own."""
+
+
+class FactorsConfig(LayersConfig):
+    """How factors are fitted."""
+
+    strategy: Strategy = "ekfac"
+    """identity: no curvature (plain gradient products); diagonal: the diagonal of the Fisher
+    matrix; kfac: Kronecker factors; ekfac: their basis with refitted eigenvalues."""
+    labels: Labels = "true"
+    """Whose labels: true (the model's own; exact for few classes, sampled otherwise), empirical
+    (the data's), sampled (one draw from the model)."""
+    eigen_dtype: Literal["float32", "float64"] = "float64"
+    """Number format of the eigendecompositions."""
+    chunk_rows: int = Field(16384, ge=1)
+    """Rows after which a fit that is kept in a store writes what it has, to go on from there."""
+    engine: Literal["local", "ray"] = "local"
+    """Where chunks are computed: in this process, or side by side on a Ray cluster."""
+    workers: int = Field(1, ge=1)
+    """Worker processes of the Ray engine."""
+
+
+@dataclass(frozen=True)
+class FactorSummary(Result):
+    """What factors look like: coverage, spectra, times."""
+
+    checkpoint: str
+    task: str
+    split: str
+    strategy: str
+    labels: str
+    dtype: str
+    rows: int
+    coverage: pd.DataFrame
+    """columns name, kind, parameters, status ("seen", or why not)"""
+    share: float
+    """share of the model's parameters that the factors see"""
+    spectra: pd.DataFrame
+    """columns module, factor (activation, gradient, lambda), quantile (0 = largest), eigenvalue"""
+    timings: dict[str, float]
+    """seconds of each phase"""
+    provenance: dict[str, Any]
+
+    @property
+    def reading(self) -> str:
+        """One line for a person."""
+        seen = int((self.coverage.status == "seen").sum())
+        return (
+            f"{self.strategy} factors ({self.labels} labels) of {self.checkpoint} on {self.rows} "
+            f"rows of {self.task}:{self.split}: {seen} layers, {100 * self.share:.1f} % of the "
+            "parameters"
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values; spectra stay a table."""
+        return {
+            "checkpoint": self.checkpoint,
+            "task": self.task,
+            "split": self.split,
+            "strategy": self.strategy,
+            "labels": self.labels,
+            "dtype": self.dtype,
+            "rows": self.rows,
+            "share": self.share,
+            "coverage": self.coverage.to_dict("records"),
+            "timings": self.timings,
+            "provenance": self.provenance,
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class Factors:
+    """Fitted factors; `influence` and `self_influence` take them."""
+
+    checkpoint: Checkpoint
+    task: Task
+    split: str
+    config: FactorsConfig
+    fingerprint: str
+    """of everything that decided them: weights, rows, options"""
+    labels: str
+    """whose labels, for people: "empirical", "true (exact)", "true (sampled)", "sampled" """
+    layers: tuple[str, ...]
+    groups: tuple[int, ...]
+    coverage: pd.DataFrame
+    vectors: Mapping[str, Tensor]
+    """kfac, ekfac: "A/<layer>" and "S/<layer>", eigenvectors as columns"""
+    values: Mapping[str, Tensor]
+    """kfac, ekfac: "A/<layer>" and "S/<layer>", eigenvalues, rising, none below 0"""
+    squares: Mapping[str, Tensor]
+    """diagonal, ekfac: mean of squared gradient entries (d_out, d_in + 1) by layer"""
+    timings: dict[str, float]
+    _session: list[Session] = field(default_factory=list, repr=False)
+
+    @property
+    def rows(self) -> int:
+        """Training rows that the factors were fitted on."""
+        return len(self.examples)
+
+    @cached_property
+    def examples(self) -> Examples:
+        """The training rows that the factors were fitted on."""
+        return Data(self.task, self.split).examples(self.config.rows)
+
+    def eigenvalues(self, layer: str) -> Tensor | None:
+        """Lambda (d_out, d_in + 1) of a layer in its basis; None for identity."""
+        if self.config.strategy == "identity":
+            return None
+        if self.config.strategy == "kfac":
+            return torch.outer(self.values[f"S/{layer}"], self.values[f"A/{layer}"])
+        return self.squares[layer]
+
+    def activation_covariance(self, layer: str) -> Tensor:
+        """A of a layer (kfac, ekfac), put together from its eigenvectors."""
+        return self._covariance("A", layer)
+
+    def gradient_covariance(self, layer: str) -> Tensor:
+        """S of a layer (kfac, ekfac), put together from its eigenvectors."""
+        return self._covariance("S", layer)
+
+    def _covariance(self, side: str, layer: str) -> Tensor:
+        if self.config.strategy not in ROTATED:
+            raise CurvatureError(
+                f"{self.config.strategy} factors have no covariances", remedy="fit kfac or ekfac"
+            )
+        vectors = self.vectors[f"{side}/{layer}"]
+        return (vectors * self.values[f"{side}/{layer}"]) @ vectors.t()
+
+    def session(self) -> Session:
+        """The opened checkpoint; opened once."""
+        if not self._session:
+            data = Data(self.task, self.split)
+            opened = Session.open(self.checkpoint, data, self.config)
+            if tuple(layer.name for layer in opened.layers) != self.layers:
+                raise CurvatureError(
+                    f"{self.checkpoint.spec} has not the layers that the factors were fitted for",
+                    remedy="fit the factors again",
+                )
+            self._session.append(opened)
+        return self._session[0]
+
+    def bases(self) -> list[Basis]:
+        """The coordinates of every layer, in the dtype and on the device of the model."""
+        session = self.session()
+        cast: dict[int, Tensor] = {}  # what layers share stays shared
+
+        def on_device(tensor: Tensor | None) -> Tensor | None:
+            if tensor is None:
+                return None
+            if id(tensor) not in cast:
+                cast[id(tensor)] = tensor.to(session.device, session.dtype)
+            return cast[id(tensor)]
+
+        return [
+            Basis(
+                layer,
+                on_device(self.vectors.get(f"A/{layer.name}")),
+                on_device(self.vectors.get(f"S/{layer.name}")),
+            )
+            for layer in session.layers
+        ]
+
+    def summary(self) -> FactorSummary:
+        """Coverage, spectra and times, for people and reports."""
+        return FactorSummary(
+            checkpoint=self.checkpoint.spec,
+            task=self.task.name,
+            split=self.task.resolve(self.split),
+            strategy=self.config.strategy,
+            labels=self.labels,
+            dtype=self.config.dtype,
+            rows=self.rows,
+            coverage=self.coverage,
+            share=coverage_share(self.coverage),
+            spectra=self._spectra(),
+            timings=dict(self.timings),
+            provenance={
+                "factors": self.fingerprint,
+                "weights": self.checkpoint.fingerprint,
+                "examples": self.examples.fingerprint,
+                "config": self.config.model_dump(mode="json"),
+            },
+        )
+
+    @property
+    def reading(self) -> str:
+        """One line for a person."""
+        return self.summary().reading
+
+    def _spectra(self) -> pd.DataFrame:
+        tables = []
+        for layer in self.layers:
+            lambdas = self.eigenvalues(layer)
+            curves = {
+                "activation": self.values.get(f"A/{layer}"),
+                "gradient": self.values.get(f"S/{layer}"),
+                "lambda": None if lambdas is None else lambdas.flatten(),
+            }
+            tables += [_curve(layer, n, v) for n, v in curves.items() if v is not None]
+        columns = ["module", "factor", "quantile", "eigenvalue"]
+        return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=columns)
+
+
+def _curve(layer: str, factor: str, values: Tensor) -> pd.DataFrame:
+    """At most 200 points of a spectrum, largest first."""
+    ordered = np.sort(values.double().cpu().numpy())[::-1]
+    places = np.unique(np.linspace(0, len(ordered) - 1, min(200, len(ordered))).round().astype(int))
+    return pd.DataFrame(
+        {
+            "module": layer,
+            "factor": factor,
+            "quantile": places / max(len(ordered) - 1, 1),
+            "eigenvalue": ordered[places],
+        }
+    )
+
+
+# --- fitting --------------------------------------------------------------------------------
+
+
+def fit_factors(
+    checkpoint: str | os.PathLike[str] | Checkpoint,
+    task: Task,
+    *,
+    split: str = "train",
+    store: str | os.PathLike[str] | ArtifactStore | None = None,
+    progress: bool = False,
+    **options: Any,
+) -> Factors:
+    """Fit the curvature of a checkpoint's loss on a split of a task.
+
+    Options are the fields of `FactorsConfig` (strategy, labels, rows, dtype, include, exclude, ...).
+    With a `store`, covariances, bases and eigenvalues are kept there under the fingerprint of the
+    weights, the rows and the options: asked again they are reused, changed in any way they are
+    computed anew; a fit that was killed goes on after its last finished chunk. Raises a
+    `LandformError` naming the layer, row or option for anything that cannot be fitted.
+    """
+    study = FactorsStudy.of(checkpoint, task, split=split, **options)
+    return study.run(store=store, progress=progress)
+
+
+@dataclass(frozen=True)
+class FactorsStudy:
+    """The plan of a fit, before anything is loaded."""
+
+    work: FactorsWork
+
+    @classmethod
+    def of(
+        cls,
+        checkpoint: str | os.PathLike[str] | Checkpoint,
+        task: Task,
+        *,
+        split: str = "train",
+        **options: Any,
+    ) -> FactorsStudy:
+        """Resolve checkpoint, rows and options."""
+        config = FactorsConfig.parse(options, where="fit_factors")
+        return cls(FactorsWork(resolve(checkpoint), Data(task, split), config))
+
+    def forecast(self, store: ArtifactStore | None = None) -> Forecast:
+        """The phases that remain; the unit is rows (a pass over one training row)."""
+        jobs = [*self.work.covariance_jobs(), *self.work.square_jobs()]
+        return Plan(jobs).forecast(store, workers=self.work.config.workers, unit="rows")
+
+    def run(
+        self,
+        *,
+        store: str | os.PathLike[str] | ArtifactStore | None = None,
+        progress: bool = False,
+    ) -> Factors:
+        """Fit what is missing."""
+        kept = _Held() if store is None else open_store(store)
+        return _Fit(self.work, kept, progress, in_store=store is not None).run()
+
+
+class _Held(MemoryStore):
+    """A store for one call, which holds what was written without encoding it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.held: dict[str, Contents] = {}
+
+    def __contains__(self, key: object) -> bool:
+        return key in self.held
+
+    def read(self, key: str, *, verify: bool = True) -> Contents:
+        return self.held[key]
+
+    def write(
+        self, key: str, contents: Contents, provenance: Mapping[str, Any] | None = None
+    ) -> None:
+        self.held[key] = contents
+
+    def remove(self, key: str) -> None:
+        self.held.pop(key, None)
+
+
+@dataclass(frozen=True)
+class FactorsWork:
+    """What a worker needs, in this process or another: the picklable factory."""
+
+    checkpoint: Checkpoint
+    data: Data
+    config: FactorsConfig
+    basis: Contents | None = None
+    """the merged covariances (to be decomposed), or the basis (for squares in it)"""
+
+    def __call__(self) -> FactorsWorker:
+        """Open a worker: load the model."""
+        return FactorsWorker(self, Session.open(self.checkpoint, self.data, self.config))
+
+    @cached_property
+    def examples(self) -> Examples:
+        """The rows to fit on."""
+        return self.data.examples(self.config.rows)
+
+    @cached_property
+    def _shared_spec(self) -> dict[str, Any]:
+        config, task = self.config, self.data.task
+        return {
+            "weights": self.checkpoint.fingerprint,
+            "tokenizer": self.checkpoint.tokenizer_fingerprint,
+            "examples": self.examples.fingerprint,
+            "kind": task.kind,
+            "codes": task.label_names,
+            "groups": task.label_groups and dict(task.label_groups),
+            "merge": task.merge,
+            "model_labels": config.model_labels,
+            "labels": config.labels,
+            "include": config.include,
+            "exclude": config.exclude,
+            "max_length": config.max_length,
+            "token_budget": config.token_budget,
+            "dtype": config.dtype,
+            "device": config.torch_device().type,
+            "seed": config.seed
+            if config.labels != "empirical" or task.kind == "masked-lm"
+            else None,
+        }
+
+    def _chunks(self) -> list[tuple[int, int]]:
+        size, step = len(self.examples), self.config.chunk_rows
+        return [(start, min(start + step, size)) for start in range(0, size, step)]
+
+    def covariance_jobs(self) -> list[Job]:
+        """Sums of a a^T and g g^T, chunk by chunk."""
+        if self.config.strategy not in ROTATED:
+            return []
+        return [
+            Job(
+                "covariance",
+                {**self._shared_spec, "rows": rows},
+                cost=float(rows[1] - rows[0]),
+                label=f"covariances of rows {rows[0]} to {rows[1] - 1}",
+            )
+            for rows in self._chunks()
+        ]
+
+    def eigen_job(self) -> Job:
+        """The eigendecompositions."""
+        spec = {
+            **self._shared_spec,
+            "eigen_dtype": self.config.eigen_dtype,
+            "chunk_rows": min(self.config.chunk_rows, len(self.examples)),
+        }
+        return Job("eigenbasis", spec, cost=0.0, label="eigendecompositions")
+
+    def square_jobs(self) -> list[Job]:
+        """Sums of squared gradient entries, chunk by chunk, in the basis of the strategy."""
+        if self.config.strategy not in ("diagonal", "ekfac"):
+            return []
+        return [
+            Job(
+                "squares",
+                {**self.squares_spec(), "rows": rows},
+                cost=float(rows[1] - rows[0]),
+                label=f"eigenvalues from rows {rows[0]} to {rows[1] - 1}",
+            )
+            for rows in self._chunks()
+        ]
+
+    def squares_spec(self) -> dict[str, Any]:
+        """What the squares depend on."""
+        rotated = self.config.strategy in ROTATED
+        return {**self._shared_spec, "basis": self.eigen_job().key if rotated else None}
+
+    def squares_job(self) -> Job:
+        """The sums over all chunks."""
+        chunk = min(self.config.chunk_rows, len(self.examples))
+        return Job("lambda", {**self.squares_spec(), "chunk_rows": chunk})
+
+    def key(self) -> str:
+        """Fingerprint of everything that decides the factors."""
+        name = self.config.strategy
+        if name == "identity":
+            return Job("identity", self._shared_spec).key
+        return (self.eigen_job() if name == "kfac" else self.squares_job()).key
+
+
+@dataclass(frozen=True)
+class _Fit:
+    """One fit: the phases in their order, each from the store where it is there."""
+
+    work: FactorsWork
+    store: ArtifactStore
+    progress: bool
+    in_store: bool
+
+    def run(self) -> Factors:
+        work = self.work
+        opened: list[Session] = []
+        parts: dict[str, Contents] = {}
+        if work.config.strategy in ROTATED:
+            parts["eigen"] = self._phase(
+                work.eigen_job(), work.covariance_jobs(), opened, "fitting covariances"
+            )
+        if work.config.strategy in ("diagonal", "ekfac"):
+            placed = replace(work, basis=parts.get("eigen"))
+            parts["squares"] = self._phase(
+                work.squares_job(), work.square_jobs(), opened, "fitting eigenvalues", placed
+            )
+        return _assemble(work, parts, opened)
+
+    def _phase(
+        self,
+        total: Job,
+        chunks: list[Job],
+        opened: list[Session],
+        title: str,
+        work: FactorsWork | None = None,
+    ) -> Contents:
+        """The artifact `total`, made of its chunks where it is not there yet."""
+        work = work or self.work
+        if total.key in self.store:
+            return self.store.read(total.key)
+        run_plan(
+            Plan(chunks),
+            self._factory(work, opened),
+            self.store,
+            engine=work.config.engine,
+            workers=work.config.workers,
+            progress=self.progress,
+            description=title,
+            unit="rows",
+        )
+        merged = _merge(self.store.read(job.key) for job in chunks)
+        if total.kind == "eigenbasis":
+            worker = self._factory(replace(work, basis=merged), opened)()
+            merged = worker.run(total)
+        self.store.write(total.key, merged, provenance=total.provenance())
+        for job in chunks:
+            self.store.remove(job.key)
+        return merged
+
+    def _factory(self, work: FactorsWork, opened: list[Session]) -> Any:
+        if work.config.engine != "local":
+            return work
+
+        def here() -> FactorsWorker:
+            if not opened:
+                opened.append(Session.open(work.checkpoint, work.data, work.config))
+            return FactorsWorker(work, opened[0])
+
+        return here
+
+
+def _merge(parts: Iterable[Contents]) -> Contents:
+    """Sums of chunks, added up in their order."""
+    iterator = iter(parts)
+    first = next(iterator)
+    tensors, records = dict(first.tensors), dict(first.records)
+    for part in iterator:
+        for name, value in part.tensors.items():
+            tensors[name] = tensors[name] + value
+        records["counts"] = {
+            name: count + part.records["counts"][name] for name, count in records["counts"].items()
+        }
+        records["seconds"] = {
+            name: spent + part.records["seconds"][name]
+            for name, spent in records["seconds"].items()
+        }
+    return Contents(tensors=tensors, tables=first.tables, records=records)
+
+
+def _assemble(work: FactorsWork, parts: Mapping[str, Contents], opened: list[Session]) -> Factors:
+    if not parts and not opened:
+        opened.append(Session.open(work.checkpoint, work.data, work.config))
+    if opened:
+        session = opened[0]
+        layers = [layer.name for layer in session.layers]
+        groups, coverage = list(session.groups), session.coverage
+        objective = Objective.of(
+            work.data.task, work.checkpoint.label_names(), given=work.config.model_labels
+        )
+        exact = is_exact(objective, len(work.data.task.label_names))
+    else:
+        found = next(iter(parts.values()))
+        layers, groups = found.records["layers"], found.records["groups"]
+        coverage, exact = found.tables["coverage"], found.records["exact"]
+    vectors, values = _eigen_tensors(parts.get("eigen"), layers, groups)
+    timings: dict[str, float] = {}
+    for part in parts.values():
+        timings |= part.records["seconds"]
+    return Factors(
+        checkpoint=work.checkpoint,
+        task=work.data.task,
+        split=work.data.split,
+        config=work.config,
+        fingerprint=work.key(),
+        labels=_label_words(work.config.labels, exact),
+        layers=tuple(layers),
+        groups=tuple(groups),
+        coverage=coverage,
+        vectors=vectors,
+        values=values,
+        squares=_mean_squares(parts.get("squares"), layers),
+        timings=timings,
+        _session=opened,
+    )
+
+
+def _label_words(labels: Labels, exact: bool) -> str:
+    if labels != "true":
+        return labels
+    return "true (exact)" if exact else "true (sampled)"
+
+
+def _eigen_tensors(
+    part: Contents | None, layers: list[str], groups: list[int]
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Eigenvectors and eigenvalues by layer; layers with one input share the tensors."""
+    vectors: dict[str, Tensor] = {}
+    values: dict[str, Tensor] = {}
+    if part is None:
+        return vectors, values
+    read = {name: torch.from_numpy(value) for name, value in part.tensors.items()}
+    for number, name in enumerate(layers):
+        leader = layers[groups[number]]
+        vectors[f"A/{name}"] = read[f"A.vectors/{leader}"]
+        values[f"A/{name}"] = read[f"A.values/{leader}"]
+        vectors[f"S/{name}"] = read[f"S.vectors/{name}"]
+        values[f"S/{name}"] = read[f"S.values/{name}"]
+    return vectors, values
+
+
+def _mean_squares(part: Contents | None, layers: list[str]) -> dict[str, Tensor]:
+    if part is None:
+        return {}
+    count = int(part.records["counts"]["examples"])
+    return {name: torch.from_numpy(part.tensors[f"squares/{name}"]) / count for name in layers}
+
+
+# --- the worker -----------------------------------------------------------------------------
+
+
+class FactorsWorker:
+    """Runs the jobs of a fit on one opened model."""
+
+    def __init__(self, work: FactorsWork, session: Session) -> None:
+        self.work, self.session = work, session
+        self.ranks: Ranks = current_ranks()
+        self.space = Workspace()
+
+    def run(self, job: Job) -> Contents:
+        """What a job computes."""
+        start = time.perf_counter()
+        if job.kind == "eigenbasis":
+            assert self.work.basis is not None
+            done = _decompose(self.work.basis, self.session, self.work.config, self.ranks)
+            name = "eigendecomposition"
+            before = dict(self.work.basis.records["seconds"])
+        else:
+            sums = _Covariances(self) if job.kind == "covariance" else _Squares(self)
+            first, last = job.spec["rows"]
+            self._pass(self.work.examples.take(range(first, last)), sums)
+            done, name, before = sums.contents(), job.kind, {}
+        name = {"squares": "lambda"}.get(name, name)
+        seconds = {**before, name: time.perf_counter() - start}
+        about = {
+            "layers": [layer.name for layer in self.session.layers],
+            "groups": list(self.session.groups),
+            "exact": self._exact(),
+            "seconds": seconds,
+        }
+        tables = {"coverage": self.session.coverage}
+        return Contents(done.tensors, tables, {**done.records, **about})
+
+    def _exact(self) -> bool:
+        task = self.work.data.task
+        labels = self.work.checkpoint.label_names()
+        objective = Objective.of(task, labels, given=self.work.config.model_labels)
+        return is_exact(objective, len(task.label_names))
+
+    def _pass(self, examples: Examples, sums: _Covariances | _Squares) -> None:
+        """One forward and backward pass over the examples."""
+        session, config = self.session, self.work.config
+        data: PreparedData = session.prepare(self.work.data, examples)
+        session.check_padding(data)
+        objective = data.objective
+        with session.capture(objective) as capture:
+            for batch in self.ranks.share(data.batches):
+                logits = session.logits(capture, batch, data.ids, data.name)
+                columns = output_columns(objective, logits, batch, config.labels, config.seed)
+                sums.begin(len(batch), [capture.uses(i) for i in range(len(session.layers))])
+                capture.backward(logits, columns, sums.visit)
+        sums.finish()
+
+
+class _Covariances:
+    """Sums of a a^T and g g^T over real tokens, and how many there were."""
+
+    def __init__(self, worker: FactorsWorker) -> None:
+        session = worker.session
+        self.session, self.ranks = session, worker.ranks
+        options: dict[str, Any] = {"dtype": session.wide, "device": session.device}
+        self.leaders = sorted(set(session.groups))
+        sizes = {i: session.layers[i].columns for i in self.leaders}
+        self.a = {i: torch.zeros(n, n, **options) for i, n in sizes.items()}
+        self.s = [torch.zeros(x.outputs, x.outputs, **options) for x in session.layers]
+        count: dict[str, Any] = {"dtype": torch.int64, "device": session.device}
+        self.tokens = torch.zeros(len(session.layers), **count)
+        self.examples = torch.zeros(1, **count)
+
+    def begin(self, size: int, uses: list[list[Use]]) -> None:
+        """The inputs of a batch: once, however many backward passes follow."""
+        self.examples += size
+        for number, layer_uses in enumerate(uses):
+            for use in layer_uses:
+                self.tokens[number] += len(use.positions.examples)
+                if number in self.a:
+                    self._add_inputs(number, use.inputs())
+
+    def _add_inputs(self, number: int, a: Tensor) -> None:
+        layer, total = self.session.layers[number], self.a[number]
+        a = a.to(total.dtype)
+        size = layer.inputs
+        total[:size, :size].addmm_(a.t(), a)
+        if layer.bias:
+            sums = a.sum(0)
+            total[size, :size] += sums
+            total[:size, size] += sums
+            total[size, size] += len(a)
+
+    def visit(self, number: int, uses: list[Use]) -> None:
+        """The output gradients of one layer in one backward pass."""
+        for use in uses:
+            g = use.gradients()
+            some = g.ne(0).any(-1)
+            if 2 * int(some.sum()) < len(g):  # zeros add nothing and cost a product
+                g = g[some]
+            g = g.to(self.s[number].dtype)
+            self.s[number].addmm_(g.t(), g)
+
+    def finish(self) -> None:
+        """Add up the processes; name the layer whose sums are not finite."""
+        self.ranks.add_up([*self.a.values(), *self.s, self.tokens, self.examples])
+        layers = self.session.layers
+        for number in self.leaders:
+            check_finite(self.a[number], "inputs", layers[number])
+        for layer, total in zip(layers, self.s, strict=True):
+            check_finite(total, "output gradients", layer)
+
+    def contents(self) -> Contents:
+        """The sums by name."""
+        layers = self.session.layers
+        tensors = {f"A/{layers[i].name}": total for i, total in self.a.items()}
+        tensors |= {f"S/{x.name}": total for x, total in zip(layers, self.s, strict=True)}
+        counts = {x.name: int(n) for x, n in zip(layers, self.tokens, strict=True)}
+        return Contents(
+            {name: value.cpu().numpy() for name, value in tensors.items()},
+            {},
+            {"counts": {**counts, "examples": int(self.examples)}},
+        )
+
+
+class _Squares:
+    """Sums of squared gradient entries in the basis of the strategy, and how many examples."""
+
+    def __init__(self, worker: FactorsWorker) -> None:
+        session, work = worker.session, worker.work
+        self.session, self.ranks, self.space = session, worker.ranks, worker.space
+        names = [layer.name for layer in session.layers]
+        vectors, _ = _eigen_tensors(work.basis, names, list(session.groups))
+        cast = {
+            key: value.to(session.device, session.dtype)
+            for key, value in {id(v): v for v in vectors.values()}.items()
+        }
+        self.bases = [
+            Basis(
+                layer,
+                cast[id(vectors[f"A/{layer.name}"])] if vectors else None,
+                cast[id(vectors[f"S/{layer.name}"])] if vectors else None,
+            )
+            for layer in session.layers
+        ]
+        self.totals = [
+            torch.zeros(x.outputs, x.columns, dtype=session.wide, device=session.device)
+            for x in session.layers
+        ]
+        self.examples = torch.zeros(1, dtype=torch.int64, device=session.device)
+        self.size = 0
+        self.cache: dict[tuple[int, int, bool], Tensor] = {}
+
+    def begin(self, size: int, uses: list[list[Use]]) -> None:
+        """A new batch."""
+        self.size, self.cache = size, {}
+        self.examples += size
+
+    def visit(self, number: int, uses: list[Use]) -> None:
+        """The gradients of one layer in one backward pass."""
+        piece = make_piece(uses, self.bases[number], self.size, self.cache)
+        sum_of_squares(piece, self.totals[number], self.space)
+
+    def finish(self) -> None:
+        """Add up the processes; name the layer whose sums are not finite."""
+        self.ranks.add_up([*self.totals, self.examples])
+        for layer, total in zip(self.session.layers, self.totals, strict=True):
+            check_finite(total, "gradients", layer)
+
+    def contents(self) -> Contents:
+        """The sums by name."""
+        named = zip(self.session.layers, self.totals, strict=True)
+        tensors = {f"squares/{layer.name}": total.cpu().numpy() for layer, total in named}
+        return Contents(tensors, {}, {"counts": {"examples": int(self.examples)}})
+
+
+# --- eigendecompositions --------------------------------------------------------------------
+
+
+def _decompose(sums: Contents, session: Session, config: FactorsConfig, ranks: Ranks) -> Contents:
+    """Eigenvectors and eigenvalues of every covariance; each process takes its share of them."""
+    by_name = {layer.name: layer for layer in session.layers}
+    largest_first = sorted(sums.tensors, key=lambda name: -len(sums.tensors[name]))
+    dtype = getattr(torch, config.eigen_dtype)
+    mine = [
+        (name, _eigh(sums, name, by_name[name[2:]], dtype, session))
+        for name in ranks.share(largest_first)
+    ]
+    tensors: dict[str, np.ndarray] = {}
+    keep = np.float64 if session.dtype == torch.float64 else np.float32
+    for name, (values, vectors) in ranks.collect(mine):
+        side, layer = name[0], name[2:]
+        tensors[f"{side}.vectors/{layer}"] = vectors.astype(keep)
+        tensors[f"{side}.values/{layer}"] = values.astype(keep)
+    return Contents(tensors, {}, {"counts": sums.records["counts"]})
+
+
+def _eigh(
+    sums: Contents, name: str, layer: Layer, dtype: torch.dtype, session: Session
+) -> tuple[np.ndarray, np.ndarray]:
+    """(eigenvalues rising and none below 0, eigenvectors as columns) of sum / count."""
+    count = max(int(sums.records["counts"][layer.name]), 1)
+    matrix = torch.from_numpy(sums.tensors[name]).to(session.device, dtype) / count
+    matrix = (matrix + matrix.t()) / 2
+    what = {"A": "input covariances", "S": "output gradient covariances"}[name[0]]
+    check_finite(matrix, what, layer)
+    try:
+        values, vectors = torch.linalg.eigh(matrix)
+    except torch.linalg.LinAlgError as error:
+        raise CurvatureError(
+            f"the {what} of layer {layer.name} cannot be decomposed: {error}",
+            remedy="use eigen_dtype float64, or leave the layer out (exclude)",
+        ) from error
+    # A covariance has no negative eigenvalues; what rounding makes of a zero is a zero.
+    return values.clamp(min=0).cpu().numpy(), vectors.cpu().numpy()

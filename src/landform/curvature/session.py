@@ -1,0 +1,130 @@
+"""A checkpoint opened for capture: model, tokenizer, objective and the layers that are looked at."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from landform.curvature.capture import Capture
+from landform.curvature.layers import SEEN, Layer, find_layers
+from landform.errors import CurvatureError, NonFiniteError
+from landform.evaluation.points import Data, DataConfig, PreparedData, check_padding, prepare
+from landform.tasks.batching import Batch
+from landform.tasks.objective import Objective
+from landform.tasks.task import Examples
+from landform.weights.checkpoint import Checkpoint, load_model, load_tokenizer
+from landform.weights.space import ParameterSpace
+
+__all__ = ["LayersConfig", "Session"]
+
+
+class LayersConfig(DataConfig):
+    """How a model is opened for its per-layer gradients."""
+
+    include: tuple[str, ...] = ()
+    """Only layers whose names fit one of these patterns ('*.attention.*'; default: all)."""
+    exclude: tuple[str, ...] = ()
+    """No layers whose names fit one of these patterns."""
+
+
+@dataclass(eq=False)
+class Session:
+    """An opened checkpoint (see the module's docstring)."""
+
+    checkpoint: Checkpoint
+    config: LayersConfig
+    model: Any
+    tokenizer: Any
+    layers: tuple[Layer, ...]
+    coverage: pd.DataFrame
+    groups: tuple[int, ...]
+    """for each layer, the number of the first layer that always has the same input"""
+
+    @classmethod
+    def open(cls, checkpoint: Checkpoint, data: Data, config: LayersConfig) -> Session:
+        """Load the model and look, with one example of the data, which layers it uses and how."""
+        model: Any = load_model(checkpoint, data.task.kind, config)
+        model.to(config.torch_device())
+        ParameterSpace.of(model).check_finite(
+            ParameterSpace.of(model).flatten(model), checkpoint.spec
+        )
+        tokenizer = load_tokenizer(checkpoint)
+        layers, coverage = find_layers(model, include=config.include, exclude=config.exclude)
+        session = cls(checkpoint, config, model, tokenizer, layers, coverage, ())
+        sample = data.task.examples(data.split, rows=1)
+        session._look(session.prepare(data, sample))
+        return session
+
+    def _look(self, sample: PreparedData) -> None:
+        with Capture(self.model, self.layers, sample.objective) as capture:
+            capture.forward(sample.batches[0])
+            called, groups = capture.called(), capture.groups
+        assert groups is not None
+        unused = {layer.name for layer, used in zip(self.layers, called, strict=True) if not used}
+        self.coverage.loc[self.coverage.name.isin(unused), "status"] = "not called by the model"
+        kept = [i for i, used in enumerate(called) if used]
+        if not kept:
+            raise CurvatureError(
+                f"{self.checkpoint.spec}: the model calls none of its {len(self.layers)} layers",
+                remedy="widen include, or use an architecture that calls its linear modules",
+            )
+        place = {old: new for new, old in enumerate(kept)}
+        self.layers = tuple(self.layers[i] for i in kept)
+        self.groups = tuple(place[groups[i]] for i in kept)
+
+    def prepare(self, data: Data, examples: Examples) -> PreparedData:
+        """Examples as batches of like length on the device."""
+        return prepare(
+            data, self.checkpoint, self.model, self.tokenizer, self.config, examples=examples
+        )
+
+    def check_padding(self, data: PreparedData) -> None:
+        """Raise where the model's outputs depend on padding (see `evaluation.points`)."""
+        check_padding(self.model, data, self.checkpoint.spec)
+
+    @contextmanager
+    def capture(self, objective: Objective) -> Iterator[Capture]:
+        """Hooks on the layers for as long as the block lasts."""
+        with Capture(self.model, self.layers, objective) as capture:
+            capture.groups = None
+            yield capture
+
+    def logits(self, capture: Capture, batch: Batch, ids: Sequence[str], name: str) -> Tensor:
+        """The logits of a batch; `NonFiniteError` names the first example whose are not finite."""
+        logits = capture.forward(batch)
+        finite = torch.isfinite(logits.flatten(1) if logits.dim() > 1 else logits.unsqueeze(1))
+        bad = (~finite.all(-1)).nonzero()
+        if len(bad):
+            row = int(batch.rows[int(bad[0])])
+            raise NonFiniteError(
+                f"{self.checkpoint.spec}: the outputs for example {ids[row]} of {name} are not "
+                "finite",
+                remedy="use another checkpoint, or dtype float32",
+            )
+        return logits
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What gradients are computed in."""
+        found: torch.dtype = getattr(torch, self.config.dtype)
+        return found
+
+    @property
+    def wide(self) -> torch.dtype:
+        """What sums are kept in: float32 at least."""
+        return torch.float64 if self.dtype == torch.float64 else torch.float32
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return next(iter(self.model.parameters())).device
+
+    def seen(self) -> frozenset[str]:
+        """Names of the layers looked at."""
+        return frozenset(self.coverage.name[self.coverage.status == SEEN])
