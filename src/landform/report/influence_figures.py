@@ -31,12 +31,12 @@ from landform.report.style import (
     Figure,
     is_known,
     new_figure,
+    percent,
     plain,
     short_labels,
     shorten,
     styled,
     unknown,
-    wrapped,
 )
 
 if TYPE_CHECKING:
@@ -100,38 +100,65 @@ def _signed(value: float, form: str) -> str:
 
 
 @styled
-def plot_scores(result: Influence, *, bins: int = 81) -> Figure:
+def plot_scores(result: Influence, *, standardised: bool = True, bins: int = 81) -> Figure:
     """How the scores of all queries with all training rows are distributed, counts on a log axis.
 
-    The title says how much of the sum of the absolute scores the largest hundredth holds: close to
-    0.01 where everything matters alike, close to 1 where a few training rows are everything.
+    Queries of a high loss have large scores for every training row, so each query's scores are
+    divided by their standard deviation, unless `standardised` is false (or only the top was kept).
+    Dashed: as many draws of a normal distribution of that spread. The title says how much of a
+    query's sum of absolute scores (the median over queries) its largest hundredth holds.
     """
     matrix = score_matrix(result)
     if matrix is None:
-        kept = cast(pd.DataFrame, result.best)
-        values, pairs = kept["score"].to_numpy(float), len(result.queries) * len(result.train)
-        note = f"only the {len(values):,} scores kept, of {pairs:,}"
+        values, standardised = cast(pd.DataFrame, result.best)["score"].to_numpy(float), False
+        of = len(result.queries) * len(result.train)
+        note = f"only the top was kept: {len(values):,} of {of:,} scores"
     else:
-        values = matrix.ravel()
-        note = _concentration(values)
-    figure = new_figure(COLUMN, 2.5)
+        values = (_in_spreads(matrix) if standardised else matrix).ravel()
+        note = _concentration(matrix)
+    figure = new_figure(COLUMN, 2.6)
     axes = figure.subplots()
     edges, scale, unit = _edges(values, bins)
     for side, colour in ((values < 0, HARMFUL), (values >= 0, HELPFUL)):
         axes.hist(values[side] / scale, bins=list(edges), color=colour, alpha=0.8, linewidth=0)
-    axes.axvline(0, color=INK, linewidth=0.6)
     axes.set_yscale("log")
-    axes.set_ylim(bottom=0.7)
+    axes.set_ylim(0.7, max(axes.get_ylim()[1], 2.0))
+    if standardised and len(values):
+        _normal_counts(axes, edges, len(values))
+    axes.axvline(0, color=INK, linewidth=0.6)
     axes.grid(axis="y")
-    axes.set(xlabel=f"score{unit}", ylabel="pairs of query and training row")
-    share = float((values > 0).mean()) if len(values) else 0.0
+    label = "score / standard deviation of its query" if standardised else f"score{unit}"
+    axes.set(xlabel=label, ylabel="pairs of query and row")
     axes.set_title(note)
+    helpful = float((values > 0).mean()) if len(values) else 0.0
+    harmful = float((values < 0).mean()) if len(values) else 0.0
     handles = [
-        Patch(color=HARMFUL, alpha=0.8, label=f"harmful ({1 - share:.0%})"),
-        Patch(color=HELPFUL, alpha=0.8, label=f"helpful ({share:.0%})"),
+        Patch(color=HARMFUL, alpha=0.8, label=f"harmful ({percent(harmful)})"),
+        Patch(color=HELPFUL, alpha=0.8, label=f"helpful ({percent(helpful)})"),
     ]
-    figure.legend(handles=handles, loc="outside upper left", ncols=2, columnspacing=1)
+    if standardised:
+        dashes = (0, (3, 2))
+        handles.append(Line2D([], [], color=INK, linewidth=0.8, linestyle=dashes, label="normal"))
+    figure.legend(handles=handles, loc="outside upper left", ncols=3, columnspacing=1)
     return figure
+
+
+def _in_spreads(matrix: Array, by: Array | None = None) -> Array:
+    """Each query's scores over the standard deviation of its scores (of those in `by`)."""
+    spread = (matrix if by is None else by).std(axis=1, keepdims=True)
+    return cast(Array, matrix / np.where(spread > 0, spread, 1.0))
+
+
+def _normal_counts(axes: Axes, edges: Array, count: int) -> None:
+    from scipy import stats
+
+    middle, width = (edges[1:] + edges[:-1]) / 2, np.diff(edges)
+    expected = count * width * stats.norm.pdf(middle)
+    shown = expected > 0.3
+    axes.plot(
+        middle[shown], expected[shown], color=INK, linewidth=0.8, linestyle=(0, (3, 2)),
+        label="_normal",
+    )  # fmt: skip
 
 
 def _edges(values: Array, bins: int) -> tuple[Array, float, str]:
@@ -143,17 +170,19 @@ def _edges(values: Array, bins: int) -> tuple[Array, float, str]:
     low, high = float(values.min(initial=0.0)) / scale, float(values.max(initial=0.0)) / scale
     width = (high - low) / bins or 1.0
     # One edge is at 0: no bar is half helpful and half harmful.
-    edges = width * np.arange(np.floor(low / width), np.ceil(high / width) + 1)
+    edges = width * np.arange(np.floor(low / width), np.ceil(high / width) + 1.5)
     return edges, scale, rf" ($\times 10^{{{power}}}$)" if power else ""
 
 
-def _concentration(values: Array) -> str:
-    sizes = np.sort(np.abs(values))[::-1]
-    top = max(1, len(sizes) // 100)
-    total = float(sizes.sum())
-    if total == 0:
+def _concentration(matrix: Array) -> str:
+    sizes = -np.sort(-np.abs(matrix), axis=1)
+    totals = sizes.sum(axis=1)
+    if not (totals > 0).any():
         return "every score is 0"
-    return f"the largest 1 % of |score| hold {float(sizes[:top].sum()) / total:.0%} of the sum"
+    top = max(1, sizes.shape[1] // 100)
+    share = np.median(sizes[totals > 0, :top].sum(axis=1) / totals[totals > 0])
+    rows = "1 % of a query's rows hold" if top > 1 else "row of a query holds"
+    return f"the largest {rows} {percent(float(share))} of its sum of |score|"
 
 
 @styled
@@ -305,20 +334,20 @@ def plot_agreement(
 ) -> Figure:
     """The scores of two results against each other (half precision against full, say).
 
-    Above, a dot per query and training row (at most `points`, drawn evenly) and the diagonal;
-    below, the difference, which the upper panel is too small to show. All scores count in the
-    numbers of the title. Raises `ConfigError` where the two scored different rows.
+    Above, a dot per query and training row (at most `points`, the largest among them) and the
+    diagonal; below, the difference, which the upper panel is too small to show. Dots are in units
+    of the standard deviation of the query's scores in `a`; the correlations in the title are of all
+    scores as they are. Raises `ConfigError` where the two scored different rows.
     """
     x, y = _same_rows(a, b)
     numbers = agreement(a, b)
     names = labels or _differences(a, b)
-    step = max(1, -(-x.size // points))
-    # A stride that shares no factor with the rows would be periodic: a fixed shuffle is not.
-    shown = np.random.default_rng(0).permutation(x.size)[: x.size // step]
-    p, q = x.ravel()[shown], y.ravel()[shown]
+    scaled = _in_spreads(x), _in_spreads(y, by=x)
+    shown = _sample(scaled[0].ravel(), points)
+    p, q = (values.ravel()[shown] for values in scaled)
     figure = new_figure(COLUMN, 3.9)
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[2.6, 1])
-    ends = [min(x.min(), y.min()), max(x.max(), y.max())]
+    ends = [min(p.min(), q.min()), max(p.max(), q.max())]
     upper.plot(ends, ends, color=MUTED, linewidth=0.8, linestyle=(0, (4, 3)), zorder=1)
     lower.axhline(0, color=MUTED, linewidth=0.8, linestyle=(0, (4, 3)), zorder=1)
     for axes, values in ((upper, q), (lower, q - p)):
@@ -328,16 +357,37 @@ def plot_agreement(
         )  # fmt: skip
         axes.grid()
         axes.ticklabel_format(scilimits=(-3, 4), useMathText=True)
-    first, second = (wrapped(plain(shorten(name, 40)), 26) for name in names)
+    first, second = (plain(shorten(name, 30)) for name in names)
     upper.set_ylabel(f"score, {second}")
-    lower.set(xlabel=f"score, {first}", ylabel="difference")
+    lower.set(xlabel=f"score, {first} (standard deviations of its query)", ylabel="difference")
     title = (
-        f"Pearson {numbers['pearson']:.6f}, {x.size:,} scores\n"
-        f"Spearman per query {numbers['spearman']:.4f} (lowest {numbers['lowest_spearman']:.4f})\n"
-        f"of each query's ten most helpful rows, {numbers['top']:.0%} shared"
+        f"Pearson {_near_one(numbers['pearson'])} over {x.size:,} scores\n"
+        f"Spearman per query {_near_one(numbers['spearman'])}"
+        f" (lowest {_near_one(numbers['lowest_spearman'])})\n"
+        f"of each query's ten most helpful rows, {percent(numbers['top'])} shared"
     )
     upper.set_title(title, linespacing=1.35)
     return figure
+
+
+def _sample(values: Array, points: int) -> Array:
+    """At most `points` places: the largest tenth by size, the rest at random (always the same)."""
+    if len(values) <= points:
+        return np.arange(len(values))
+    order = np.argsort(-np.abs(values), kind="stable")
+    largest, rest = np.split(order, [points // 10])
+    drawn = np.random.default_rng(0).choice(rest, points - len(largest), replace=False)
+    return np.concatenate([drawn, largest])
+
+
+def _near_one(r: float) -> str:
+    """A correlation with as many digits as tell it from 1, and no rounding up to it."""
+    if r != r:
+        return "undefined"
+    if r >= 1:
+        return "1"
+    digits = int(np.clip(1 - np.floor(np.log10(1 - r)), 2, 8))
+    return _signed(np.floor(r * 10**digits) / 10**digits, f".{digits}f")
 
 
 def _differences(a: Influence, b: Influence) -> tuple[str, str]:
@@ -448,22 +498,16 @@ def plot_spectra(
         part = spectra[spectra["factor"] == factor]
         _spectrum_panel(axes, part, colours)
         medians = ranks[ranks["factor"] == factor]
-        title = f"{FACTORS[factor]}\neffective rank {_percent(medians['effective_rank'].median())}"
+        title = f"{FACTORS[factor]}\neffective rank {percent(medians['effective_rank'].median())}"
         if factor == "lambda":
             axes.axhline(damping, color=INK, linewidth=0.9, linestyle=(0, (4, 3)), zorder=4)
             _widen(axes, damping)
-            title += f", {_percent(medians['above_damping'].median())} above {damping:.0e}"
+            title += f", {percent(medians['above_damping'].median())} above {damping:.0e}"
         axes.set_title(title, linespacing=1.35)
     panels[0].set_ylabel("eigenvalue")
     figure.supxlabel("share of the eigenvalues, largest first", fontsize=7.5)
     _module_key(figure, panels, names, colours)
     return figure
-
-
-def _percent(share: float) -> str:
-    return (
-        f"{share:.2g} %" if share * 100 < 1e-9 else f"{100 * share:.2g} %".replace("1e+02", "100")
-    )
 
 
 def _module_colours(names: Sequence[str]) -> dict[str, Any]:
@@ -493,7 +537,7 @@ def _spectrum_panel(axes: Axes, spectra: pd.DataFrame, colours: dict[str, Any]) 
         top = float(positive.max())
         axes.set_ylim(max(float(positive.min()), top * 1e-12) / 2, top * 3)
     axes.set_xlim(-0.02, 1.02)
-    axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
     axes.grid()
 
 
@@ -549,17 +593,20 @@ def plot_timings(result: Any) -> Figure:
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
     axes.grid(axis="x")
-    axes.margins(x=0.2)
-    axes.set_xlim(left=0)
+    axes.set_xlim(0, 1.38 * max(timings.values()) or 1)
     for value, at in zip(timings.values(), y, strict=True):
-        share = f" ({value / total:.0%})" if total > 0 else ""
+        share = f" ({percent(value / total)})" if total > 0 else ""
         axes.annotate(
-            f"{value:.3g}{share}", (value, at), xytext=(4, 0), textcoords="offset points",
+            f"{_seconds(value)}{share}", (value, at), xytext=(4, 0), textcoords="offset points",
             va="center", fontsize=6.5, color=INK,
         )  # fmt: skip
     axes.set_xlabel("seconds")
-    axes.set_title(f"{total:.3g} s in all")
+    axes.set_title(f"{_seconds(total)} s in all")
     return figure
+
+
+def _seconds(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}" if value < 0.1 else f"{value:#.3g}"
 
 
 # --- methods ----------------------------------------------------------------------------------
@@ -622,10 +669,10 @@ def _method_rows(axes: Axes, methods: Sequence[str]) -> None:
 
 def _lds_title(result: LinearDatamodelling) -> str:
     times = f" x {result.retrainings} retrainings" if result.retrainings else ""
-    text = f"{result.masks} masks{times}, {result.fraction:.0%} of the rows kept"
+    text = f"{result.masks} masks{times}, {percent(result.fraction)} of the rows kept"
     reliability = getattr(result, "reliability", None)
     if reliability is not None and np.isfinite(reliability):
-        text += f"\nthe retrained margins with themselves (split half): {reliability:.2f}"
+        text += f"\nreliability of the retrained {plain(result.measurement)}s {reliability:.2f}"
     return text
 
 
@@ -707,7 +754,7 @@ def plot_counterfactual(result: Counterfactual) -> Figure:
         axes.xaxis.set_major_locator(FixedLocator(sizes))
         axes.xaxis.set_minor_locator(NullLocator())
     axes.set_ylim(bottom=-0.02)
-    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
     axes.grid(axis="y")
     axes.set(xlabel="training rows removed", ylabel="targets flipped")
     targets = int(curve["targets"].max()) if "targets" in curve else 0
@@ -763,11 +810,11 @@ def plot_mislabel(result: Mislabel, *, level: float = 0.95) -> Figure:
     axes.plot(x, curve["recall"], color=PALETTE[0], zorder=4, label="_recall")
     handles.insert(0, Line2D([], [], color=PALETTE[0], label=" self-influence"))
     for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_formatter(PercentFormatter(1, decimals=0))
+        axis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
     axes.set(xlim=(0, 1.01), ylim=(0, 1.02))
     axes.set(xlabel="rows inspected, most suspicious first", ylabel="mislabelled rows found")
     axes.grid()
-    axes.set_title(_half_found(result, x))
+    axes.set_title(_half_found(result, x), linespacing=1.35)
     figure.legend(handles=handles, loc="outside upper left", ncols=2, columnspacing=1)
     return figure
 
@@ -798,8 +845,8 @@ def _half_found(result: Mislabel, x: Array) -> str:
     counts = _known_rows(result)
     text = f"{counts[0]} of {counts[1]:,} rows mislabelled" if counts else ""
     if len(reached):
-        half = f"half of them found after {100 * x[reached[0]]:.3g} % of the rows"
-        text = f"{text}; {half}" if text else half
+        half = f"half of them are found in {100 * x[reached[0]]:.3g} % of the rows"
+        text = f"{text}\n{half}" if text else half
     return text
 
 

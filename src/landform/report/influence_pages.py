@@ -21,7 +21,7 @@ from landform.report.parts import (
     rounded,
     with_interval,
 )
-from landform.report.style import is_known, shorten
+from landform.report.style import is_known, percent, shorten
 
 __all__ = ["INFLUENCE_KINDS"]
 
@@ -36,8 +36,7 @@ SUSPECTS = 50  # rows of a ranking
 
 
 def _influence(result: Any, anchor: str, few: bool) -> Row:
-    complete = _complete(result)
-    shown = figures.chosen_queries(result, SHOWN) if complete else []
+    shown = _shown(result)
     encoding, payload = _others(result, shown)
     return {
         "facts": _influence_facts(result),
@@ -58,18 +57,22 @@ def _influence(result: Any, anchor: str, few: bool) -> Row:
             alt="Distribution of the scores of single queries, their top rows marked",
             caption="The scores of the queries above. Triangles: the rows shown with them.",
         )
-        if shown
+        if shown and not _summed(result)
         else {"source": "", "caption": ""},
         **_timings(result),
     }
 
 
-def _complete(result: Any) -> bool:
-    """Whether every query has scores of its own: no sum over queries, no missing texts."""
-    if result.scores is not None:
-        return bool(result.scores.shape == (len(result.train), len(result.queries)))
-    best = result.best
-    return best is not None and bool(set(best["query"]) <= set(range(len(result.queries))))
+def _shown(result: Any) -> list[int]:
+    """The queries whose rows the page shows; none where the training rows were summed."""
+    if result.scores is not None and len(result.scores) != len(result.train):
+        return []
+    return [0] if _summed(result) else figures.chosen_queries(result, SHOWN)
+
+
+def _summed(result: Any) -> bool:
+    """Whether the scores are those of the sum of all queries."""
+    return result.scores is not None and bool(result.scores.shape[1] != len(result.queries))
 
 
 def _influence_facts(result: Any) -> list[Row]:
@@ -84,14 +87,16 @@ def _influence_facts(result: Any) -> list[Row]:
     matrix = figures.score_matrix(result)
     if matrix is not None and matrix.size:
         share = float((matrix > 0).mean())
-        facts.append({"label": "helpful pairs", "value": f"{share:.0%}", "note": "score above 0"})
+        facts.append({"label": "helpful pairs", "value": percent(share), "note": "score above 0"})
     return facts
 
 
 def _chosen_sentence(result: Any, shown: int) -> str:
     total = len(result.queries)
     if not shown:
-        return "Scores were summed over rows, so there are no texts to show for single queries."
+        return "The training rows were summed, so there are no texts to show."
+    if _summed(result):
+        return f"The {total:,} queries were summed: their common training texts."
     if shown == total:
         return "Every query, from the highest loss to the lowest."
     return f"{shown} of {total:,} queries, spread evenly from the highest loss to the lowest."
@@ -100,6 +105,8 @@ def _chosen_sentence(result: Any, shown: int) -> str:
 def _query(result: Any, query: int) -> Row:
     """A query with its training rows on both sides, as the template and the script show it."""
     record = result.queries.iloc[query].to_dict()
+    if _summed(result):
+        record = {"text": f"the sum of {len(result.queries):,} queries"}
     sides = [_side(result, query, harmful) for harmful in (False, True)]
     largest = max((abs(row["score"]) for side in sides for row in side), default=0.0) or 1.0
     for side in sides:
@@ -109,22 +116,24 @@ def _query(result: Any, query: int) -> Row:
         "number": query,
         "id": str(record.get("text_id", "")),
         "texts": _texts(record),
-        "facts": _query_facts(record),
+        "facts": _query_facts(record, result.measurement),
         "wrong": _wrong(record),
         "helpful": sides[0],
         "harmful": sides[1],
     }
 
 
-def _query_facts(record: Mapping[str, Any]) -> list[Row]:
+def _query_facts(record: Mapping[str, Any], measurement: str) -> list[Row]:
     facts = [
-        (name, record.get(name)) for name in ("label", "prediction") if is_known(record.get(name))
+        {"label": name, "value": str(record[name])}
+        for name in ("label", "prediction")
+        if is_known(record.get(name))
     ]
-    numbers = [(name, record.get(name)) for name in ("loss", "value") if is_known(record.get(name))]
-    titles = {"value": "measurement"}
-    return [{"label": name, "value": str(value)} for name, value in facts] + [
-        {"label": titles.get(name, name), "value": as_text(float(value), 3)}
-        for name, value in numbers
+    numbers = {"loss": "loss"} if measurement == "loss" else {"loss": "loss", "value": measurement}
+    return facts + [
+        {"label": title, "value": as_text(float(record[name]), 3)}
+        for name, title in numbers.items()
+        if is_known(record.get(name))
     ]
 
 
@@ -171,7 +180,7 @@ def _others(result: Any, shown: Sequence[int]) -> tuple[str, str]:
     Training texts are kept once, however many queries they are shown for. Queries are added from
     the first on until the page would grow too large.
     """
-    if not shown or len(shown) == len(result.queries):
+    if not shown or _summed(result) or len(shown) == len(result.queries):
         return "", ""
     train: dict[int, Row] = {}
     queries: list[Row] = []
@@ -241,7 +250,7 @@ def _factors(result: Any, anchor: str, few: bool) -> Row:
     seen = coverage["status"] == "seen"
     total = int(coverage["parameters"].sum())
     facts = [
-        ("parameters seen", f"{result.share:.1%}", f"of {total:,}" if total else ""),
+        ("parameters seen", percent(result.share), f"of {total:,}" if total else ""),
         ("modules seen", f"{int(seen.sum())} of {len(coverage)}", ""),
         ("strategy", result.strategy, f"{result.labels} labels"),
         ("rows", f"{result.rows:,}", f"{result.task}:{result.split}"),
@@ -354,7 +363,7 @@ def _measure(result: Any, name: str, label: str, value: Any) -> Row:
 
 def _lds(result: Any, anchor: str, few: bool) -> Row:
     facts = [
-        ("masks", f"{result.masks:,}", f"{result.fraction:.0%} of the rows kept in each"),
+        ("masks", f"{result.masks:,}", f"{percent(result.fraction)} of the rows kept in each"),
         ("retrainings", f"{result.retrainings:,}", "of every mask, averaged"),
         ("queries", f"{result.per_query['query'].nunique():,}", result.measurement),
     ]

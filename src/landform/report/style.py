@@ -50,6 +50,7 @@ __all__ = [
     "metric_label",
     "new_figure",
     "ordered_basins",
+    "percent",
     "pick",
     "plain",
     "save",
@@ -295,6 +296,13 @@ def interval(row: Any, key: str, form: str = ".3g") -> str:
     if low is None or high is None or not np.isfinite(low + high):
         return ""
     return f"[{low:{form}}, {high:{form}}]"
+
+
+def percent(share: float) -> str:
+    """`16 %`, and two digits below ten: `7.6 %`."""
+    if share != share:
+        return "\N{EN DASH}"
+    return f"{100 * share:.0f} %" if share >= 0.0995 or share == 0 else f"{100 * share:.2g} %"
 
 
 def is_known(value: Any) -> bool:
