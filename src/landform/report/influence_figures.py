@@ -785,8 +785,8 @@ def _flip_curve(axes: Axes, part: pd.DataFrame, colour: str, marker: str, *, car
 def plot_mislabel(result: Mislabel, *, level: float = 0.95) -> Figure:
     """Share of the mislabelled rows found against the share of rows inspected, in ranked order.
 
-    Grey: what inspecting in random order finds, with the band that holds it with probability
-    `level` (hypergeometric). Raises `ConfigError` where the mislabelled rows are not known.
+    Grey: what inspecting in random order finds, with its band (hypergeometric; of `level` where the
+    result has none). Raises `ConfigError` where the mislabelled rows are not known.
     """
     curve = result.curve
     if curve is None:
@@ -827,6 +827,9 @@ def _known_rows(result: Mislabel) -> tuple[int, int] | None:
 
 
 def _random_band(result: Mislabel, x: Array, level: float) -> tuple[Array, Array] | None:
+    curve = cast(pd.DataFrame, result.curve)
+    if {"random_low", "random_high"} <= set(curve.columns):
+        return curve["random_low"].to_numpy(float), curve["random_high"].to_numpy(float)
     counts = _known_rows(result)
     if counts is None or counts[0] == 0:
         return None

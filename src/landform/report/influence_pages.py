@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -49,6 +49,8 @@ def _influence(result: Any, anchor: str, few: bool) -> Row:
             figures.plot_scores,
             result,
             alt="Histogram of all scores, harmful and helpful in two colours",
+            caption="All queries. Dashed: a normal distribution of the same spread; what lies"
+            " beyond it are the few training rows that matter more than the rest.",
         ),
         "by_query": picture(
             figures.plot_query_scores,
@@ -211,7 +213,7 @@ def _timings(result: Any) -> Row:
             "seconds": [*timings.values(), total],
         }
     )
-    frame["share"] = frame["seconds"] / (total or np.nan)
+    frame["share (%)"] = (100 * frame["seconds"] / (total or np.nan)).round(1)
     return {
         "timings": data_table(frame, "seconds of every phase"),
         "timings_figure": picture(
@@ -269,9 +271,8 @@ def _factors(result: Any, anchor: str, few: bool) -> Row:
         "coverage": data_table(
             _coverage(result),
             "what the factors see",
-            titles={"lambda effective rank": "\N{GREEK CAPITAL LETTER LAMDA} effective rank"},
             caption="Every module with parameters, and why the factors do not see it where they"
-            " do not. Effective ranks are shares of the full rank.",
+            " do not. Effective ranks in per cent of the full rank.",
             mark=lambda row: "" if row.get("status") == "seen" else "unseen",
         ),
         **_timings(result),
@@ -279,19 +280,22 @@ def _factors(result: Any, anchor: str, few: bool) -> Row:
 
 
 def _coverage(result: Any) -> pd.DataFrame:
-    table = result.coverage.reset_index(drop=True)
+    """The coverage with the effective ranks of every module that has spectra."""
+    table = pd.DataFrame(result.coverage).reset_index(drop=True)
     ranks = figures.effective_ranks(result)
-    if not len(ranks):
-        return pd.DataFrame(table)
-    names = {"activation": "A", "gradient": "S", "lambda": "lambda"}
+    names = {"activation": "A", "gradient": "S", "lambda": "\N{GREEK CAPITAL LETTER LAMDA}"}
     for factor, short in names.items():
-        values = ranks[ranks["factor"] == factor].set_index("module")["effective_rank"]
+        values = ranks[ranks["factor"] == factor].set_index("module")
         if len(values):
-            table[f"{short} effective rank"] = table["name"].map(values).astype(float)
-    above = ranks[ranks["factor"] == "lambda"].set_index("module")["above_damping"]
-    if len(above):
-        table["share above damping 1e-08"] = table["name"].map(above).astype(float)
-    return pd.DataFrame(table)
+            table[f"rank of {short} (%)"] = _per_cent(table["name"], values["effective_rank"])
+            if factor == "lambda":
+                title = f"{short} above 1e-08 (%)"
+                table[title] = _per_cent(table["name"], values["above_damping"])
+    return table
+
+
+def _per_cent(names: pd.Series, shares: pd.Series) -> pd.Series:
+    return (100 * names.map(shares).astype(float)).round(1)
 
 
 # --- self-influence and mislabelled rows -------------------------------------------------------
@@ -304,8 +308,8 @@ def _self_influence(result: Any, anchor: str, few: bool) -> Row:
             figures.plot_self_influence,
             result,
             alt="Self-influence of every row against its loss",
-            caption="A row that only it can explain to the model has a high self-influence.",
         ),
+        "explanation": str(getattr(result, "explanation", "")),
         "rows": _ranking(table, f"the {len(table)} rows of the highest self-influence"),
         "total": len(result.table),
         **_timings(result),
@@ -333,29 +337,33 @@ def _ranking(table: pd.DataFrame, label: str) -> Row:
 
 def _mislabel(result: Any, anchor: str, few: bool) -> Row:
     table = result.table.head(SUSPECTS)
-    facts = []
-    for name, label in (("average_precision", "average precision"), ("auc", "AUC")):
-        value = getattr(result, name, None)
-        if is_known(value):
-            facts.append(_measure(result, name, label, value))
+    level = float(getattr(result, "level", 0.95))
     return {
-        "facts": facts,
+        "facts": _measures(result),
         "recall": picture(
             figures.plot_mislabel,
             result,
             alt="Share of the mislabelled rows found against the share of rows inspected",
-            caption="The grey band holds what a random order finds, 95 times in 100.",
+            caption=f"The grey band holds what a random order finds with probability {level:g}.",
         ),
         "rows": _ranking(table, f"the {len(table)} most suspicious rows"),
         "total": len(result.table),
     }
 
 
-def _measure(result: Any, name: str, label: str, value: Any) -> Row:
-    low, high = (getattr(result, f"{name}_{end}", None) for end in ("low", "high"))
-    if is_known(low) and is_known(high):
-        return {"label": label, "value": with_interval(value, float(low), float(high)), "note": ""}
-    return {"label": label, "value": as_text(float(value), 3), "note": ""}
+def _measures(result: Any) -> list[Row]:
+    facts = []
+    for name, label in (("average_precision", "average precision"), ("auc", "AUC")):
+        value, low, high = (getattr(result, f"{name}{end}", None) for end in ("", "_low", "_high"))
+        if not is_known(value):
+            continue
+        text = as_text(float(cast(float, value)), 3)
+        if is_known(low) and is_known(high):
+            text = with_interval(*(float(cast(float, number)) for number in (value, low, high)))
+        chance = 0.5 if name == "auc" else getattr(result, f"{name}_random", None)
+        note = "" if chance is None else f"random order: {as_text(float(chance), 2)}"
+        facts.append({"label": label, "value": text, "note": note})
+    return facts
 
 
 # --- how far to trust scores --------------------------------------------------------------------
