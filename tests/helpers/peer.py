@@ -6,8 +6,10 @@ Imports kronfluence on use only: tests begin with `pytest.importorskip("kronflue
 from __future__ import annotations
 
 import copy
+import gc
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,20 @@ from landform.tasks.batching import IGNORED, Batch
 from landform.tasks.objective import Objective
 
 __all__ = ["Peer", "linear_copy"]
+
+
+@contextmanager
+def _little_garbage() -> Iterator[None]:
+    """kronfluence collects garbage at every step, which takes longer than these tiny models.
+
+    Objects that are there already are left out of it for a while.
+    """
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+
 
 Tensors = dict[str, Tensor]
 
@@ -57,6 +73,7 @@ class Peer:
     no padding, "labels" for those with a label. Its data loader yields our batches one by one.
     """
 
+    @_little_garbage()
     def __init__(
         self,
         model: nn.Module,
@@ -107,6 +124,7 @@ class Peer:
         self._runs += 1
         return f"scores{self._runs}"
 
+    @_little_garbage()
     def scores(
         self, queries: Sequence[Batch], *, measurement: str = "loss", damping: float | None = 1e-8
     ) -> Tensor:
@@ -127,6 +145,7 @@ class Peer:
         found: Tensor = self.analyzer.load_pairwise_scores(name)["all_modules"]
         return found[_order(queries)][:, _order(self.train)]
 
+    @_little_garbage()
     def self_scores(self, *, measurement: str = "loss", damping: float | None = 1e-8) -> Tensor:
         """(N,) self-influence of the training rows."""
         from kronfluence.utils.common.score_arguments import pytest_score_arguments
