@@ -5,18 +5,18 @@ in a model at theta, up-weighting b a little moves theta by -H^-1 grad L_b, and 
 
     score(q, b) = sum over layers of <W o G_q, G_b>,    W_ij = 1 / (Lambda_ij + damping)
 
-(Koh and Liang 2017; Grosse et al. 2023, eq. 5 and 21), where G_b is the gradient of L_b and G_q that
-of what should fall (the loss, or minus the margin), both in the coordinates of the factors, and
-Lambda their eigenvalues (`landform.curvature.factors`). Positive scores belong to helpful examples:
-more weight on them makes the query better. Losses and scores are sums, not means, over tokens and
-training rows, as in kronfluence: removing a row changes a mean loss by 1/N of this.
+(Koh and Liang 2017; Grosse et al. 2023, eq. 5 and 21), where G_b is the gradient of L_b and G_q
+that of what should fall (the loss, or minus the margin), both in the coordinates of the factors,
+and Lambda their eigenvalues (`landform.curvature.factors`). Positive scores belong to helpful
+examples: more weight on them makes the query better. Losses and scores are sums, not means, over
+tokens and training rows, as in kronfluence: removing a row changes a mean loss by 1/N of this.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -345,7 +345,8 @@ def self_influence(
     """
     config = InfluenceConfig.parse(options, where="self_influence")
     side = _Side.of(factors, split, rows, "rows")
-    work = InfluenceWork(factors, side, side, Measurement.of(measurement), config)
+    measured = Measurement.of(measurement)
+    work = InfluenceWork(factors, side, side, measured, config, kept=store is not None)
     plan = Plan(work.self_jobs())
     kept = open_store(store)
     executed = run_plan(
@@ -409,7 +410,7 @@ class InfluenceStudy:
     def run(self, *, store: str | Any | None = None, progress: bool = False) -> Influence:
         """Score what is missing and put the blocks together."""
         start = time.perf_counter()
-        work, kept = self.work, open_store(store)
+        work, kept = replace(self.work, kept=store is not None), open_store(store)
         plan = Plan(work.jobs())
         run_plan(plan, work, kept, progress=progress, description="scoring", unit="pairs")
         parts = [kept.read(job.key) for job in plan.jobs]
@@ -522,6 +523,8 @@ class InfluenceWork:
     train: _Side
     measurement: Measurement
     config: InfluenceConfig
+    kept: bool = True
+    """whether blocks of scores go to a store, where they are found again by what made them"""
 
     def __call__(self) -> InfluenceWorker:
         """Open a worker on the factors' model."""
@@ -531,7 +534,7 @@ class InfluenceWork:
     def _spec(self) -> dict[str, Any]:
         return {
             "factors": self.factors.fingerprint,
-            "measurement": self.measurement.key(),
+            "measurement": self.measurement.key() if self.kept else self.measurement.name,
             "damping": [self.config.damping, self.config.relative],
         }
 
@@ -654,7 +657,7 @@ def _free_bytes(device: torch.device) -> float:
 
 
 def _pairs_per_second(work: InfluenceWork) -> float:
-    """How many (query, training row) products a second this machine does, from one matrix product."""
+    """(query, training row) products a second on this machine, from one matrix product."""
     session = work.factors.session()
     entries = sum(layer.parameters for layer in session.layers)
     size = 512
@@ -913,7 +916,7 @@ class _TokenScores:
         if axes != {"token"}:
             raise ConfigError(
                 f"option per_token: layer {name} does not see the tokens of the text",
-                remedy=f"exclude it when the factors are fitted, or leave per_token out",
+                remedy="exclude it when the factors are fitted, or leave per_token out",
             )
         first = 0
         for piece in gradients.pieces:

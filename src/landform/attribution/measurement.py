@@ -85,7 +85,7 @@ class Measurement:
         return values.detach(), -self.better * gradient
 
     def key(self) -> Any:
-        """What identifies it in a store: the name, or the code of the function."""
+        """What identifies it in a store: the name, or the code of the function and all it uses."""
         if self.function is None:
             return self.name
         code = getattr(self.function, "__code__", None)
@@ -94,11 +94,9 @@ class Measurement:
         cells = getattr(self.function, "__closure__", None) or ()
         outside: dict[str, Any] = getattr(self.function, "__globals__", {})
         used = {name: _identity(outside[name]) for name in code.co_names if name in outside}
-        values = [[cell.cell_contents for cell in cells], used]
+        defaults = list(getattr(self.function, "__defaults__", None) or ())
         try:
-            inside = fingerprint(
-                [*values, list(getattr(self.function, "__defaults__", None) or ())]
-            )
+            inside = fingerprint([[cell.cell_contents for cell in cells], used, defaults])
         except StoreError as error:
             raise self._unkept("it uses values from outside that have no fingerprint") from error
         constants = [repr(constant) for constant in code.co_consts]

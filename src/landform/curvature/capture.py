@@ -90,8 +90,18 @@ class Capture:
     model itself, are as before after it.
     """
 
-    def __init__(self, model: nn.Module, layers: Sequence[Layer], objective: Objective) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        layers: Sequence[Layer],
+        objective: Objective,
+        *,
+        lenient: bool = False,
+    ) -> None:
         self.model: Any = model
+        self.lenient = lenient
+        """pass over a layer whose rows belong to no example, and name it in `unassigned`"""
+        self.unassigned: set[int] = set()
         self.layers = tuple(layers)
         self.objective = objective
         self.groups: tuple[int, ...] | None = None
@@ -148,6 +158,8 @@ class Capture:
             # The tensor itself, not a detached copy: layers that share it are known by that.
             x: Tensor = inputs[0] if inputs else next(iter(named.values()))
             positions = self._positions_of(number, x, output)
+            if positions is None:
+                return output
             use = Use(number, name, x, x._version, positions, cache=self._cache)
             if not output.requires_grad:
                 output = output + self._root
@@ -169,7 +181,7 @@ class Capture:
     # --- one batch -------------------------------------------------------------------------
 
     def forward(self, batch: Batch) -> Tensor:
-        """The logits of a batch, in the task's order; every layer's input is kept for `backward`."""
+        """The logits of a batch, in the task's order; inputs are kept for `backward`."""
         self._clear()
         batch = _distinct_lengths(batch, self.objective)
         self._positions = _positions(batch, self.objective)
@@ -215,10 +227,13 @@ class Capture:
         self._cache.clear()
         self._positions = {}
 
-    def _positions_of(self, number: int, x: Tensor, output: Tensor) -> Positions:
+    def _positions_of(self, number: int, x: Tensor, output: Tensor) -> Positions | None:
         shape = tuple(x.shape[:-1])
         positions = self._positions.get(shape)
         if positions is None or output.shape[:-1] != x.shape[:-1]:
+            if self.lenient:
+                self.unassigned.add(number)
+                return None
             sizes = " or ".join(str(known) for known in self._positions)
             raise CurvatureError(
                 f"layer {self.layers[number].name}: its input has the shape {tuple(x.shape)}, "

@@ -1,4 +1,4 @@
-"""Factors: the curvature of the loss, layer by layer, in the four forms that influence is made with.
+"""Factors: the curvature of the loss, layer by layer, in the four forms of influence.
 
 For a linear layer with inputs a (a 1 appended for the bias) and output gradients g, and G_b =
 sum_t g_bt a_bt^T the gradient of example b (d_out x (d_in + 1)):
@@ -35,9 +35,9 @@ from landform.curvature.capture import Use, check_finite
 from landform.curvature.gradients import Basis, Workspace, make_piece, sum_of_squares
 from landform.curvature.labels import Labels, is_exact, output_columns
 from landform.curvature.layers import Layer, coverage_share
-from landform.curvature.ranks import Ranks, current_ranks
+from landform.curvature.ranks import Ranks, current_ranks, shared
 from landform.curvature.session import LayersConfig, Session
-from landform.errors import CurvatureError
+from landform.errors import ConfigError, CurvatureError
 from landform.evaluation.points import Data, PreparedData
 from landform.results import Result
 from landform.store.artifacts import ArtifactStore, Contents, MemoryStore
@@ -293,7 +293,7 @@ def fit_factors(
 ) -> Factors:
     """Fit the curvature of a checkpoint's loss on a split of a task.
 
-    Options are the fields of `FactorsConfig` (strategy, labels, rows, dtype, include, exclude, ...).
+    Options are the fields of `FactorsConfig` (strategy, labels, rows, dtype, include, exclude...).
     With a `store`, covariances, bases and eigenvalues are kept there under the fingerprint of the
     weights, the rows and the options: asked again they are reused, changed in any way they are
     computed anew; a fit that was killed goes on after its last finished chunk. Raises a
@@ -333,9 +333,15 @@ class FactorsStudy:
         store: str | os.PathLike[str] | ArtifactStore | None = None,
         progress: bool = False,
     ) -> Factors:
-        """Fit what is missing."""
-        kept = _Held() if store is None else open_store(store)
-        return _Fit(self.work, kept, progress, in_store=store is not None).run()
+        """Fit what is missing. Of several processes (`torchrun`) all call this, with a share each."""
+        ranks = current_ranks()
+        if ranks.world > 1 and self.work.config.engine != "local":
+            raise ConfigError(
+                f"option engine is {self.work.config.engine!r} in one of {ranks.world} processes",
+                remedy="use the local engine under torchrun, or start one process",
+            )
+        kept = _Held() if store is None else shared(open_store(store), ranks)
+        return _Fit(self.work, kept, progress and ranks.rank == 0, in_store=store is not None).run()
 
 
 class _Held(MemoryStore):
@@ -662,7 +668,7 @@ class FactorsWorker:
         data: PreparedData = session.prepare(self.work.data, examples)
         session.check_padding(data)
         objective = data.objective
-        with session.capture(objective) as capture:
+        with self.ranks.together(), session.capture(objective) as capture:
             for batch in self.ranks.share(data.batches):
                 logits = session.logits(capture, batch, data.ids, data.name)
                 columns = output_columns(objective, logits, batch, config.labels, config.seed)
@@ -797,10 +803,11 @@ def _decompose(sums: Contents, session: Session, config: FactorsConfig, ranks: R
     by_name = {layer.name: layer for layer in session.layers}
     largest_first = sorted(sums.tensors, key=lambda name: -len(sums.tensors[name]))
     dtype = getattr(torch, config.eigen_dtype)
-    mine = [
-        (name, _eigh(sums, name, by_name[name[2:]], dtype, session))
-        for name in ranks.share(largest_first)
-    ]
+    with ranks.together():
+        mine = [
+            (name, _eigh(sums, name, by_name[name[2:]], dtype, session))
+            for name in ranks.share(largest_first)
+        ]
     tensors: dict[str, np.ndarray] = {}
     keep = np.float64 if session.dtype == torch.float64 else np.float32
     for name, (values, vectors) in ranks.collect(mine):

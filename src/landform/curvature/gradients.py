@@ -5,10 +5,10 @@ The gradient of example b in one layer, in the coordinates that a curvature asks
     G_b = sum_t g_bt a_bt^T        (d_out x (d_in + 1)),   g = Q_S^T dL/dy,   a = Q_A^T [x; 1]
 
 with Q_S = Q_A = 1 where the curvature has no basis of its own. What is kept of an example are its
-tokens, T (d_in + d_out) numbers, not its d_out (d_in + 1) gradient entries; and they are rotated before
-the product, which costs T (d_in^2 + d_out^2) instead of d_in d_out (d_in + d_out). The entries exist only
-as blocks of some rows for all examples at a time: large enough for a matrix product at full speed,
-small enough not to travel to the main memory and back.
+tokens, T (d_in + d_out) numbers, not its d_out (d_in + 1) gradient entries; and they are rotated
+before the product, at the price of T (d_in^2 + d_out^2) in place of d_in d_out (d_in + d_out). The
+entries exist only as blocks of some rows for all examples at a time: large enough for a matrix
+product at full speed, small enough not to travel to the main memory and back.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ def make_piece(
 
 
 def _by_example(rows: Tensor, owners: Tensor, size: int) -> Tensor:
-    """(n, d) rows, sorted by their example, as (size, T, d) with zeros where an example has less."""
+    """(n, d) rows, sorted by example, as (size, T, d): zeros where an example has fewer rows."""
     counts = torch.bincount(owners, minlength=size)
     width = max(int(counts.max()), 1)
     if len(rows) == size * width:
@@ -124,7 +124,7 @@ def _by_example(rows: Tensor, owners: Tensor, size: int) -> Tensor:
 
 
 class Workspace:
-    """Buffers that are made once and used for every block: fresh memory costs as much as arithmetic."""
+    """Buffers made once and used for every block: fresh memory costs as much as arithmetic."""
 
     def __init__(self) -> None:
         self._buffers: dict[tuple[str, torch.dtype], Tensor] = {}
@@ -376,4 +376,5 @@ class _Filler:
     def __call__(self, layer: int, uses: list[Use]) -> None:
         store = self.store
         piece = make_piece(uses, store.bases[layer], self.size, self.cache, drop=store.drop)
-        self.store.layers[layer].pieces.append(piece)
+        store.layers[layer].pieces.append(piece)
+        store.axes[layer] |= {use.positions.axis for use in uses}

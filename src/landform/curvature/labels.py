@@ -1,7 +1,7 @@
 """Whose labels a Fisher matrix is made of: the data's, or the model's own.
 
-The Fisher matrix is E_x E_{y ~ p(y|x)} [grad log p(y|x) grad log p(y|x)^T]: labels come from the model
-("true"). With the data's labels it is the empirical Fisher ("empirical"). The gradient of an
+The Fisher matrix is E_x E_{y ~ p(y|x)} [grad log p(y|x) grad log p(y|x)^T]: labels come from the
+model ("true"). With the data's labels it is the empirical Fisher ("empirical"). The gradient of an
 example is linear in the gradient u of the loss with respect to the logits, so an expectation over
 labels needs no sampling: any columns u_k with sum_k u_k u_k^T = E[u u^T] give it exactly.
 """

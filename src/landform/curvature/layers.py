@@ -1,8 +1,8 @@
 """Which modules of a model a curvature sees, and what share of the parameters that is.
 
-A *layer* is a linear map y = W x + b: `nn.Linear` and its subclasses, GPT-2's `Conv1D` (the same map
-with W stored transposed), and so the matrices A and B of a LoRA layer. Its gradient is written with
-outputs as rows and inputs as columns, the bias as a last column: d_out x (d_in + 1).
+A *layer* is a linear map y = W x + b: `nn.Linear` and its subclasses, GPT-2's `Conv1D` (the same
+map with W stored transposed), and so the matrices A and B of a LoRA layer. Its gradient is written
+with outputs as rows and inputs as columns, the bias as a last column: d_out x (d_in + 1).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A checkpoint opened for capture: model, tokenizer, objective and the layers that are looked at."""
+"""A checkpoint opened for capture: model, tokenizer and the layers that are looked at."""
 
 from __future__ import annotations
 
@@ -57,26 +57,33 @@ class Session:
         tokenizer = load_tokenizer(checkpoint)
         layers, coverage = find_layers(model, include=config.include, exclude=config.exclude)
         session = cls(checkpoint, config, model, tokenizer, layers, coverage, ())
-        sample = data.task.examples(data.split, rows=1)
+        sample = data.task.examples(data.split, rows=2)
         session._look(session.prepare(data, sample))
         return session
 
     def _look(self, sample: PreparedData) -> None:
-        with Capture(self.model, self.layers, sample.objective) as capture:
+        """Keep the layers that a forward pass calls, with rows that belong to examples."""
+        with Capture(self.model, self.layers, sample.objective, lenient=True) as capture:
             capture.forward(sample.batches[0])
-            called, groups = capture.called(), capture.groups
-        assert groups is not None
-        unused = {layer.name for layer, used in zip(self.layers, called, strict=True) if not used}
-        self.coverage.loc[self.coverage.name.isin(unused), "status"] = "not called by the model"
-        kept = [i for i, used in enumerate(called) if used]
+            called, shared = capture.called(), capture.unassigned
+        # DeBERTa projects its table of relative positions once for the whole batch.
+        for numbers, status in (
+            ({i for i, used in enumerate(called) if not used} - shared, "not called by the model"),
+            (shared, "its rows belong to no example"),
+        ):
+            names = {self.layers[i].name for i in numbers}
+            self.coverage.loc[self.coverage.name.isin(names), "status"] = status
+        kept = [i for i, used in enumerate(called) if used and i not in shared]
         if not kept:
             raise CurvatureError(
                 f"{self.checkpoint.spec}: the model calls none of its {len(self.layers)} layers",
                 remedy="widen include, or use an architecture that calls its linear modules",
             )
-        place = {old: new for new, old in enumerate(kept)}
+        with Capture(self.model, [self.layers[i] for i in kept], sample.objective) as capture:
+            capture.forward(sample.batches[0])
+            assert capture.groups is not None
+            self.groups = capture.groups
         self.layers = tuple(self.layers[i] for i in kept)
-        self.groups = tuple(place[groups[i]] for i in kept)
 
     def prepare(self, data: Data, examples: Examples) -> PreparedData:
         """Examples as batches of like length on the device."""
