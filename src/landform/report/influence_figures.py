@@ -100,7 +100,7 @@ def _signed(value: float, form: str) -> str:
 
 
 @styled
-def plot_scores(result: Influence, *, standardised: bool = True, bins: int = 81) -> Figure:
+def plot_scores(result: Influence, *, standardised: bool = True, bins: int | None = None) -> Figure:
     """How the scores of all queries with all training rows are distributed, counts on a log axis.
 
     Queries of a high loss have large scores for every training row, so each query's scores are
@@ -118,7 +118,7 @@ def plot_scores(result: Influence, *, standardised: bool = True, bins: int = 81)
         note = _concentration(matrix)
     figure = new_figure(COLUMN, 2.6)
     axes = figure.subplots()
-    edges, scale, unit = _edges(values, bins)
+    edges, scale, unit = _edges(values, bins or int(np.clip(2 * len(values) ** (1 / 3), 21, 81)))
     for side, colour in ((values < 0, HARMFUL), (values >= 0, HELPFUL)):
         axes.hist(values[side] / scale, bins=list(edges), color=colour, alpha=0.8, linewidth=0)
     axes.set_yscale("log")
@@ -256,6 +256,8 @@ def _ridge(axes: Axes, row: int, scores: Array, k: int) -> None:
 
 
 def _query_label(result: Influence, query: int) -> str:
+    if result.scores is not None and result.scores.shape[1] != len(result.queries):
+        return f"the sum of {len(result.queries):,} queries"
     record = result.queries.iloc[query]
     words = f"{query}: {plain(_head(str(record.get('text', '')), 44))}"
     details = []
@@ -336,13 +338,16 @@ def plot_agreement(
 
     Above, a dot per query and training row (at most `points`, the largest among them) and the
     diagonal; below, the difference, which the upper panel is too small to show. Dots are in units
-    of the standard deviation of the query's scores in `a`; the correlations in the title are of all
-    scores as they are. Raises `ConfigError` where the two scored different rows.
+    of the standard deviation of the query's scores in `a`; where the two have another strategy,
+    damping or measurement, and so other units, each in its own. The correlations in the title are
+    of all scores as they are. Raises `ConfigError` where the two scored different rows.
     """
     x, y = _same_rows(a, b)
     numbers = agreement(a, b)
     names = labels or _differences(a, b)
-    scaled = _in_spreads(x), _in_spreads(y, by=x)
+    units = ("strategy", "labels", "measurement", "damping")
+    same = all(getattr(a, name) == getattr(b, name) for name in units)
+    scaled = _in_spreads(x), _in_spreads(y, by=x if same else y)
     shown = _sample(scaled[0].ravel(), points)
     p, q = (values.ravel()[shown] for values in scaled)
     figure = new_figure(COLUMN, 3.9)
@@ -407,26 +412,29 @@ FACTORS = {
 }
 
 
+MOST_POINTS = 200  # that are kept of a spectrum
+
+
 def effective_ranks(summary: FactorSummary, *, damping: float = 1e-8) -> pd.DataFrame:
     """Per module and factor: largest eigenvalue, effective rank, share of eigenvalues > `damping`.
 
     The effective rank is (sum of eigenvalues)^2 / (sum of their squares), here as a share of their
-    number: 1 where all are equal. It and the share are taken from the kept points of the spectrum,
-    joined by straight strokes. Columns: module, factor, largest, effective_rank, above_damping.
+    number: 1 where all are equal. Both are taken from the points of the spectrum that were kept,
+    eigenvalues between two points as if they fell by a constant factor. The effective rank is nan
+    where the points leave it open: a few large eigenvalues between two points may outweigh all
+    others. Columns: module, factor, largest, effective_rank, above_damping.
     """
     rows = []
     for (module, factor), part in summary.spectra.groupby(["module", "factor"], sort=False):
         part = part.sort_values("quantile", kind="stable")
         at, values = part["quantile"].to_numpy(float), part["eigenvalue"].to_numpy(float)
         values = np.clip(values, 0.0, None)
-        square = _mean_square(at, values)
-        mean = _mean_of(at, values)
         rows.append(
             {
                 "module": str(module),
                 "factor": str(factor),
                 "largest": float(values.max()),
-                "effective_rank": mean**2 / square if square > 0 else np.nan,
+                "effective_rank": _effective_rank(at, values),
                 "above_damping": _share_above(at, values, damping),
             }
         )
@@ -434,18 +442,32 @@ def effective_ranks(summary: FactorSummary, *, damping: float = 1e-8) -> pd.Data
     return pd.DataFrame(rows, columns=columns)
 
 
-def _mean_of(at: Array, values: Array) -> float:
-    if len(at) < 2 or at[-1] == at[0]:
-        return float(values.mean())
-    return float(np.trapezoid(values, at) / (at[-1] - at[0]))
+def _effective_rank(at: Array, values: Array) -> float:
+    if len(at) == 1:
+        return 1.0 if values[0] > 0 else np.nan
+    # A quantile is a place over the number of steps. Where two neighbours were kept they give that
+    # number; two hundred evenly spaced points may be all there are or a few of very many.
+    steps = round(1 / float(np.diff(at).min()))
+    places = np.rint(at * steps)
+    if np.abs(at * steps - places).max() > 1e-3 or len(at) == steps + 1 >= MOST_POINTS:
+        return np.nan
+    inner = np.diff(places) - 1
+    total, low, high = _sums(values, inner)
+    squares, low_squares, high_squares = _sums(values**2, inner)
+    if low_squares <= 0 or high > 1.5 * low or high_squares > 2 * low_squares:
+        return np.nan
+    return total**2 / squares / (steps + 1)
 
 
-def _mean_square(at: Array, values: Array) -> float:
-    """Mean of the square of the piecewise linear curve, exactly."""
-    if len(at) < 2 or at[-1] == at[0]:
-        return float((values**2).mean())
-    a, b = values[:-1], values[1:]
-    return float(((a * a + a * b + b * b) / 3 * np.diff(at)).sum() / (at[-1] - at[0]))
+def _sums(values: Array, inner: Array) -> tuple[float, float, float]:
+    """(estimate, least, most) of a falling sequence's sum; `inner` are unseen ones in each step."""
+    left, right = values[:-1], values[1:]
+    kept = float(values.sum())
+    falls = (right > 0) & (left > right * (1 + 1e-9))
+    ratio = np.log(np.where(falls, left / np.where(right > 0, right, 1.0), np.e))
+    middle = np.where(falls, (left - right) / ratio, (left + right) / 2)
+    ends = (float((inner * side).sum()) + kept for side in (middle, right, left))
+    return cast(tuple[float, float, float], tuple(ends))
 
 
 def _share_above(at: Array, values: Array, damping: float) -> float:
@@ -471,7 +493,8 @@ def plot_spectra(
 
     Dashed in the panel of the curvature: `damping`, what is added to every eigenvalue before it is
     inverted; directions far below it are inverted alike. Titles give the median over modules of
-    the effective rank and of the share of eigenvalues above the damping. Eigenvalues more than
+    the effective rank (where the points kept of the spectrum tell it) and of the share of
+    eigenvalues above the damping. Eigenvalues more than
     twelve orders of magnitude below the largest are off the panel. Raises `ConfigError` where the
     strategy has no eigenvalues.
     """
@@ -498,12 +521,14 @@ def plot_spectra(
         part = spectra[spectra["factor"] == factor]
         _spectrum_panel(axes, part, colours)
         medians = ranks[ranks["factor"] == factor]
-        title = f"{FACTORS[factor]}\neffective rank {percent(medians['effective_rank'].median())}"
+        rank = float(medians["effective_rank"].median())
+        known = [f"effective rank {percent(rank)}"] if np.isfinite(rank) else []
         if factor == "lambda":
             axes.axhline(damping, color=INK, linewidth=0.9, linestyle=(0, (4, 3)), zorder=4)
             _widen(axes, damping)
-            title += f", {percent(medians['above_damping'].median())} above {damping:.0e}"
-        axes.set_title(title, linespacing=1.35)
+            above = percent(float(medians["above_damping"].median()))
+            known.append(f"{above} above {damping:.0e}")
+        axes.set_title(f"{FACTORS[factor]}\n{', '.join(known)}", linespacing=1.35)
     panels[0].set_ylabel("eigenvalue")
     figure.supxlabel("share of the eigenvalues, largest first", fontsize=7.5)
     _module_key(figure, panels, names, colours)

@@ -286,11 +286,11 @@ def _coverage(result: Any) -> pd.DataFrame:
     names = {"activation": "A", "gradient": "S", "lambda": "\N{GREEK CAPITAL LETTER LAMDA}"}
     for factor, short in names.items():
         values = ranks[ranks["factor"] == factor].set_index("module")
-        if len(values):
+        if values["effective_rank"].notna().any():
             table[f"rank of {short} (%)"] = _per_cent(table["name"], values["effective_rank"])
-            if factor == "lambda":
-                title = f"{short} above 1e-08 (%)"
-                table[title] = _per_cent(table["name"], values["above_damping"])
+        if len(values) and factor == "lambda":
+            title = f"{short} above 1e-08 (%)"
+            table[title] = _per_cent(table["name"], values["above_damping"])
     return table
 
 
