@@ -37,7 +37,7 @@ from landform.curvature.gradients import (
     sum_of_own_products,
     sum_of_products,
 )
-from landform.curvature.ranks import current_ranks
+from landform.curvature.ranks import current_ranks, shared
 from landform.curvature.session import Session
 from landform.errors import ConfigError, DataError, NonFiniteError
 from landform.evaluation.points import Data, PreparedData
@@ -347,11 +347,9 @@ def self_influence(
     side = _Side.of(factors, split, rows, "rows")
     measured = Measurement.of(measurement)
     work = InfluenceWork(factors, side, side, measured, config, kept=store is not None)
-    plan = Plan(work.self_jobs())
-    kept = open_store(store)
-    executed = run_plan(
-        plan, work, kept, progress=progress, description="self-influence", unit="rows"
-    )
+    plan, ranks = Plan(work.self_jobs()), current_ranks()
+    kept, shown = shared(open_store(store), ranks), progress and ranks.rank == 0
+    executed = run_plan(plan, work, kept, progress=shown, description="self-influence", unit="rows")
     parts = [kept.read(job.key) for job in plan.jobs]
     table = side.table(factors.task)
     for name in ("prediction", "loss", "value", "score"):
@@ -410,9 +408,10 @@ class InfluenceStudy:
     def run(self, *, store: str | Any | None = None, progress: bool = False) -> Influence:
         """Score what is missing and put the blocks together."""
         start = time.perf_counter()
-        work, kept = replace(self.work, kept=store is not None), open_store(store)
+        work, ranks = replace(self.work, kept=store is not None), current_ranks()
+        kept, shown = shared(open_store(store), ranks), progress and ranks.rank == 0
         plan = Plan(work.jobs())
-        run_plan(plan, work, kept, progress=progress, description="scoring", unit="pairs")
+        run_plan(plan, work, kept, progress=shown, description="scoring", unit="pairs")
         parts = [kept.read(job.key) for job in plan.jobs]
         return _assemble(work, parts, time.perf_counter() - start)
 
@@ -579,10 +578,12 @@ class InfluenceWork:
 
     @cached_property
     def budget(self) -> float:
-        """Bytes for the gradients of both sides at once."""
+        """Bytes for the gradients of both sides at once; several processes agree on it."""
         if self.config.memory is not None:
             return self.config.memory * 2**30
-        return 0.25 * _free_bytes(self.factors.session().device)
+        ranks = current_ranks()
+        free = min(ranks.gather(_free_bytes(self.factors.session().device)))
+        return 0.25 * free / ranks.world
 
     def jobs(self) -> list[Job]:
         """A block of scores each: some queries, some training rows. Queries change slowest."""
@@ -705,11 +706,15 @@ class InfluenceWorker:
         if job.kind == "self-influence":
             return self._own(job)
         start = time.perf_counter()
-        asked = self._queries(tuple(job.spec["query_rows"]))
-        between = time.perf_counter()
         first, last = job.spec["train_rows"]
-        rows = self._capture(self.work.train, first, last, None)
-        tensors = self._score(asked, rows, first)
+        with self.ranks.together():
+            asked = self._queries(tuple(job.spec["query_rows"]))
+            between = time.perf_counter()
+            rows = self._capture(self.work.train, first, last, None, share=True)
+            mine = None if rows is None else (rows.sorted_rows(), self._score(asked, rows))
+        tensors = self._join(mine, summed=self.work.config.aggregate in ("train", "both"))
+        if self.work.config.top is not None:
+            tensors = _top(tensors["scores"], self.work.config.top, first)
         about = {
             "seconds": {"queries": between - start, "scores": time.perf_counter() - between},
         }
@@ -719,6 +724,7 @@ class InfluenceWorker:
         if self._asked is None or self._asked[0] != rows:
             self._asked, self._low = None, []  # frees the last ones before the next are made
             captured = self._capture(self.work.queries, *rows, self.work.measurement)
+            assert captured is not None  # only training rows are shared out
             self._asked = (rows, captured)
             rank = self.work.config.query_rank
             if rank is not None:
@@ -731,18 +737,45 @@ class InfluenceWorker:
         return self._asked[1]
 
     def _capture(
-        self, side: _Side, first: int, last: int, measurement: Measurement | None
-    ) -> _Captured:
-        """The gradients of some rows: of their loss (None), or of a measurement."""
+        self,
+        side: _Side,
+        first: int,
+        last: int,
+        measurement: Measurement | None,
+        *,
+        share: bool = False,
+    ) -> _Captured | None:
+        """The gradients of some rows: of their loss (None), or of a measurement.
+
+        share: only of this process's batches; None where it has none.
+        """
         examples = side.examples.take(range(first, last))
         data = self.session.prepare(side.data, examples)
         self.session.check_padding(data)
+        if share:
+            data = replace(data, batches=tuple(self.ranks.share(data.batches)))
+            if not data.batches:
+                return None
         keep_tokens = self.work.config.per_token and measurement is None
         return _Captured.of(self.session, data, self.bases, measurement, drop=not keep_tokens)
 
+    def _join(
+        self, mine: tuple[np.ndarray, dict[str, np.ndarray]] | None, *, summed: bool = False
+    ) -> dict[str, np.ndarray]:
+        """What all processes have of their rows (None: no rows), in the order of the rows."""
+        parts = [part for part in self.ranks.gather(mine) if part is not None]
+        if len(parts) == 1:
+            return parts[0][1]
+        order = np.concatenate([rows for rows, _ in parts]).argsort()
+        joined = {}
+        for name in parts[0][1]:
+            pieces = [tensors[name] for _, tensors in parts]
+            joined[name] = sum(pieces[1:], pieces[0]) if summed else _stack(pieces)[order]
+        return joined
+
     # --- pairs -----------------------------------------------------------------------------
 
-    def _score(self, asked: _Captured, rows: _Captured, first: int) -> dict[str, np.ndarray]:
+    def _score(self, asked: _Captured, rows: _Captured) -> dict[str, np.ndarray]:
         config = self.work.config
         add_left = config.aggregate in ("queries", "both")
         add_right = config.aggregate in ("train", "both")
@@ -773,8 +806,6 @@ class InfluenceWorker:
                 total += part
         self._check_finite(total)
         ordered = _ordered(total, asked, rows, add_left, add_right)
-        if config.top is not None:
-            return _top(ordered, config.top, first)
         tensors = {"scores": ordered}
         for name, part in parts.items():
             tensors[f"module/{name}"] = _ordered(part, asked, rows, add_left, add_right)
@@ -790,12 +821,19 @@ class InfluenceWorker:
     # --- every row with itself -------------------------------------------------------------
 
     def _own(self, job: Job) -> Contents:
-        first, last = job.spec["rows"]
+        with self.ranks.together():
+            mine = self._own_share(*job.spec["rows"])
+        return Contents(self._join(mine))
+
+    def _own_share(self, first: int, last: int) -> tuple[np.ndarray, dict[str, np.ndarray]] | None:
         measurement = self.work.measurement
-        rows = self._capture(self.work.train, first, last, None)
+        rows = self._capture(self.work.train, first, last, None, share=True)
+        if rows is None:
+            return None
         other = rows
         if measurement.name != "loss" or measurement.function is not None:
-            other = self._capture(self.work.train, first, last, measurement)
+            measured = self._capture(self.work.train, first, last, measurement, share=True)
+            other = measured or rows
         total = torch.zeros(len(rows), dtype=self.session.wide, device=self.session.device)
         for number, weight in enumerate(self.weights):
             sum_of_own_products(
@@ -803,7 +841,7 @@ class InfluenceWorker:
             )
         self._check_finite(total)
         scores = total[rows.order.argsort()].cpu().numpy()
-        return Contents({"score": scores, **other.facts("")})
+        return rows.sorted_rows(), {"score": scores, **other.facts("")}
 
 
 @dataclass(eq=False)
@@ -863,6 +901,11 @@ class _Captured:
         """The row of every example held."""
         return self.store.order
 
+    def sorted_rows(self) -> np.ndarray:
+        """The rows held, ascending: the order of `facts` and of tables of scores."""
+        rows: np.ndarray = self.order.sort().values.cpu().numpy()
+        return rows
+
     def facts(self, prefix: str) -> dict[str, np.ndarray]:
         """Losses, measured values and predictions in the order of the rows."""
         back = self.order.argsort()
@@ -870,6 +913,14 @@ class _Captured:
         if self.predictions is not None:
             facts["prediction"] = self.predictions
         return {f"{prefix}{name}": value[back].cpu().numpy() for name, value in facts.items()}
+
+
+def _stack(parts: Sequence[np.ndarray]) -> np.ndarray:
+    """Tables below each other; those with fewer tokens (axis 1) get zeros."""
+    if parts[0].ndim == 3:
+        width = max(part.shape[1] for part in parts)
+        parts = [np.pad(p, [(0, 0), (0, width - p.shape[1]), (0, 0)]) for p in parts]
+    return np.concatenate(parts)
 
 
 def _ordered(

@@ -333,7 +333,7 @@ class FactorsStudy:
         store: str | os.PathLike[str] | ArtifactStore | None = None,
         progress: bool = False,
     ) -> Factors:
-        """Fit what is missing. Of several processes (`torchrun`) all call this, with a share each."""
+        """Fit what is missing; several processes (`torchrun`) all call this and share the rows."""
         ranks = current_ranks()
         if ranks.world > 1 and self.work.config.engine != "local":
             raise ConfigError(

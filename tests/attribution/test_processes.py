@@ -1,0 +1,90 @@
+"""Two processes give the results of one, each with its share of the work."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import all_results
+import landform
+from small_cases import small_case
+
+HELPERS = Path(all_results.__file__).parent
+
+
+def launch(*command: str, processes: int = 2) -> subprocess.CompletedProcess[str]:
+    """Run a command in several processes that know of each other."""
+    source = str(Path(landform.__file__).parents[1])
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([source, str(HELPERS)]),
+        "OMP_NUM_THREADS": "1",
+        "CUDA_VISIBLE_DEVICES": "",
+    }
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    return subprocess.run(
+        [*launcher, f"--nproc-per-node={processes}", *command],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: Any, save_checkpoint: Any) -> Path:
+    path = tmp_path_factory.mktemp("checkpoint")
+    return small_case("classification", "bert", path, save_checkpoint)[0]
+
+
+@pytest.fixture(scope="module")
+def both(checkpoint: Path, tmp_path_factory: Any) -> list[dict[str, np.ndarray]]:
+    place, out = tmp_path_factory.mktemp("study"), tmp_path_factory.mktemp("out")
+    script = str(HELPERS / "all_results.py")
+    done = launch(script, str(checkpoint), str(place), str(out))
+    assert done.returncode == 0, done.stderr
+    return [dict(np.load(out / f"{rank}.npz")) for rank in range(2)]
+
+
+@pytest.fixture(scope="module")
+def alone(checkpoint: Path) -> dict[str, np.ndarray]:
+    return all_results.results(checkpoint)
+
+
+def test_both_have_the_result_of_one(
+    both: list[dict[str, np.ndarray]], alone: dict[str, np.ndarray]
+) -> None:
+    for found in both:
+        for name, expected in alone.items():
+            error = np.abs(found[name] - expected).max() / np.abs(expected).max()
+            assert error < 1e-10, name
+
+
+def test_one_decides_and_writes(
+    both: list[dict[str, np.ndarray]], alone: dict[str, np.ndarray]
+) -> None:
+    for found in both:
+        np.testing.assert_allclose(found["stored"], alone["1024/ekfac/scores"], rtol=1e-8)
+    # Three chunks each of covariances and squares, the bases, the eigenvalues, the scores; nothing
+    # when all of it is there already.
+    assert both[0]["counts"][:2].tolist() == [9, 9]
+    assert both[1]["counts"][:2].tolist() == [0, 0]
+
+
+def test_decompositions_are_divided(both: list[dict[str, np.ndarray]]) -> None:
+    # BERT with two blocks: 12 + 2 layers, of which query, key and value share what they see.
+    counts = [int(found["counts"][2]) for found in both]
+    assert sum(counts) == 14 + (14 - 4)
+    assert max(counts) - min(counts) <= 1
+
+
+def test_what_one_raises_all_raise(both: list[dict[str, np.ndarray]]) -> None:
+    for found in both:
+        assert "had enough" in str(found["error"][0])
