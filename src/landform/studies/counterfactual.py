@@ -162,14 +162,14 @@ class Counterfactual(Result):
     def reading(self) -> str:
         """One line for a person."""
         size = int(self.curve["size"].max())
-        rows = self.curve[self.curve["size"] == size].set_index("method")
+        rows = self.curve[self.curve["size"] == size]
         carried = bool(rows["share"].isna().any())
         end = "_carried" if carried else ""
-        shares = rows[f"share{end}"].sort_values(ascending=False, kind="stable")
+        ordered = rows.sort_values(f"share{end}", ascending=False, kind="stable")
         parts = [
-            f"{method} {share:.0%} "
-            f"[{rows.loc[method, f'low{end}']:.0%}, {rows.loc[method, f'high{end}']:.0%}]"
-            for method, share in shares.items()
+            f"{row['method']} {row[f'share{end}']:.0%} "
+            f"[{row[f'low{end}']:.0%}, {row[f'high{end}']:.0%}]"
+            for row in ordered.to_dict("records")
         ]
         what = "flipped at it or at a smaller size" if carried else "flip"
         return (
@@ -182,11 +182,8 @@ class Counterfactual(Result):
             return "; no comparison with random rows was asked for"
         table = self.comparison
         rows = table[(table["size"] == size) & (table["carried"] == carried)]
-        same = [
-            str(row.method)
-            for row in rows.itertuples()
-            if row.p_value >= 1 - self.level or row.difference <= 0
-        ]
+        beaten = (rows["p_value"] >= 1 - self.level) | (rows["difference"] <= 0)
+        same = rows.loc[beaten, "method"].tolist()
         if not same:
             return ""
         return f"; no better than random rows of the target's label: {', '.join(same)}"
@@ -564,13 +561,12 @@ class _Trials:
         wanted: dict[tuple[str, int, int], bytes] = {}
         new: dict[bytes, np.ndarray] = {}
         for (method, target), order in self.orders.items():
-            if config.carry_forward and self.carried(method, target, config.sizes[-1]):
-                continue
+            if self.carried(method, target, config.sizes[-1]):
+                continue  # in an earlier round: there is one round unless flips are carried forward
             for size in sizes:
                 removed = np.sort(order[:size]).astype(np.int64)
                 key = wanted[method, target, size] = removed.tobytes()
-                if key not in self._done:
-                    new.setdefault(key, removed)
+                new.setdefault(key, removed)
         if new:
             self._train(new)
         for trial, key in wanted.items():
@@ -621,8 +617,8 @@ def _curve(trials: _Trials, config: CounterfactualConfig) -> pd.DataFrame:
             for carried, end in ((False, ""), (True, "_carried")):
                 column = trials.column(method, size, carried=carried)
                 values = (np.nan,) * 4 if column is None else _wilson(column, config.level)
-                names = ("flipped", "share", "low", "high")
-                row |= {f"{name}{end}": value for name, value in zip(names, values, strict=True)}
+                for name, value in zip(("flipped", "share", "low", "high"), values, strict=True):
+                    row[f"{name}{end}"] = value
             rows.append(row)
     names = ("flipped", "targets", "share", "low", "high", "flipped_carried", "share_carried",
              "low_carried", "high_carried")  # fmt: skip
