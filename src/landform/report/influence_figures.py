@@ -339,8 +339,9 @@ def plot_agreement(
     Above, a dot per query and training row (at most `points`, the largest among them) and the
     diagonal; below, the difference, which the upper panel is too small to show. Dots are in units
     of the standard deviation of the query's scores in `a`; where the two have another strategy,
-    damping or measurement, and so other units, each in its own. The correlations in the title are
-    of all scores as they are. Raises `ConfigError` where the two scored different rows.
+    damping or measurement, and so other units, each in its own, without a difference. The
+    correlations in the title are of all scores as they are. Raises `ConfigError` where the two
+    scored different rows.
     """
     x, y = _same_rows(a, b)
     numbers = agreement(a, b)
@@ -350,12 +351,13 @@ def plot_agreement(
     scaled = _in_spreads(x), _in_spreads(y, by=x if same else y)
     shown = _sample(scaled[0].ravel(), points)
     p, q = (values.ravel()[shown] for values in scaled)
-    figure = new_figure(COLUMN, 3.9)
-    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[2.6, 1])
+    figure = new_figure(COLUMN, 3.9 if same else 3.2)
+    rows = 2 if same else 1
+    panels = figure.subplots(rows, 1, sharex=True, squeeze=False, height_ratios=[2.6, 1][:rows])
+    upper = panels[0, 0]
     ends = [min(p.min(), q.min()), max(p.max(), q.max())]
     upper.plot(ends, ends, color=MUTED, linewidth=0.8, linestyle=(0, (4, 3)), zorder=1)
-    lower.axhline(0, color=MUTED, linewidth=0.8, linestyle=(0, (4, 3)), zorder=1)
-    for axes, values in ((upper, q), (lower, q - p)):
+    for axes, values in zip(panels[:, 0], (q, q - p), strict=False):
         axes.plot(
             p, values, "o", color=PALETTE[0], markersize=1.6, alpha=0.35, markeredgewidth=0,
             linestyle="none", rasterized=len(p) > 500, zorder=2,
@@ -364,7 +366,10 @@ def plot_agreement(
         axes.ticklabel_format(scilimits=(-3, 4), useMathText=True)
     first, second = (plain(shorten(name, 30)) for name in names)
     upper.set_ylabel(f"score, {second}")
-    lower.set(xlabel=f"score, {first} (standard deviations of its query)", ylabel="difference")
+    if same:
+        panels[1, 0].axhline(0, color=MUTED, linewidth=0.8, linestyle=(0, (4, 3)), zorder=1)
+        panels[1, 0].set_ylabel("difference")
+    panels[-1, 0].set_xlabel(f"score, {first} (standard deviations of its query)")
     title = (
         f"Pearson {_near_one(numbers['pearson'])} over {x.size:,} scores\n"
         f"Spearman per query {_near_one(numbers['spearman'])}"

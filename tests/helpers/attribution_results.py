@@ -10,7 +10,20 @@ import numpy as np
 import pandas as pd
 
 STRATEGIES = ("identity", "diagonal", "kfac", "ekfac")
-WORDS = ("a", "film", "plot", "quiet", "and", "dull", "joyous", "the", "of", "never", "warm", "thin")
+WORDS = (
+    "a",
+    "film",
+    "plot",
+    "quiet",
+    "and",
+    "dull",
+    "joyous",
+    "the",
+    "of",
+    "never",
+    "warm",
+    "thin",
+)
 
 
 def sentences(n: int, random: np.random.Generator) -> list[str]:
@@ -277,7 +290,9 @@ def make_counterfactual(methods: Sequence[str] = ("random", *STRATEGIES)) -> Cou
     for n, method in enumerate(methods):
         carried = 0
         for step, size in enumerate(sizes):
-            flipped = int(min(targets, (0.05 + 0.025 * n * step) * targets + random.integers(-1, 3)))
+            flipped = int(
+                min(targets, (0.05 + 0.025 * n * step) * targets + random.integers(-1, 3))
+            )
             carried = max(carried, flipped) + (step > 0)
             share = flipped / targets
             half = 1.96 * np.sqrt(max(share * (1 - share), 0.02) / targets)
