@@ -88,3 +88,15 @@ def test_decompositions_are_divided(both: list[dict[str, np.ndarray]]) -> None:
 def test_what_one_raises_all_raise(both: list[dict[str, np.ndarray]]) -> None:
     for found in both:
         assert "had enough" in str(found["error"][0])
+
+
+def test_one_command_speaks_once(checkpoint: Path, write_rows: Any, tmp_path: Path) -> None:
+    rows = write_rows(tmp_path / "rows.tsv", 12, classes=3)
+    command = ["evaluate", str(checkpoint), "--files.validation", str(rows)]
+    command += ["--text", "sentence", "--label", "label", "--label-names", "a", "b", "c"]
+    done = launch("-m", "landform", *command)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("accuracy") == 1, done.stdout
+    wrong = launch("-m", "landform", *command, "--rows", "0")
+    assert wrong.returncode != 0
+    assert wrong.stderr.count("option rows") == 1, wrong.stderr

@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from typing import TextIO
 
 from cyclopts import App, CycloptsError, Parameter
@@ -88,6 +89,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; its exit status."""
+    with _one_voice():
+        return _run(arguments)
+
+
+@contextmanager
+def _one_voice() -> Iterator[None]:
+    """Of several processes on one command (torchrun) the first speaks for all.
+
+    An exception that nobody expected still shows its traceback: it leaves the block.
+    """
+    rank, world = (os.environ.get(name, "0").strip() for name in ("RANK", "WORLD_SIZE"))
+    if rank in ("", "0") or world in ("", "0", "1"):
+        yield
+        return
+    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+        yield
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     import landform
 
     app.version = landform.__version__
