@@ -11,7 +11,7 @@ from landform.errors import ConfigError, DataError, NonFiniteError
 from landform.results import from_parts, to_parts
 from landform.store.artifacts import MemoryStore, Store
 from landform.store.study import load_results
-from landform.studies.counterfactual import METHODS, CounterfactualStudy
+from landform.studies.counterfactual import METHODS, CounterfactualStudy, counterfactual
 
 ROWS, QUERIES = 60, 12
 
@@ -272,13 +272,105 @@ def test_result_survives_the_store(checkpoint, task, tmp_path):
     assert from_parts(*to_parts(kept)).retrainings == kept.retrainings
 
 
-def test_forecast_counts_models(checkpoint, task):
-    study = CounterfactualStudy.of(checkpoint, task, **OPTIONS)
-    forecast = study.forecast()
-    assert forecast.evaluations == 2 + QUERIES * 5 * 3 * 3
-    assert "models to do" in forecast.reading
-    few = CounterfactualStudy.of(checkpoint, task, **OPTIONS, targets=4, methods=("ekfac",))
-    assert few.forecast().evaluations == 2 + 4 * 3 * 3
+# --- with real models ---
+
+
+@pytest.fixture(scope="module")
+def learnable(tmp_path_factory, save_checkpoint):
+    """A task that a tiny model learns: the label is in the text, but for a few odd words."""
+    random = np.random.default_rng(0)
+
+    def rows(n):
+        for i in range(n):
+            words = [f"w{w}" for w in random.integers(4, 40, size=4)]
+            yield {"text": " ".join([*words, f"w{2 * (i % 2) + random.integers(2)}"]),
+                   "label": "ab"[i % 2]}  # fmt: skip
+
+    root = tmp_path_factory.mktemp("learnable")
+    model = save_checkpoint(root / "bert", seed=3, hidden_dropout_prob=0.0,
+                            attention_probs_dropout_prob=0.0)  # fmt: skip
+    splits = {"train": list(rows(40)), "validation": list(rows(10))}
+    return model, lf.load_task(splits, text="text", label="label", name="learnable")
+
+
+REAL = {
+    "sizes": (5, 15), "base_seeds": (0, 1), "retrain_seeds": (5, 6, 7), "targets": 3,
+    "methods": ("random", "identity", "ekfac"), "replicates": 50, "rows": 36,
+    "train": {"learning_rate": 3e-3, "epochs": 4, "batch_size": 8, "new_head": True},
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def real(learnable, tmp_path_factory):
+    model, task = learnable
+    store = tmp_path_factory.mktemp("study") / "s"
+    return store, counterfactual(model, task, store=store, **REAL)
+
+
+def test_real_removals_are_trainings_without_those_rows(real, learnable, tmp_path):
+    _, result = real
+    model, task = learnable
+    assert result.targets == 3 and result.retrainings <= 3 * 3 * 3 * 2
+    study = CounterfactualStudy.of(model, task, **REAL)
+    target = int(result.flips["query"].iloc[0])
+    removed = study._random_rows(target)[:15]
+    kept = tmp_path / "kept.txt"
+    ids = task.examples("train").ids
+    kept.write_text("\n".join(ids[i] for i in range(36) if i not in removed))
+    training = lf.train(
+        model, task, out=tmp_path / "runs", seeds=(5, 6, 7), row_file=kept, eval_split=None,
+        **REAL["train"],
+    )  # fmt: skip
+    right = [lf.evaluate(path, task).log["correct"].iloc[target] for path in training.paths]
+    row = result.flips.query("method == 'random' and query == @target and size == 15").iloc[0]
+    assert row.accuracy == pytest.approx(np.mean(right))
+
+
+def test_a_finished_study_is_read_not_trained(real, learnable, monkeypatch):
+    from landform.training import ensemble, finetune
+
+    store, result = real
+    monkeypatch.setattr(ensemble.EnsembleWorker, "_train", None)
+    monkeypatch.setattr(finetune, "run_loop", None)
+    again = counterfactual(*learnable, store=store, **REAL)
+    pd.testing.assert_frame_equal(again.curve, result.curve)
+    pd.testing.assert_frame_equal(again.flips, result.flips)
+
+
+def test_a_killed_study_goes_on(learnable, tmp_path, monkeypatch, real):
+    from landform.training import ensemble
+
+    train, calls = ensemble.EnsembleWorker._train, []
+
+    def dies(self, members, limit=None):
+        calls.append(len(members))
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return train(self, members, limit)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ensemble.EnsembleWorker, "_train", dies)
+        with pytest.raises(KeyboardInterrupt):
+            counterfactual(*learnable, store=tmp_path / "s", **REAL)
+    done = calls[:3]
+    calls.clear()
+    monkeypatch.setattr(
+        ensemble.EnsembleWorker, "_train",
+        lambda self, members, limit=None: calls.append(len(members)) or train(self, members),
+    )  # fmt: skip
+    result = counterfactual(*learnable, store=tmp_path / "s", **REAL)
+    assert sum(done) + sum(calls) == 2 + result.retrainings  # nothing was trained twice
+    pd.testing.assert_frame_equal(result.flips, real[1].flips)
+
+
+def test_forecast_is_the_most_it_can_take(learnable, real):
+    model, task = learnable
+    study = CounterfactualStudy.of(model, task, **REAL)
+    fresh = study.forecast(MemoryStore())
+    # 36 rows in batches of 8 for 4 epochs, after a removal 31 and 21.
+    assert fresh.evaluations == 2 * 20 + 3 * 3 * 3 * (16 + 12)
+    assert fresh.seconds > 0 and fresh.memory > 0 and "steps to do" in fresh.reading
+    assert study.forecast(Store.open(real[0])).evaluations == fresh.evaluations - 2 * 20
 
 
 # --- bad input ---

@@ -33,10 +33,13 @@ from landform.evaluation.intervals import difference_interval
 from landform.evaluation.points import Data
 from landform.results import Result
 from landform.store.artifacts import ArtifactStore, Store
-from landform.store.plan import Forecast, ForecastRow
+from landform.store.engines import run_plan
+from landform.store.plan import Forecast, ForecastRow, Plan
 from landform.store.study import open_store, publish
 from landform.studies.scores import ScoreSource, check_training_options
 from landform.tasks.task import Task
+from landform.training.ensemble import EnsembleWork, plan_retraining
+from landform.training.loop import count_steps
 from landform.training.options import Seed, TrainConfig
 from landform.weights.checkpoint import Checkpoint, resolve
 
@@ -313,19 +316,42 @@ class CounterfactualStudy:
     # --- what it takes -----------------------------------------------------------------------
 
     def forecast(self, store: ArtifactStore | None = None) -> Forecast:
-        """The most that it can take, in trained models: every query a target, no two removals
-        alike, and no flip carried forward."""
-        config, queries = self.config, len(self.query_labels)
+        """What it takes at most, in optimizer steps: which queries are targets, which removals are
+        alike and which flips are carried forward is known only on the way. Time and memory are
+        those of a few real steps; the base models that `store` holds are not counted again."""
+        config, size = self.config, len(self.train_labels)
+        work, plan = self._plan([np.arange(size)], config.base_seeds, range(len(self.query_labels)))
+        base = plan.forecast(store, unit="steps").rows
+        steps = [
+            count_steps(size - removed, config.train) * len(config.retrain_seeds)
+            for removed in config.sizes
+        ]
+        queries = len(self.query_labels)
         targets = queries if config.targets is None else min(config.targets, queries)
-        base = len(config.base_seeds)
-        removals = targets * len(config.methods) * len(config.sizes)
-        return Forecast(
-            (
-                ForecastRow("base", base, 0, float(base)),
-                ForecastRow("retraining", removals, 0, float(removals * len(config.retrain_seeds))),
-            ),
-            workers=config.workers,
-            unit="models",
+        each = targets * len(config.methods)
+        models = each * len(config.sizes) * len(config.retrain_seeds)
+        rows = (
+            *(ForecastRow("base models", row.jobs, row.done, row.evaluations) for row in base),
+            ForecastRow("retraining (at most)", models, 0, float(each * sum(steps))),
+        )
+        per_step, memory = work().sample()
+        seconds = per_step * sum(row.evaluations for row in rows) / config.workers
+        return Forecast(rows, seconds, memory * config.workers, config.workers, "steps")
+
+    def _plan(
+        self, subsets: Sequence[np.ndarray], seeds: Sequence[int], queries: Sequence[int]
+    ) -> tuple[EnsembleWork, Plan]:
+        return plan_retraining(
+            self.checkpoint,
+            self.task,
+            subsets,
+            seeds=seeds,
+            queries=self.queries,
+            config=self.config.train,
+            split=self.split,
+            query_rows=tuple(queries),
+            rows=self.config.rows,
+            together=self.config.together,
         )
 
     def run(
@@ -498,27 +524,21 @@ class CounterfactualStudy:
         return scores
 
     def _retrain(self, store: ArtifactStore, progress: bool) -> Retrain:
-        from landform.training.ensemble import retrain
-
         def call(
             subsets: Sequence[np.ndarray], seeds: Sequence[int], queries: Sequence[int]
         ) -> np.ndarray:
-            return retrain(
-                self.checkpoint,
-                self.task,
-                subsets,
-                seeds=seeds,
-                queries=self.queries,
-                config=self.config.train,
-                split=self.split,
-                query_rows=queries,
-                rows=self.config.rows,
-                together=self.config.together,
-                store=store,
+            work, plan = self._plan(subsets, seeds, queries)
+            run_plan(
+                plan,
+                work,
+                store,
                 engine=self.config.engine,
                 workers=self.config.workers,
                 progress=progress,
+                description="base models" if seeds == self.config.base_seeds else "retraining",
+                unit="steps",
             )
+            return work.collect(store)
 
         return call
 
