@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
@@ -52,8 +53,18 @@ def linear_copy(model: nn.Module) -> nn.Module:
     return model
 
 
-def _as_dict(batch: Batch) -> dict[str, Tensor]:
-    return {**{f"inputs.{n}": v for n, v in batch.inputs.items()}, "labels": batch.labels}
+def _as_dict(batch: Batch, width: int | None = None) -> dict[str, Tensor]:
+    found = {**{f"inputs.{n}": v for n, v in batch.inputs.items()}, "labels": batch.labels}
+    if width is None:
+        return found
+    missing = width - batch.inputs["input_ids"].shape[1]
+    fills = {name: IGNORED if name == "labels" else 0 for name in found}
+    return {
+        name: nn.functional.pad(value, (0, missing), value=fills[name])
+        if value.dim() > 1
+        else value
+        for name, value in found.items()
+    }
 
 
 def _as_batch(values: dict[str, Tensor]) -> Batch:
@@ -126,24 +137,41 @@ class Peer:
 
     @_little_garbage()
     def scores(
-        self, queries: Sequence[Batch], *, measurement: str = "loss", damping: float | None = 1e-8
-    ) -> Tensor:
-        """(Q, N) pairwise scores in the order of the data."""
+        self,
+        queries: Sequence[Batch],
+        *,
+        measurement: str = "loss",
+        damping: float | None = 1e-8,
+        width: int | None = None,
+        **changes: Any,
+    ) -> Tensors:
+        """ "all_modules", or each module, -> (Q, N) or (Q, N, T) scores in the order of the data.
+
+        `width` pads every batch to so many tokens; `changes` are fields of kronfluence's arguments.
+        """
         from kronfluence.utils.common.score_arguments import pytest_score_arguments
 
         self.task.measurement = measurement
+        arguments = pytest_score_arguments(damping_factor=damping)
+        for field, value in changes.items():
+            assert hasattr(arguments, field)
+            setattr(arguments, field, value)
         name = self._name()
         self.analyzer.compute_pairwise_scores(
             scores_name=name,
             factors_name="factors",
-            query_dataset=[_as_dict(batch) for batch in queries],
-            train_dataset=[_as_dict(batch) for batch in self.train],
+            query_dataset=[_as_dict(batch, width) for batch in queries],
+            train_dataset=[_as_dict(batch, width) for batch in self.train],
             per_device_query_batch_size=1,
             per_device_train_batch_size=1,
-            score_args=pytest_score_arguments(damping_factor=damping),
+            score_args=arguments,
         )
-        found: Tensor = self.analyzer.load_pairwise_scores(name)["all_modules"]
-        return found[_order(queries)][:, _order(self.train)]
+        found = self.analyzer.load_pairwise_scores(name)
+        if not arguments.aggregate_query_gradients:
+            found = {key: value[_order(queries)] for key, value in found.items()}
+        if not arguments.aggregate_train_gradients:
+            found = {key: value[:, _order(self.train)] for key, value in found.items()}
+        return found
 
     @_little_garbage()
     def self_scores(self, *, measurement: str = "loss", damping: float | None = 1e-8) -> Tensor:
@@ -179,7 +207,7 @@ def _task(objective: Objective, layers: Sequence[str] | None, mask: str) -> Any:
             logits, targets = objective.logits(model, ours), objective.targets(ours)
             if objective.kind == "regression":
                 return (logits - targets).square().sum()
-            return nn.functional.cross_entropy(
+            return F.cross_entropy(
                 logits.reshape(-1, logits.shape[-1]), targets.reshape(-1),
                 ignore_index=IGNORED, reduction="sum",
             )  # fmt: skip
