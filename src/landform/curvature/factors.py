@@ -324,8 +324,13 @@ class FactorsStudy:
 
     def forecast(self, store: ArtifactStore | None = None) -> Forecast:
         """The phases that remain; the unit is rows (a pass over one training row)."""
-        jobs = [*self.work.covariance_jobs(), *self.work.square_jobs()]
-        return Plan(jobs).forecast(store, workers=self.work.config.workers, unit="rows")
+        work, jobs = self.work, list[Job]()
+        for total, chunks in (
+            (work.eigen_job(), work.covariance_jobs()),
+            (work.squares_job(), work.square_jobs()),
+        ):
+            jobs += chunks if store is None or total.key not in store else []
+        return Plan(jobs).forecast(store, workers=work.config.workers, unit="rows")
 
     def run(
         self,
@@ -604,7 +609,8 @@ def _eigen_tensors(
     values: dict[str, Tensor] = {}
     if part is None:
         return vectors, values
-    read = {name: torch.from_numpy(value) for name, value in part.tensors.items()}
+    # Copied: where a file put an array decides how a product over it is rounded.
+    read = {name: torch.from_numpy(value).clone() for name, value in part.tensors.items()}
     for number, name in enumerate(layers):
         leader = layers[groups[number]]
         vectors[f"A/{name}"] = read[f"A.vectors/{leader}"]
@@ -812,7 +818,8 @@ def _decompose(sums: Contents, session: Session, config: FactorsConfig, ranks: R
     keep = np.float64 if session.dtype == torch.float64 else np.float32
     for name, (values, vectors) in ranks.collect(mine):
         side, layer = name[0], name[2:]
-        tensors[f"{side}.vectors/{layer}"] = vectors.astype(keep)
+        # Rows first, as a file keeps them: a product over columns first is rounded otherwise.
+        tensors[f"{side}.vectors/{layer}"] = vectors.astype(keep, order="C")
         tensors[f"{side}.values/{layer}"] = values.astype(keep)
     return Contents(tensors, {}, {"counts": sums.records["counts"]})
 

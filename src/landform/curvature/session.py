@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pandas as pd
@@ -22,6 +23,8 @@ from landform.weights.checkpoint import Checkpoint, load_model, load_tokenizer
 from landform.weights.space import ParameterSpace
 
 __all__ = ["LayersConfig", "Session"]
+
+REMEMBERED = 4
 
 
 class LayersConfig(DataConfig):
@@ -45,6 +48,7 @@ class Session:
     coverage: pd.DataFrame
     groups: tuple[int, ...]
     """for each layer, the number of the first layer that always has the same input"""
+    _prepared: dict[tuple[str, str], PreparedData] = field(default_factory=dict, repr=False)
 
     @classmethod
     def open(cls, checkpoint: Checkpoint, data: Data, config: LayersConfig) -> Session:
@@ -58,7 +62,9 @@ class Session:
         layers, coverage = find_layers(model, include=config.include, exclude=config.exclude)
         session = cls(checkpoint, config, model, tokenizer, layers, coverage, ())
         sample = data.task.examples(data.split, rows=2)
-        session._look(session.prepare(data, sample))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that a text is cut is said when all are prepared
+            session._look(session.prepare(data, sample))
         return session
 
     def _look(self, sample: PreparedData) -> None:
@@ -86,10 +92,15 @@ class Session:
         self.layers = tuple(self.layers[i] for i in kept)
 
     def prepare(self, data: Data, examples: Examples) -> PreparedData:
-        """Examples as batches of like length on the device."""
-        return prepare(
-            data, self.checkpoint, self.model, self.tokenizer, self.config, examples=examples
-        )
+        """Examples as batches of like length on the device; the last few sets are remembered."""
+        key = (data.name, examples.fingerprint)
+        if key not in self._prepared:
+            if len(self._prepared) >= REMEMBERED:
+                self._prepared.pop(next(iter(self._prepared)))
+            self._prepared[key] = prepare(
+                data, self.checkpoint, self.model, self.tokenizer, self.config, examples=examples
+            )
+        return self._prepared[key]
 
     def check_padding(self, data: PreparedData) -> None:
         """Raise where the model's outputs depend on padding (see `evaluation.points`)."""
