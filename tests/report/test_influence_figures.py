@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import re
 
-import attribution_results as results
 import numpy as np
 import pandas as pd
 import pytest
@@ -13,6 +12,7 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from scipy import stats
 
+import attribution_results as results
 from landform.errors import ConfigError
 from landform.report import figures
 from landform.report import influence_figures as own
@@ -183,7 +183,7 @@ def test_the_dots_of_an_agreement_are_the_scores():
     dots = upper.lines[-1]
     np.testing.assert_allclose(np.sort(dots.get_xdata()), np.sort(x), rtol=1e-5)
     np.testing.assert_allclose(np.sort(dots.get_ydata()), np.sort(y), rtol=1e-5)
-    rest = [line for line in lower.lines if line.get_marker() == "o"][0].get_ydata()
+    rest = next(line for line in lower.lines if line.get_marker() == "o").get_ydata()
     np.testing.assert_allclose(np.sort(rest), np.sort(y - x), atol=1e-4)
 
 
@@ -230,7 +230,8 @@ def test_a_spectrum_is_drawn_per_module_and_factor():
     for axes, factor in zip(panels, ("activation", "gradient", "lambda"), strict=True):
         assert axes.get_yscale() == "log"
         for module in summary.spectra["module"].unique():
-            part = summary.spectra.query("module == @module and factor == @factor")
+            mine = (summary.spectra["module"] == module) & (summary.spectra["factor"] == factor)
+            part = summary.spectra[mine]
             (line,) = lines(axes, f"_{module}")
             np.testing.assert_allclose(line.get_ydata(), part["eigenvalue"])
             np.testing.assert_allclose(line.get_xdata(), part["quantile"])
@@ -315,7 +316,7 @@ def test_every_query_is_a_dot_in_the_strip_of_its_method():
     axes = figures.plot_lds_queries(result).axes[0]
     strips = [line for line in axes.lines if len(line.get_xdata()) == 50]
     for row, (line, method) in enumerate(zip(strips, result.table["method"], strict=True)):
-        values = result.per_query.query("method == @method")["lds"]
+        values = result.per_query["lds"][result.per_query["method"] == method]
         np.testing.assert_allclose(line.get_xdata(), values)
         assert np.abs(np.asarray(line.get_ydata()) - row).max() < 0.45
 

@@ -156,12 +156,18 @@ def _side(result: Any, query: int, harmful: bool) -> list[Row]:
             {
                 "row": int(record["row"]),
                 "score": score,
-                "score_text": as_text(score, 3),
+                "score_text": _score(score),
                 "label": str(record["label"]) if is_known(record.get("label")) else "",
                 "texts": _texts(record),
             }
         )
     return rows
+
+
+def _score(value: float) -> str:
+    if 1000 <= abs(value) < 1e6:
+        return f"{value:,.0f}".replace("-", "\N{MINUS SIGN}")
+    return as_text(value, 3)
 
 
 def _texts(record: Mapping[str, Any]) -> list[str]:
@@ -194,7 +200,7 @@ def _others(result: Any, shown: Sequence[int]) -> tuple[str, str]:
                 if row["row"] not in train:
                     train[row["row"]] = {"label": row["label"], "texts": row["texts"]}
                     letters += sum(map(len, row["texts"])) + 40
-            entry[side] = [[row["row"], rounded(row["score"])] for row in entry[side]]
+            entry[side] = [[r["row"], rounded(r["score"]), r["score_text"]] for r in entry[side]]
         queries.append(entry)
         letters += sum(map(len, entry["texts"])) + 300
         if letters > EMBEDDED:

@@ -332,11 +332,11 @@
       html("h6", name[0].toUpperCase() + name.slice(1), side);
       if (!rows.length) { html("p", `No training row is ${name}.`, side, "note"); return; }
       const list = html("ol", undefined, side);
-      for (const [row, score] of rows) {
+      for (const [row, score, text] of rows) {
         const item = html("li", undefined, list), { label, texts } = this.data.train[row];
         html("span", undefined, item, "bar").style.width = `${Math.round((100 * Math.abs(score)) / top)}%`;
         const meta = html("span", undefined, item, "meta");
-        html("b", number(score).replace("-", "\u2212"), meta);
+        html("b", text, meta);
         if (label) { meta.append(" "); html("span", label, meta, "tag"); }
         meta.append(" ");
         html("span", `row ${row}`, meta, "soft");
