@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import math
 
@@ -253,8 +254,18 @@ def test_the_comparison_is_paired():
 
 def test_reading_names_what_is_no_better_than_random(result):
     assert "ekfac 100%" in result.reading and "of 12 targets of toy" in result.reading
-    tail = result.reading.split("no better than random rows of the target's label: ")[1]
+    tail = result.reading.split("at no size better than random rows of the target's label: ")[1]
     assert "identity" in tail and "ekfac" not in tail
+
+
+def test_one_size_of_several_must_pass_for_all_of_them(result):
+    for p_value, better in ((0.016, True), (0.018, False)):  # 0.05 over three sizes is 0.0167
+        table = result.comparison.copy()
+        table["p_value"] = 1.0
+        chosen = (table["method"] == "ekfac") & (table["size"] == 3)
+        table.loc[chosen, ["p_value", "difference"]] = (p_value, 0.5)
+        reading = dataclasses.replace(result, comparison=table).reading
+        assert ("ekfac" not in reading.split("at no size")[1]) == better
 
 
 def test_without_random_there_is_no_comparison(checkpoint, task):
