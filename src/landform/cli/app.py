@@ -63,6 +63,16 @@ _COMMANDS = {
         "Distances between two checkpoints: L2, RMS, cosine, per group of parameters.",
         "landform distance runs/seed0 runs/seed1 --by layer",
     ),
+    "influence": (
+        "Which training examples made the model answer that?",
+        "landform influence runs/seed0 --task sst2 --rows 2000 --query-rows 200 --store study",
+        "landform influence runs/seed0 --files.train train.tsv --files.validation dev.tsv "
+        "--text sentence --label label --measurement margin --query 7 12",
+    ),
+    "mislabel": (
+        "Rank training rows by self-influence: outliers and wrong labels come first.",
+        "landform mislabel runs/seed0 --task sst2 --rows 2000 --store study",
+    ),
     "report": ("Write the HTML atlas of a study.", "landform report study"),
     "run": (
         "Run a whole study from a YAML file; resumes where it stopped.",

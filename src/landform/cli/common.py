@@ -34,6 +34,7 @@ __all__ = [
     "open_existing",
     "open_study",
     "print_table",
+    "query_sets",
     "read_pairs",
 ]
 
@@ -121,6 +122,19 @@ def also_tasks(specs: Sequence[str]) -> list[Task | tuple[Task, str]]:
         is_file = name.endswith((".yaml", ".yml"))
         task = Task.from_config(read_task(name) if is_file else TaskConfig(task=name))
         chosen.append((task, split) if split else task)
+    return chosen
+
+
+def query_sets(specs: Sequence[str]) -> list[str | tuple[Task, str]]:
+    """Splits of the task itself, or of others as for `also_tasks` where they have a colon or are
+    files."""
+    chosen: list[str | tuple[Task, str]] = []
+    for spec in specs:
+        if ":" not in spec and not spec.endswith((".yaml", ".yml")):
+            chosen.append(spec)
+            continue
+        (other,) = also_tasks([spec])
+        chosen.append(other if isinstance(other, tuple) else (other, "validation"))
     return chosen
 
 

@@ -1,0 +1,334 @@
+"""Factors and what is made of them in one go: scores of several query sets, a ranking of rows.
+
+This is what `landform influence`, `landform mislabel` and study files run: fit (or read) the
+factors, score, and keep the results in the study under names made of what they are about, so that
+several strategies, measurements and query sets have a place each.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from pydantic import Field
+
+from landform.attribution.influence import (
+    DampingConfig,
+    Influence,
+    InfluenceConfig,
+    InfluenceStudy,
+    SelfInfluence,
+    influence,
+    self_influence,
+)
+from landform.attribution.measurement import Measurement
+from landform.attribution.mislabel import Known, Mislabel, MislabelConfig, mislabel
+from landform.config import Config
+from landform.curvature.factors import FactorsConfig, FactorsStudy, FactorSummary
+from landform.errors import ConfigError
+from landform.store.artifacts import ArtifactStore
+from landform.store.plan import Forecast
+from landform.store.study import publish, slug
+from landform.studies.attribute_cost import FitCost
+from landform.tasks.task import Task
+from landform.weights.checkpoint import Checkpoint, resolve, short_names
+
+__all__ = [
+    "Attribution",
+    "AttributionConfig",
+    "AttributionStudy",
+    "Suspects",
+    "SuspectsConfig",
+    "SuspectsStudy",
+    "hardest_queries",
+    "layer_shares",
+    "top_rows",
+]
+
+CheckpointLike = str | os.PathLike[str] | Checkpoint
+Queries = Sequence[str | tuple[Task, str]]
+
+
+class ScoredRowsConfig(Config):
+    """Which training rows are scored, on what, and where the result is kept."""
+
+    measurement: str = "loss"
+    """What is asked about a query: loss, or margin (the log odds of its gold label)."""
+    train_rows: int | None = Field(None, ge=1)
+    """Score the first TRAIN_ROWS rows of the split (default: those the factors are fitted on)."""
+    keep_as: str | None = Field(None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$")
+    """Name of the result in the study (default: made of checkpoint, task, strategy, ...)."""
+
+
+class AttributionConfig(FactorsConfig, InfluenceConfig, ScoredRowsConfig):
+    """How factors are fitted and training rows are scored."""
+
+    rows: int | None = Field(None, ge=1)
+    """Fit the factors on the first ROWS training rows, and score these rows (default: all)."""
+    query_rows: int | None = Field(None, ge=1)
+    """Score for the first QUERY_ROWS rows of each query set (default: all)."""
+
+
+class SuspectsConfig(FactorsConfig, DampingConfig, MislabelConfig, ScoredRowsConfig):
+    """How factors are fitted and training rows are ranked by self-influence."""
+
+    rows: int | None = Field(None, ge=1)
+    """Fit the factors on the first ROWS training rows, and rank these rows (default: all)."""
+    memory: float | None = Field(None, gt=0, allow_inf_nan=False)
+    """GiB for the gradients at once (default: a quarter of what is free)."""
+
+
+def _part(config: Config, kind: type[Config]) -> dict[str, Any]:
+    """The options of `config` that belong to `kind`."""
+    return {name: getattr(config, name) for name in kind.model_fields}
+
+
+# --- influence --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Attribution:
+    """What was fitted, what was scored with it, and the names under which a study keeps them."""
+
+    factors: FactorSummary
+    influences: tuple[Influence, ...]
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class AttributionStudy:
+    """The plan of a fit and its scores, before anything is loaded."""
+
+    fit: FactorsStudy
+    queries: tuple[tuple[Task, str], ...]
+    config: AttributionConfig
+
+    @classmethod
+    def of(
+        cls,
+        checkpoint: CheckpointLike,
+        task: Task,
+        *,
+        split: str = "train",
+        queries: Queries = ("validation",),
+        **options: Any,
+    ) -> AttributionStudy:
+        """Resolve checkpoint, rows and options; a query set is a split of the task, or
+        (task, split)."""
+        config = AttributionConfig.parse(options, where="influence")
+        Measurement.of(config.measurement)
+        task.resolve(split)
+        asked = tuple((task, named) if isinstance(named, str) else named for named in queries)
+        if not asked:
+            raise ConfigError("there are no queries", remedy="name a split, such as validation")
+        for other, named in asked:
+            other.resolve(named)
+            if other.kind != task.kind:
+                raise ConfigError(
+                    f"queries: task {other.name} is {other.kind}, the factors are of {task.kind}",
+                    remedy="ask about examples of the same kind of task",
+                )
+        if len({(other.name, other.resolve(named)) for other, named in asked}) < len(asked):
+            raise ConfigError("queries: a query set is named twice", remedy="name each one once")
+        if config.keep_as is not None and len(asked) > 1:
+            raise ConfigError(
+                f"option keep_as: one name ({config.keep_as}) for {len(asked)} query sets",
+                remedy="leave it out, or ask about one query set at a time",
+            )
+        fit = FactorsStudy.of(
+            resolve(checkpoint), task, split=split, **_part(config, FactorsConfig)
+        )
+        return cls(fit, asked, config)
+
+    def forecast(self, store: ArtifactStore | None = None) -> tuple[Forecast, ...]:
+        """What fitting takes, and what every query set takes after that: time and memory from a
+        pass over a few training rows."""
+        cost = FitCost.of(self.fit.work)
+        forecasts = [cost.forecast(store)]
+        for queries in self.queries:
+            study = InfluenceStudy.of(
+                cost.factors,
+                queries=queries,
+                query_rows=self.config.query_rows,
+                train=self._train,
+                train_rows=self.config.train_rows,
+                measurement=self.config.measurement,
+                **_part(self.config, InfluenceConfig),
+            )
+            pairs = study.forecast(store)
+            rows = len(study.work.queries.rows) + len(study.work.train.rows)
+            passes = rows * cost.seconds["covariance"] if pairs.evaluations else 0.0
+            forecasts.append(replace(pairs, seconds=(pairs.seconds or 0.0) + passes))
+        return tuple(forecasts)
+
+    def run(self, store: ArtifactStore | None = None, *, progress: bool = False) -> Attribution:
+        """Fit and score what the store does not hold; results are published in it."""
+        factors = self.fit.run(store=store, progress=progress)
+        results = tuple(
+            influence(
+                factors,
+                queries=queries,
+                query_rows=self.config.query_rows,
+                train=self._train,
+                train_rows=self.config.train_rows,
+                measurement=self.config.measurement,
+                store=store,
+                progress=progress,
+                **_part(self.config, InfluenceConfig),
+            )
+            for queries in self.queries
+        )
+        summary = factors.summary()
+        names = self.names() if store is not None else ()
+        if store is not None:
+            for name, result in zip(names, (summary, *results), strict=True):
+                publish(store, name, result)
+        return Attribution(summary, results, names)
+
+    @property
+    def _train(self) -> str | None:
+        return None if self.config.train_rows is None else self.fit.work.data.split
+
+    def names(self) -> tuple[str, ...]:
+        """The names in a study of the factors and of the scores of each query set."""
+        config = self.config
+        if config.keep_as is not None:
+            return f"{config.keep_as}-factors", config.keep_as
+        about = _about(config, self.fit.work.checkpoint)
+        scores = tuple(
+            slug("influence", *about, config.measurement, task.name, task.resolve(split))
+            for task, split in self.queries
+        )
+        task = self.fit.work.data.task
+        return slug("factors", *about, task.name, task.resolve(self.fit.work.data.split)), *scores
+
+
+def _about(config: FactorsConfig, checkpoint: Checkpoint) -> tuple[str, ...]:
+    """Checkpoint, strategy, labels, and the number format where it is not the usual one."""
+    parts = (short_names([checkpoint])[0], config.strategy, config.labels)
+    return parts if config.dtype == "float32" else (*parts, config.dtype)
+
+
+def hardest_queries(result: Influence, count: int) -> list[int]:
+    """Positions of the queries with the highest loss, highest first."""
+    losses = result.queries["loss"].to_numpy(dtype=float)
+    return [int(query) for query in np.argsort(-losses, kind="stable")[:count]]
+
+
+def layer_shares(result: Influence) -> pd.Series:
+    """Each layer's share of the sum over layers of its absolute scores, largest first."""
+    parts = {name: part.abs().to_numpy().sum() for name, part in (result.modules or {}).items()}
+    shares = pd.Series(parts, dtype=float).sort_values(ascending=False, kind="stable")
+    return shares / (shares.sum() or 1.0)
+
+
+def top_rows(results: Sequence[Influence], k: int) -> pd.DataFrame:
+    """The k most helpful and k most harmful rows of every query, one below the other.
+
+    Columns: queries (the number of the query set), query, query_id, side, rank (from 1), row,
+    score, label, text and, of pairs, text_pair.
+    """
+    tables = []
+    for number, result in enumerate(results):
+        summed = result.scores is not None and result.scores.shape[1] != len(result.queries)
+        ids = ["all"] if summed else list(result.queries["text_id"])
+        for query, text_id in enumerate(ids):
+            for side, harmful in (("helpful", False), ("harmful", True)):
+                top = result.top(query, k, harmful=harmful)
+                about = {"queries": number, "query": query, "query_id": text_id, "side": side}
+                ranks = range(1, len(top) + 1)
+                tables.append(top.assign(**about, rank=ranks)[[*about, "rank", *top.columns]])
+    return pd.concat(tables, ignore_index=True)
+
+
+# --- wrong labels -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Suspects:
+    """What was fitted, the self-influence of the rows, and the ranking by it."""
+
+    factors: FactorSummary
+    source: SelfInfluence
+    ranking: Mislabel
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class SuspectsStudy:
+    """The plan of a ranking, before anything is loaded."""
+
+    fit: FactorsStudy
+    known: Known | None
+    config: SuspectsConfig
+
+    @classmethod
+    def of(
+        cls,
+        checkpoint: CheckpointLike,
+        task: Task,
+        *,
+        split: str = "train",
+        known: Known | None = None,
+        **options: Any,
+    ) -> SuspectsStudy:
+        """Resolve checkpoint, rows and options."""
+        config = SuspectsConfig.parse(options, where="mislabel")
+        Measurement.of(config.measurement)
+        task.resolve(split)
+        fit = FactorsStudy.of(
+            resolve(checkpoint), task, split=split, **_part(config, FactorsConfig)
+        )
+        return cls(fit, known, config)
+
+    def forecast(self, store: ArtifactStore | None = None) -> tuple[Forecast, ...]:
+        """What fitting takes, and what ranking the rows takes after that."""
+        cost = FitCost.of(self.fit.work)
+        split = self.fit.work.data.split
+        rows = len(cost.factors.task.examples(split, rows=self._rows))
+        passes = 2 if self.config.measurement == "loss" else 3
+        return cost.forecast(store), cost.rows_forecast("self-influence", rows, passes)
+
+    @property
+    def _rows(self) -> int | None:
+        config = self.config
+        return config.rows if config.train_rows is None else config.train_rows
+
+    def run(self, store: ArtifactStore | None = None, *, progress: bool = False) -> Suspects:
+        """Fit and rank what the store does not hold; results are published in it."""
+        factors = self.fit.run(store=store, progress=progress)
+        wanted = self.config.train_rows
+        source = self_influence(
+            factors,
+            split=None if wanted is None else self.fit.work.data.split,
+            rows=wanted,
+            measurement=self.config.measurement,
+            store=store,
+            progress=progress,
+            memory=self.config.memory,
+            **_part(self.config, DampingConfig),
+        )
+        ranking = mislabel(source, known=self.known, **_part(self.config, MislabelConfig))
+        summary = factors.summary()
+        names = self.names() if store is not None else ()
+        if store is not None:
+            for name, result in zip(names, (summary, source, ranking), strict=True):
+                publish(store, name, result)
+        return Suspects(summary, source, ranking, names)
+
+    def names(self) -> tuple[str, ...]:
+        """The names in a study of the factors, of the self-influence and of the ranking."""
+        config, data = self.config, self.fit.work.data
+        if config.keep_as is not None:
+            return f"{config.keep_as}-factors", f"{config.keep_as}-scores", config.keep_as
+        about = _about(config, self.fit.work.checkpoint)
+        task = (data.task.name, data.task.resolve(data.split))
+        return (
+            slug("factors", *about, *task),
+            slug("self", *about, config.measurement, *task),
+            slug("mislabel", *about, config.measurement, *task),
+        )
