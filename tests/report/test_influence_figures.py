@@ -337,6 +337,18 @@ def test_counterfactuals_show_both_shares():
     np.testing.assert_allclose([band.y1 for band in bands], tops)
 
 
+def test_a_study_that_stopped_at_the_first_flip_shows_what_it_has():
+    result = results.make_counterfactual()
+    curve = result.curve.assign(share=np.where(result.curve["size"] > 20, np.nan, 0.1))
+    axes = figures.plot_counterfactual(dataclasses.replace(result, curve=curve)).axes[0]
+    for method in result.methods:
+        (line,) = lines(axes, f"_{method}")
+        part = curve[curve["method"] == method]
+        np.testing.assert_allclose(line.get_ydata(), part["share_carried"])
+    assert not lines(axes, "_carried")
+    assert axes.get_title(loc="left") == "40 targets, carried forward"
+
+
 def test_recall_with_the_band_of_a_random_order():
     result = results.make_mislabel()
     axes = figures.plot_mislabel(result).axes[0]

@@ -13,6 +13,7 @@ from html import escape
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 import attribution_results as results
@@ -200,6 +201,21 @@ def test_the_mislabelled_rows_are_marked(tmp_path):
     assert "is not known, so there is no recall curve" in unknown and "confound" not in words(
         unknown
     )
+
+
+def test_a_comparison_with_random_rows_is_a_table(tmp_path):
+    @dataclasses.dataclass(frozen=True)
+    class Counterfactual(results.Counterfactual):
+        comparison: pd.DataFrame | None = None
+        queries: int = 200
+
+    table = pd.DataFrame({"method": ["ekfac"], "size": [20], "difference": [0.25], "p_value": 0.01})
+    plain = results.make_counterfactual()
+    fields = {f.name: getattr(plain, f.name) for f in dataclasses.fields(plain)}
+    result = Counterfactual(**fields, comparison=table)
+    text = words(write_atlas(tmp_path / "a.html", result).read_text())
+    assert "p (McNemar)" in text and "queries 200" in text and "targets 40" in text
+    assert "McNemar" not in words(write_atlas(tmp_path / "b.html", plain).read_text())
 
 
 def test_what_users_named_is_inert(everything, tmp_path):

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pandas as pd
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
@@ -132,7 +133,7 @@ def plot_scores(result: Influence, *, standardised: bool = True, bins: int | Non
     axes.set_title(note)
     helpful = float((values > 0).mean()) if len(values) else 0.0
     harmful = float((values < 0).mean()) if len(values) else 0.0
-    handles = [
+    handles: list[Artist] = [
         Patch(color=HARMFUL, alpha=0.8, label=f"harmful ({percent(harmful)})"),
         Patch(color=HELPFUL, alpha=0.8, label=f"helpful ({percent(helpful)})"),
     ]
@@ -599,7 +600,7 @@ def _module_key(
     )
     bar.set_ticks([0.0, 1.0], labels=["first", "last"])
     bar.ax.tick_params(length=0)
-    bar.outline.set_visible(False)  # type: ignore[operator]
+    cast(Any, bar.outline).set_visible(False)
     bar.ax.invert_yaxis()
     bar.set_label(f"{len(names)} modules, in order", labelpad=-12)
 
@@ -767,7 +768,7 @@ def plot_counterfactual(result: Counterfactual) -> Figure:
 
     Solid, with its interval: the targets that flip at exactly this number of removed rows. Faint:
     the targets that have flipped at it or at a smaller one (carried forward), which grows by
-    construction.
+    construction. A study that stopped at the first flip has only the latter: it is then solid.
     """
     curve = result.curve
     methods = list(dict.fromkeys(map(str, curve["method"])))
@@ -775,9 +776,13 @@ def plot_counterfactual(result: Counterfactual) -> Figure:
     figure = new_figure(COLUMN, 3.1)
     axes = figure.subplots()
     carried = "share_carried" in curve and bool(curve["share_carried"].notna().any())
+    stopped = carried and bool(curve["share"].isna().any())
+    if stopped:
+        names = ("share", "low", "high")
+        curve = curve.assign(**{name: curve[f"{name}_carried"] for name in names})
     for method in methods:
         part = curve[curve["method"] == method].sort_values("size")
-        _flip_curve(axes, part, *styles[method], carried=carried)
+        _flip_curve(axes, part, *styles[method], carried=carried and not stopped)
     sizes = sorted(set(curve["size"]))
     # Every size is a tick where there is room for its number.
     if len(sizes) <= 10:
@@ -789,7 +794,9 @@ def plot_counterfactual(result: Counterfactual) -> Figure:
     axes.set(xlabel="training rows removed", ylabel="targets flipped")
     targets = int(curve["targets"].max()) if "targets" in curve else 0
     title = f"{targets} targets" if targets else ""
-    axes.set_title(f"{title}; faint: carried forward" if carried else title)
+    if carried:
+        title += ", carried forward" if stopped else "; faint: carried forward"
+    axes.set_title(title)
     handles = [
         Line2D([], [], color=styles[m][0], marker=styles[m][1], label=f" {plain(m)}")
         for m in methods

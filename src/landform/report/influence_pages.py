@@ -165,8 +165,8 @@ def _side(result: Any, query: int, harmful: bool) -> list[Row]:
 
 
 def _score(value: float) -> str:
-    if 1000 <= abs(value) < 1e6:
-        return f"{value:,.0f}".replace("-", "\N{MINUS SIGN}")
+    if 1000 <= abs(value) < 1e9:
+        return f"{float(f'{value:.3g}'):,.0f}".replace("-", "\N{MINUS SIGN}")
     return as_text(value, 3)
 
 
@@ -381,9 +381,9 @@ def _lds(result: Any, anchor: str, few: bool) -> Row:
         ("retrainings", f"{result.retrainings:,}", "of every mask, averaged"),
         ("queries", f"{result.per_query['query'].nunique():,}", result.measurement),
     ]
-    reliability = getattr(result, "reliability", None)
-    if is_known(reliability):
-        facts.append(("reliability", as_text(float(reliability), 2), "split half, of the truth"))
+    if is_known(getattr(result, "reliability", None)):
+        reliability = as_text(float(result.reliability), 2)
+        facts.append(("reliability", reliability, "split half, of the truth"))
     return {
         "facts": [{"label": label, "value": value, "note": note} for label, value, note in facts],
         "methods": picture(
@@ -410,14 +410,34 @@ def _lds(result: Any, anchor: str, few: bool) -> Row:
 
 
 def _counterfactual(result: Any, anchor: str, few: bool) -> Row:
-    flips = getattr(result, "flips", None)
+    flips, comparison = (getattr(result, name, None) for name in ("flips", "comparison"))
+    counts = {"targets": int(result.curve["targets"].max())}
+    for name in ("queries", "retrainings"):
+        if is_known(getattr(result, name, None)):
+            counts[name] = int(getattr(result, name))
+    notes = {"targets": "predictions to flip", "queries": "in which they were sought"}
     return {
+        "facts": [
+            {"label": name, "value": f"{count:,}", "note": notes.get(name, "")}
+            for name, count in counts.items()
+        ],
+        "comparison": None
+        if comparison is None or not len(comparison)
+        else data_table(
+            comparison,
+            "every method against random rows",
+            titles={"p_value": "p (McNemar)"},
+            caption="Every method against random rows, on the same targets. p is not corrected for"
+            " the number of comparisons.",
+        ),
         "figure": picture(
             figures.plot_counterfactual,
             result,
             alt="Share of the targets that flip by number of removed training rows",
             caption="Solid: flipped at this size, with its interval. Faint: flipped at it or at a"
-            " smaller one.",
+            " smaller one."
+            if result.curve["share"].notna().all()
+            else "Flipped at this size or at a smaller one, with its interval.",
         ),
         "curve": data_table(
             result.curve,
