@@ -504,7 +504,7 @@ class _Group:
             logits = worker.objective.read(self.models.logits(batch.inputs))
             sums = worker.objective.losses(logits, batch.labels).sums
         shares = (sums * scale.reshape(-1).to(sums)).view(len(positions), -1).sum(1)
-        shares.sum().backward()
+        torch.autograd.backward(shares.sum())
         return shares.detach().to(self.models.flat.dtype)
 
     def _clip(self) -> None:

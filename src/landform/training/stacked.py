@@ -150,7 +150,8 @@ class Stack(_Trained):
             for key, p in module._parameters.items()
             if p is not None
         }
-        return maker(module, views, self._rows)
+        made: nn.Module = maker(module, views, self._rows)
+        return made
 
     def _rows(self) -> int:
         return self._batch // self._models
@@ -191,7 +192,8 @@ class _Linear(nn.Module):
         if self.transposed:
             weight, gradient = weight.mT, gradient.mT
         bias, bias_gradient = self.views.get("bias", (None, None))
-        y: Tensor = _LinearFunction.apply(x, weight, bias, gradient, bias_gradient)
+        apply: Any = _LinearFunction.apply
+        y: Tensor = apply(x, weight, bias, gradient, bias_gradient)
         return y
 
 
@@ -238,7 +240,8 @@ class _LayerNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         weight, gradient = self.views["weight"]
         bias, bias_gradient = self.views.get("bias", (None, None))
-        y: Tensor = _LayerNormFunction.apply(x, weight, bias, gradient, bias_gradient, self.eps)
+        apply: Any = _LayerNormFunction.apply
+        y: Tensor = apply(x, weight, bias, gradient, bias_gradient, self.eps)
         return y
 
 
@@ -300,7 +303,8 @@ class _Embedding(nn.Module):
         models, shared = len(weight), ids.shape[0] == 1
         if shared:  # one row of positions for the whole batch
             ids = ids.expand(models, *ids.shape[1:])
-        y: Tensor = _EmbeddingFunction.apply(self.trigger, ids, weight, gradient, self.padding)
+        apply: Any = _EmbeddingFunction.apply
+        y: Tensor = apply(self.trigger, ids, weight, gradient, self.padding)
         if not shared:
             return y
         wide = y.unsqueeze(1).expand(models, self.rows(), *y.shape[1:])
@@ -310,7 +314,12 @@ class _Embedding(nn.Module):
 class _EmbeddingFunction(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, _: Tensor, ids: Tensor, weight: Tensor, gradient: Tensor, padding: int | None
+        ctx: Any,
+        trigger: Tensor,
+        ids: Tensor,
+        weight: Tensor,
+        gradient: Tensor,
+        padding: int | None,
     ) -> Tensor:
         models, _, width = weight.shape
         flat = ids.reshape(models, -1)
@@ -402,10 +411,10 @@ def check_stack(model: nn.Module, inputs: Mapping[str, Tensor]) -> None:
     together = {name: torch.cat([part[name] for part in parts]) for name in inputs}
     found = stack.logits(together)
     weights = torch.randn(found.shape, generator=generator).to(found)
-    (found * weights).sum().backward()
+    torch.autograd.backward((found * weights).sum())
     for i, (other, part) in enumerate(zip(copies, parts, strict=True)):
         raw = other(**part).logits
-        (raw * weights[i * half : (i + 1) * half]).sum().backward()
+        torch.autograd.backward((raw * weights[i * half : (i + 1) * half]).sum())
         _compare("outputs", found[i * half : (i + 1) * half], raw)
         where = _Layout(other)
         for p in other.parameters():
