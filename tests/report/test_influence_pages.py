@@ -218,6 +218,20 @@ def test_a_comparison_with_random_rows_is_a_table(tmp_path):
     assert "McNemar" not in words(write_atlas(tmp_path / "b.html", plain).read_text())
 
 
+def test_the_ceiling_and_paired_differences_stand_with_the_lds(tmp_path):
+    @dataclasses.dataclass(frozen=True)
+    class LinearDatamodelling(results.LinearDatamodelling):
+        differences: pd.DataFrame | None = None
+        ceiling: float = 0.91
+
+    table = pd.DataFrame({"method": ["ekfac"], "other": ["kfac"], "difference": [0.08]})
+    plain = results.make_lds()
+    fields = {f.name: getattr(plain, f.name) for f in dataclasses.fields(plain)}
+    result = LinearDatamodelling(**{**fields, "retrainings": 0}, differences=table)
+    text = words(write_atlas(tmp_path / "a.html", result).read_text())
+    assert "ceiling 0.91" in text and "ekfac kfac 0.08" in text and "retrainings not known" in text
+
+
 def test_what_users_named_is_inert(everything, tmp_path):
     evil = results.make_influence(9, 30, texts=([EVIL] * 9, [EVIL] * 30))
     evil.queries[["label", "prediction", "text_id"]] = evil.train["label"] = EVIL

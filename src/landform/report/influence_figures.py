@@ -704,6 +704,9 @@ def _lds_title(result: LinearDatamodelling) -> str:
     reliability = getattr(result, "reliability", None)
     if reliability is not None and np.isfinite(reliability):
         text += f"\nreliability of the retrained {plain(result.measurement)}s {reliability:.2f}"
+    ceiling = getattr(result, "ceiling", None)
+    if ceiling is not None and np.isfinite(ceiling):
+        text += f", ceiling {ceiling:.2f}"
     return text
 
 

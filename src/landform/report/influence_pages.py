@@ -378,12 +378,20 @@ def _measures(result: Any) -> list[Row]:
 def _lds(result: Any, anchor: str, few: bool) -> Row:
     facts = [
         ("masks", f"{result.masks:,}", f"{percent(result.fraction)} of the rows kept in each"),
-        ("retrainings", f"{result.retrainings:,}", "of every mask, averaged"),
+        (
+            "retrainings",
+            f"{result.retrainings:,}" if result.retrainings else "not known",
+            "of every mask, averaged",
+        ),
         ("queries", f"{result.per_query['query'].nunique():,}", result.measurement),
     ]
     if is_known(getattr(result, "reliability", None)):
         reliability = as_text(float(result.reliability), 2)
         facts.append(("reliability", reliability, "split half, of the truth"))
+    if is_known(getattr(result, "ceiling", None)):
+        ceiling = as_text(float(result.ceiling), 2)
+        facts.append(("ceiling", ceiling, "what perfect scores would be expected to reach"))
+    differences = getattr(result, "differences", None)
     return {
         "facts": [{"label": label, "value": value, "note": note} for label, value, note in facts],
         "methods": picture(
@@ -394,7 +402,16 @@ def _lds(result: Any, anchor: str, few: bool) -> Row:
             result,
             alt="Linear datamodelling score of every query, a strip per method",
         ),
-        "table": data_table(result.table, "linear datamodelling scores"),
+        "table": data_table(result.table, "linear datamodelling scores", titles={"lds": "LDS"}),
+        "differences": None
+        if differences is None or not len(differences)
+        else data_table(
+            differences,
+            "differences between methods",
+            caption="Differences of the LDS of two methods, paired: both were judged by the same"
+            " retrained models and queries.",
+        ),
+        **_timings(result),
         "queries": data_table(
             result.per_query.pivot_table(
                 index="text_id" if "text_id" in result.per_query else "query",
