@@ -1,4 +1,5 @@
-"""The embedded study: eight seeds of a small encoder, in and out of domain, connected."""
+"""The embedded study: eight seeds of a small encoder, in and out of domain, connected; and which
+training rows the first of them owes its answers to."""
 
 from __future__ import annotations
 
@@ -47,6 +48,14 @@ def demo_study(out: Path, *, seeds: int | None = None, **changes: Any) -> StudyF
                 "task": "embedded",
                 "also": ["embedded:heuristics"],
                 "points": 10,
+            }
+        },
+        {
+            "influence": {
+                "checkpoint": runs[0],
+                "task": "embedded",
+                "queries": ["validation", "heuristics"],
+                "measurement": "margin",
             }
         },
         {"report": {"title": "The embedded study"}},

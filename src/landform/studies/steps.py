@@ -1,0 +1,369 @@
+"""The steps of a study file: what each one needs, checks, costs and does."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from landform.config import Config
+from landform.evaluation.evaluate import EvaluateConfig, evaluate
+from landform.geometry.line import InterpolateConfig, interpolate
+from landform.results import Result
+from landform.store.artifacts import ArtifactStore, MemoryStore
+from landform.store.study import publish, slug
+from landform.studies.attribute import (
+    AttributionConfig,
+    AttributionStudy,
+    SuspectsConfig,
+    SuspectsStudy,
+)
+from landform.studies.connect import ConnectConfig, ConnectionStudy
+from landform.studies.counterfactual import CounterfactualConfig, CounterfactualStudy
+from landform.tasks.task import Task
+from landform.training.finetune import TrainStudy
+from landform.training.options import TrainConfig
+from landform.weights.checkpoint import select, short_names
+
+if TYPE_CHECKING:
+    from landform.studies.study_file import StudyFile
+
+__all__ = ["STEPS", "ReportStep", "Step", "TrainStep"]
+
+
+class Step(Config):
+    """One entry of `steps`; its fields are the options of the command of that name."""
+
+    def check(self, file: StudyFile) -> None:
+        """Raise for what can be seen to be wrong before any step has run."""
+
+    def forecast(self, file: StudyFile, store: ArtifactStore | None) -> str:
+        """What is left to do; `CheckpointError` where a checkpoint is not there yet."""
+        raise NotImplementedError
+
+    def run(self, file: StudyFile, store: ArtifactStore, progress: bool) -> list[Result]:
+        """Do it, keep the results in the store, and return those to be said."""
+        raise NotImplementedError
+
+    def options(self, kind: type[Config]) -> dict[str, Any]:
+        """The options that belong to the operation itself."""
+        return {name: getattr(self, name) for name in kind.model_fields}
+
+
+def _as_tuple(names: str | tuple[str, ...]) -> tuple[str, ...]:
+    return (names,) if isinstance(names, str) else names
+
+
+def _resolve(file: StudyFile, names: Sequence[str]) -> None:
+    for task, split in map(file.task, names):
+        task.resolve(split)
+
+
+def _find(file: StudyFile, names: Sequence[str]) -> bool:
+    """Raise for checkpoints that are not there; whether none waits for an earlier step."""
+    there = [name for name in names if not file.makes(name)]
+    select(map(file.place, there))
+    return len(there) == len(names)
+
+
+def _queries(file: StudyFile, task: str, name: str) -> tuple[Task, str]:
+    """A split of the task by its name, or TASK:SPLIT."""
+    return file.task(name if ":" in name else f"{task.partition(':')[0]}:{name}")
+
+
+class TrainStep(TrainConfig, Step):
+    """Fine-tune a model with many seeds."""
+
+    model: str
+    """The checkpoint to start from."""
+    task: str
+    """A task of this file, or of the catalogue."""
+    out: str
+    """Directory of the runs."""
+    split: str = "train"
+    """The split to train on."""
+    eval_split: str | None = "validation"
+    """The split to evaluate on at the end."""
+
+    def check(self, file: StudyFile) -> None:
+        """Look for the data, and for the model where it is there already."""
+        file.task(self.task)[0].resolve(self.split)
+        if not file.makes(self.model):
+            self.study(file)
+
+    def forecast(self, file: StudyFile, store: ArtifactStore | None) -> str:
+        """Optimizer steps, time and memory."""
+        return self.study(file).forecast().reading
+
+    def run(self, file: StudyFile, store: ArtifactStore, progress: bool) -> list[Result]:
+        """Train the runs that are missing."""
+        training = self.study(file).run(progress=progress)
+        publish(store, slug("train", Path(self.out).name), training)
+        return [training]
+
+    def study(self, file: StudyFile) -> TrainStudy:
+        """The plan of the training."""
+        options = self.options(TrainConfig)
+        if self.row_file is not None:
+            options["row_file"] = file.base / self.row_file
+        return TrainStudy.of(
+            file.place(self.model),
+            file.task(self.task)[0],
+            out=file.base / self.out,
+            split=self.split,
+            eval_split=self.eval_split,
+            **options,
+        )
+
+
+class EvaluateStep(EvaluateConfig, Step):
+    """Evaluate checkpoints."""
+
+    checkpoints: str | tuple[str, ...]
+    """Names or patterns."""
+    task: str
+    """A task of this file, or of the catalogue; TASK:SPLIT for another split than validation."""
+
+    def check(self, file: StudyFile) -> None:
+        _resolve(file, [self.task])
+        _find(file, _as_tuple(self.checkpoints))
+
+    def forecast(self, file: StudyFile, store: ArtifactStore | None) -> str:
+        file.task(self.task)
+        return f"{len(select(file.places(self.checkpoints)))} evaluations"
+
+    def run(self, file: StudyFile, store: ArtifactStore, progress: bool) -> list[Result]:
+        task, split = file.task(self.task)
+        chosen = select(file.places(self.checkpoints))
+        results: list[Result] = []
+        for name, checkpoint in zip(short_names(chosen), chosen, strict=True):
+            result = evaluate(
+                checkpoint,
+                task,
+                split=split,
+                store=store,
+                progress=progress,
+                **self.options(EvaluateConfig),
+            )
+            publish(store, slug("evaluate", name, task.name, split), result)
+            results.append(result)
+        return results
+
+
+class InterpolateStep(InterpolateConfig, Step):
+    """Walk one line."""
+
+    a: str
+    """The checkpoint at t = 0."""
+    b: str
+    """The checkpoint at t = 1."""
+    task: str
+    """The data set, TASK or TASK:SPLIT."""
+    also: tuple[str, ...] = ()
+    """Further data sets, TASK or TASK:SPLIT."""
+
+    def check(self, file: StudyFile) -> None:
+        _resolve(file, [self.task, *self.also])
+        _find(file, [self.a, self.b])
+
+    def forecast(self, file: StudyFile, store: ArtifactStore | None) -> str:
+        file.task(self.task)
+        return f"{len(self.ts)} evaluations"
+
+    def run(self, file: StudyFile, store: ArtifactStore, progress: bool) -> list[Result]:
+        task, split = file.task(self.task)
+        ends = [file.place(self.a), file.place(self.b)]
+        result = interpolate(
+            ends[0],
+            ends[1],
+            task,
+            split=split,
+            also=[file.task(name) for name in self.also],
+            store=store,
+            progress=progress,
+            **self.options(InterpolateConfig),
+        )
+        publish(store, slug("interpolate", *short_names(select(ends)), task.name, split), result)
+        return [result]
+
+
+class ConnectStep(ConnectConfig, Step):
+    """Connect all pairs of checkpoints."""
+
+    checkpoints: str | tuple[str, ...]
+    """Names or patterns."""
+    task: str
+    """The data set that makes the basins, TASK or TASK:SPLIT."""
+    also: tuple[str, ...] = ()
+    """Further data sets, TASK or TASK:SPLIT."""
+    pairs: tuple[tuple[str, str], ...] | None = None
+    """Only these pairs of checkpoint names."""
+
+    def check(self, file: StudyFile) -> None:
+        _resolve(file, [self.task, *self.also])
+        if _find(file, _as_tuple(self.checkpoints)):
+            self.study(file)
+
+    def forecast(self, file: StudyFile, store: ArtifactStore | None) -> str:
+        return self.study(file).forecast(store or MemoryStore()).reading
+
+    def run(self, file: StudyFile, store: ArtifactStore, progress: bool) -> list[Result]:
+        return [self.study(file).run(store, progress=progress)]
+
+    def study(self, file: StudyFile) -> ConnectionStudy:
+        """The plan of all lines."""
+        task, split = file.task(self.task)
+        return ConnectionStudy.of(
+            file.places(self.checkpoints),
+            task,
+            split=split,
+            also=[file.task(name) for name in self.also],
+            pairs=self.pairs,
+            **self.options(ConnectConfig),
+        )
+
+
+class InfluenceStep(AttributionConfig, Step):
+    """Score training rows for queries."""
+
+    checkpoint: str
+    """The fine-tuned model."""
+    task: str
+    """The task it was trained on."""
+    split: str = "train"
+    """The split it was trained on."""
+    queries: str | tuple[str, ...] = "validation"
+    """What is asked about: splits of the task, or TASK:SPLIT."""
+
+    def check(self, file: StudyFile) -> None:
+        file.task(self.task)[0].resolve(self.split)
+        for task, split in self.query_sets(file):
+            task.resolve(split)
+        if _find(file, [self.checkpoint]):
+            self.study(file)
+
+    def forecast(self, file: StudyFile, store: ArtifactStore | None) -> str:
+        parts = self.study(file).forecast(store)
+        return "; then ".join(part.reading for part in parts)
+
+    def run(self, file: StudyFile, store: ArtifactStore, progress: bool) -> list[Result]:
+        done = self.study(file).run(store, progress=progress)
+        return [done.factors, *done.influences]
+
+    def query_sets(self, file: StudyFile) -> list[tuple[Task, str]]:
+        """What is asked about, as tasks and their splits."""
+        return [_queries(file, self.task, name) for name in _as_tuple(self.queries)]
+
+    def study(self, file: StudyFile) -> AttributionStudy:
+        """The plan of fit and scores."""
+        return AttributionStudy.of(
+            file.place(self.checkpoint),
+            file.task(self.task)[0],
+            split=self.split,
+            queries=self.query_sets(file),
+            **self.options(AttributionConfig),
+        )
+
+
+class MislabelStep(SuspectsConfig, Step):
+    """Rank training rows by self-influence."""
+
+    checkpoint: str
+    """The fine-tuned model."""
+    task: str
+    """The task it was trained on."""
+    split: str = "train"
+    """The split it was trained on."""
+    known: str | None = None
+    """Text file with the ids of rows whose labels are known to be wrong, one a line."""
+
+    def check(self, file: StudyFile) -> None:
+        file.task(self.task)[0].resolve(self.split)
+        if _find(file, [self.checkpoint]):
+            self.study(file)
+
+    def forecast(self, file: StudyFile, store: ArtifactStore | None) -> str:
+        parts = self.study(file).forecast(store)
+        return "; then ".join(part.reading for part in parts)
+
+    def run(self, file: StudyFile, store: ArtifactStore, progress: bool) -> list[Result]:
+        done = self.study(file).run(store, progress=progress)
+        return [done.factors, done.ranking]
+
+    def study(self, file: StudyFile) -> SuspectsStudy:
+        """The plan of fit and ranking."""
+        return SuspectsStudy.of(
+            file.place(self.checkpoint),
+            file.task(self.task)[0],
+            split=self.split,
+            known=None if self.known is None else file.base / self.known,
+            **self.options(SuspectsConfig),
+        )
+
+
+class CounterfactualStep(CounterfactualConfig, Step):
+    """Remove the most helpful rows, train again, count the flips."""
+
+    model: str
+    """The checkpoint that every training starts from."""
+    task: str
+    """The task to train on."""
+    split: str = "train"
+    """The split to train on."""
+    queries: str = "validation"
+    """Where targets are sought: a split of the task, or TASK:SPLIT."""
+    scored: str | None = None
+    """The fine-tuned model that is scored (default: one trained with the first base seed)."""
+
+    def check(self, file: StudyFile) -> None:
+        file.task(self.task)[0].resolve(self.split)
+        if _find(file, [self.model, *([] if self.scored is None else [self.scored])]):
+            self.study(file)
+
+    def forecast(self, file: StudyFile, store: ArtifactStore | None) -> str:
+        return self.study(file).forecast(store).reading
+
+    def run(self, file: StudyFile, store: ArtifactStore, progress: bool) -> list[Result]:
+        return [self.study(file).run(store, progress=progress)]
+
+    def study(self, file: StudyFile) -> CounterfactualStudy:
+        """The plan of the removals."""
+        return CounterfactualStudy.of(
+            file.place(self.model),
+            file.task(self.task)[0],
+            split=self.split,
+            queries=_queries(file, self.task, self.queries),
+            scored=None if self.scored is None else file.place(self.scored),
+            **self.options(CounterfactualConfig),
+        )
+
+
+class ReportStep(Step):
+    """Write the HTML atlas."""
+
+    title: str | None = None
+    """Title of the page."""
+    out: str | None = None
+    """The file to write (default: atlas.html in the study)."""
+    figures: str | None = None
+    """Also write every figure as PDF into this directory."""
+
+    def forecast(self, file: StudyFile, store: ArtifactStore | None) -> str:
+        """One page, whatever it shows."""
+        return "one page"
+
+    def run(self, file: StudyFile, store: ArtifactStore, progress: bool) -> list[Result]:
+        """Nothing: a page is written by the floor above, from everything that is kept."""
+        return []
+
+
+STEPS: dict[str, type[Step]] = {
+    "train": TrainStep,
+    "evaluate": EvaluateStep,
+    "interpolate": InterpolateStep,
+    "connect": ConnectStep,
+    "influence": InfluenceStep,
+    "mislabel": MislabelStep,
+    "counterfactual": CounterfactualStep,
+    "report": ReportStep,
+}
