@@ -1,8 +1,9 @@
 """All benchmarks of landform, side by side with what they replace: one command, one table.
 
-    python benchmarks/run.py --sst2 DIR          everything (about 15 minutes on 2 cores)
+    python benchmarks/run.py --sst2 DIR          everything (about 25 minutes on 2 cores)
     python benchmarks/run.py --only gaps move    some of them
-    python benchmarks/run.py --write             also put the table into benchmarks/README.md
+    python benchmarks/run.py --only influence    EK-FAC influence against kronfluence
+    python benchmarks/run.py --write             also put the tables into benchmarks/README.md
 
 Both sides of a comparison run in this process tree, on the same rows, one after the other.
 Nothing here passes or fails: it measures, and writes benchmarks/results/*.json.
@@ -300,12 +301,22 @@ def table(rows: list[Row]) -> str:
     return "\n".join(lines)
 
 
-def write_readme(text: str) -> None:
-    """Put the table between the markers of benchmarks/README.md."""
+def write_readme(text: str, name: str = "table") -> None:
+    """Put a table between its markers of benchmarks/README.md."""
     path = HERE / "README.md"
-    before, _, rest = path.read_text().partition("<!-- table -->")
-    _, _, after = rest.partition("<!-- /table -->")
-    path.write_text(f"{before}<!-- table -->\n{text}\n<!-- /table -->{after}")
+    before, _, rest = path.read_text().partition(f"<!-- {name} -->")
+    _, _, after = rest.partition(f"<!-- /{name} -->")
+    path.write_text(f"{before}<!-- {name} -->\n{text}\n<!-- /{name} -->{after}")
+
+
+def run_influence(sst2: Path) -> str:
+    """The side-by-side run of influence, which has a table of its own."""
+    from influence import measure
+    from influence import table as influence_table
+
+    numbers = measure(sst2)
+    (RESULTS / "influence.json").write_text(json.dumps({"machine": machine(), **numbers}, indent=1))
+    return influence_table(numbers)
 
 
 def main() -> None:
@@ -313,7 +324,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--only", nargs="+", choices=sorted(BENCHMARKS), default=list(BENCHMARKS))
+    names = [*BENCHMARKS, "influence"]
+    parser.add_argument("--only", nargs="+", choices=sorted(names), default=names)
     parser.add_argument("--sst2", type=Path, default=HERE.parents[1] / "shared" / "data" / "sst2",
                         help="folder with SST-2's train.tsv and dev.tsv")  # fmt: skip
     parser.add_argument("--write", action="store_true", help="update benchmarks/README.md")
@@ -324,17 +336,23 @@ def main() -> None:
     WORK.mkdir(exist_ok=True)
     RESULTS.mkdir(exist_ok=True)
     rows: list[Row] = []
+    texts: dict[str, str] = {}
     for name in arguments.only:
         print(f"{name} ...", file=sys.stderr, flush=True)
+        if name == "influence":
+            texts[name] = f"Machine: {machine()}\n\n{run_influence(arguments.sst2)}"
+            continue
         found = BENCHMARKS[name](arguments.sst2)
         (RESULTS / f"{name}.json").write_text(
             json.dumps({"machine": machine(), "rows": found}, indent=1)
         )
         rows += found
-    text = f"Machine: {machine()}\n\n{table(rows)}"
-    print(text)
-    if arguments.write:
-        write_readme(text)
+    if rows:
+        texts["table"] = f"Machine: {machine()}\n\n{table(rows)}"
+    for name, text in texts.items():
+        print(text)
+        if arguments.write:
+            write_readme(text, name)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     print(f"peak memory of this process: {peak:.2f} GiB", file=sys.stderr)
 
