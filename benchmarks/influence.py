@@ -505,9 +505,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--dtypes", nargs="+", default=["bfloat16", "float32"])
     parser.add_argument("--side", choices=list(SIDES), help=argparse.SUPPRESS)
-    parser.add_argument(
-        "--checkpoint", type=Path, help="a classifier of SST-2 (default: made here)"
-    )
+    parser.add_argument("--checkpoint", type=Path, help="a classifier (default: made here)")
     parser.add_argument("--result", type=Path, help=argparse.SUPPRESS)
     return parser.parse_args()
 
