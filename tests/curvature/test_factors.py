@@ -282,6 +282,7 @@ def test_a_layer_that_is_not_finite_is_named(cases: Any, tmp_path: Path, monkeyp
     handle = layer.module.register_forward_hook(poison)
     try:
         for strategy in ("kfac", "diagonal"):
+            opened.kept.clear()
             with pytest.raises(NonFiniteError, match=r"layer bert\.encoder\.layer\.\d"):
                 fit((checkpoint, task), strategy=strategy)
     finally:

@@ -28,9 +28,10 @@ from torch import Tensor
 
 from landform.attribution.measurement import Function, Measurement
 from landform.config import Config
+from landform.curvature.captured import Captured
 from landform.curvature.factors import Factors
 from landform.curvature.gradients import (
-    GradientStore,
+    Basis,
     LayerGradients,
     LowRank,
     Workspace,
@@ -40,7 +41,7 @@ from landform.curvature.gradients import (
 from landform.curvature.ranks import current_ranks, shared
 from landform.curvature.session import Session
 from landform.errors import ConfigError, DataError, NonFiniteError
-from landform.evaluation.points import Data, PreparedData
+from landform.evaluation.points import Data
 from landform.results import Result
 from landform.store.artifacts import ArtifactStore, Contents
 from landform.store.engines import run_plan
@@ -537,18 +538,10 @@ class InfluenceWork:
             "damping": [self.config.damping, self.config.relative],
         }
 
-    @cached_property
-    def bytes_per_token(self) -> int:
-        """Bytes of one token's inputs and gradients in all layers."""
-        session = self.factors.session()
-        entries = sum(session.layers[i].columns for i in set(session.groups))
-        entries += sum(layer.outputs for layer in session.layers)
-        return entries * session.dtype.itemsize
-
     def _chunks(self, side: _Side, budget: float) -> list[tuple[int, int]]:
         """Row ranges whose tokens fit into a number of bytes, by a cheap upper bound of lengths."""
         lengths = self._lengths(side)
-        most = max(1.0, budget / self.bytes_per_token)
+        most = max(1.0, budget / self.factors.session().token_bytes)
         chunks, start, held = [], 0, 0.0
         for row, length in enumerate(lengths):
             if row > start and held + length > most:
@@ -578,12 +571,8 @@ class InfluenceWork:
 
     @cached_property
     def budget(self) -> float:
-        """Bytes for the gradients of both sides at once; several processes agree on it."""
-        if self.config.memory is not None:
-            return self.config.memory * 2**30
-        ranks = current_ranks()
-        free = min(ranks.gather(_free_bytes(self.factors.session().device)))
-        return 0.25 * free / ranks.world
+        """Bytes for the gradients of both sides at once."""
+        return self.factors.session().budget(self.config.memory)
 
     def jobs(self) -> list[Job]:
         """A block of scores each: some queries, some training rows. Queries change slowest."""
@@ -632,7 +621,7 @@ class InfluenceWork:
         basis = sum(
             value.nbytes for value in {id(v): v for v in self.factors.vectors.values()}.values()
         )
-        return min(self.budget, tokens * self.bytes_per_token) + 3 * held + 2 * basis
+        return min(self.budget, tokens * self.factors.session().token_bytes) + 3 * held + 2 * basis
 
     def provenance(self) -> dict[str, Any]:
         """What made the scores."""
@@ -644,17 +633,6 @@ class InfluenceWork:
             "config": self.config.model_dump(mode="json"),
             "factors_config": self.factors.config.model_dump(mode="json"),
         }
-
-
-def _free_bytes(device: torch.device) -> float:
-    if device.type == "cuda":
-        return float(torch.cuda.mem_get_info(device)[0])
-    try:
-        with open("/proc/meminfo", encoding="ascii") as file:
-            lines = dict(line.split(":", 1) for line in file)
-        return 1024.0 * int(lines["MemAvailable"].split()[0])
-    except (OSError, KeyError, ValueError):
-        return 8.0 * 2**30
 
 
 def _pairs_per_second(work: InfluenceWork) -> float:
@@ -680,7 +658,7 @@ class InfluenceWorker:
         self.bases = self.factors.bases()
         self.space = Workspace()
         self.weights = [self._weight(name) for name in self.factors.layers]
-        self._asked: tuple[tuple[int, int], _Captured] | None = None
+        self._asked: tuple[tuple[int, int], Captured] | None = None
         self._low: list[LowRank | None] = []
 
     def _weight(self, layer: str) -> Tensor | None:
@@ -720,7 +698,7 @@ class InfluenceWorker:
         }
         return Contents({**tensors, **asked.facts("query.")}, {}, {"about": about})
 
-    def _queries(self, rows: tuple[int, int]) -> _Captured:
+    def _queries(self, rows: tuple[int, int]) -> Captured:
         if self._asked is None or self._asked[0] != rows:
             self._asked, self._low = None, []  # frees the last ones before the next are made
             captured = self._capture(self.work.queries, *rows, self.work.measurement)
@@ -744,20 +722,34 @@ class InfluenceWorker:
         measurement: Measurement | None,
         *,
         share: bool = False,
-    ) -> _Captured | None:
+    ) -> Captured | None:
         """The gradients of some rows: of their loss (None), or of a measurement.
 
         share: only of this process's batches; None where it has none.
         """
         examples = side.examples.take(range(first, last))
+        keep_tokens = self.work.config.per_token and measurement is None
+        if share and measurement is None and not keep_tokens:
+            kept = self._kept(examples)
+            if kept is not None:
+                return kept
         data = self.session.prepare(side.data, examples)
         self.session.check_padding(data)
         if share:
             data = replace(data, batches=tuple(self.ranks.share(data.batches)))
             if not data.batches:
                 return None
-        keep_tokens = self.work.config.per_token and measurement is None
-        return _Captured.of(self.session, data, self.bases, measurement, drop=not keep_tokens)
+        measure = None if measurement is None else measurement.gradient
+        return Captured.of(self.session, data, self.bases, measure, drop=not keep_tokens)
+
+    def _kept(self, examples: Examples) -> Captured | None:
+        """The gradients of these rows, where the fit of the factors left them in memory."""
+        kept: Captured | None = self.session.kept.get((examples.fingerprint, "empirical"))
+        if kept is None or not len(kept):
+            return None
+        if kept.store.bases[0].raw:
+            kept.store.rotate(self.bases)
+        return kept if _same_bases(kept.store.bases, self.bases) else None
 
     def _join(
         self, mine: tuple[np.ndarray, dict[str, np.ndarray]] | None, *, summed: bool = False
@@ -775,7 +767,7 @@ class InfluenceWorker:
 
     # --- pairs -----------------------------------------------------------------------------
 
-    def _score(self, asked: _Captured, rows: _Captured) -> dict[str, np.ndarray]:
+    def _score(self, asked: Captured, rows: Captured) -> dict[str, np.ndarray]:
         config = self.work.config
         add_left = config.aggregate in ("queries", "both")
         add_right = config.aggregate in ("train", "both")
@@ -844,75 +836,13 @@ class InfluenceWorker:
         return rows.sorted_rows(), {"score": scores, **other.facts("")}
 
 
-@dataclass(eq=False)
-class _Captured:
-    """The gradients of some rows in all layers, and what the model said of them."""
-
-    store: GradientStore
-    losses: Tensor
-    values: Tensor
-    predictions: Tensor | None
-
-    @classmethod
-    def of(
-        cls,
-        session: Session,
-        data: PreparedData,
-        bases: Sequence[Any],
-        measurement: Measurement | None,
-        *,
-        drop: bool,
-    ) -> _Captured:
-        """One forward and backward pass over prepared data."""
-        store = GradientStore(bases, drop=drop)
-        objective = data.objective
-        losses, values, predictions = [], [], []
-        with session.capture(objective) as capture:
-            for batch in data.batches:
-                logits = session.logits(capture, batch, data.ids, data.name)
-                targets = objective.targets(batch)
-                z = logits.detach().double()
-                losses.append(objective.losses(z, targets).sums)
-                if measurement is None:
-                    value, gradient = losses[-1], objective.output_gradient(z, targets)
-                else:
-                    value, gradient = measurement.gradient(objective, z, targets)
-                values.append(value)
-                if objective.kind == "classification":
-                    predictions.append(z.argmax(-1))
-                capture.backward(logits, [gradient], store.visitor(batch.rows))
-        return cls(
-            store,
-            torch.cat(losses),
-            torch.cat(values),
-            torch.cat(predictions) if predictions else None,
-        )
-
-    def __len__(self) -> int:
-        return len(self.store)
-
-    @property
-    def layers(self) -> list[LayerGradients]:
-        """The gradients by layer."""
-        return self.store.layers
-
-    @property
-    def order(self) -> Tensor:
-        """The row of every example held."""
-        return self.store.order
-
-    def sorted_rows(self) -> np.ndarray:
-        """The rows held, ascending: the order of `facts` and of tables of scores."""
-        rows: np.ndarray = self.order.sort().values.cpu().numpy()
-        return rows
-
-    def facts(self, prefix: str) -> dict[str, np.ndarray]:
-        """Losses, measured values and predictions in the order of the rows."""
-        back = self.order.argsort()
-        facts = {"loss": self.losses, "value": self.values}
-        if self.predictions is not None:
-            facts["prediction"] = self.predictions
-        return {f"{prefix}{name}": value[back].cpu().numpy() for name, value in facts.items()}
+def _same_bases(ones: Sequence[Basis], others: Sequence[Basis]) -> bool:
+    """Whether two lists of bases are the same coordinates: equal, not just of equal shape."""
+    return all(
+        a is b or (a is not None and b is not None and torch.equal(a, b))
+        for one, other in zip(ones, others, strict=True)
+        for a, b in ((one.inputs, other.inputs), (one.gradients, other.gradients))
+    )
 
 
 def _stack(parts: Sequence[np.ndarray]) -> np.ndarray:
@@ -924,7 +854,7 @@ def _stack(parts: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def _ordered(
-    scores: Tensor, asked: _Captured, rows: _Captured, add_left: bool, add_right: bool
+    scores: Tensor, asked: Captured, rows: Captured, add_left: bool, add_right: bool
 ) -> np.ndarray:
     """(rows, queries) in the order of the data, from (queries, rows) in that of the batches."""
     if not add_left:
@@ -949,7 +879,7 @@ def _top(scores: np.ndarray, k: int, first: int) -> dict[str, np.ndarray]:
 class _TokenScores:
     """Scores of every training token: its own product with the query, <W o G_q, g_bt a_bt^T>."""
 
-    def __init__(self, session: Session, asked: _Captured, rows: _Captured) -> None:
+    def __init__(self, session: Session, asked: Captured, rows: Captured) -> None:
         self.session, self.asked, self.rows = session, asked, rows
         self.width = max(piece.inputs.shape[1] for layer in rows.layers for piece in layer.pieces)
         queries = len(asked)

@@ -31,8 +31,16 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from landform.curvature.capture import Use, check_finite
-from landform.curvature.gradients import Basis, Workspace, make_piece, sum_of_squares
+from landform.curvature.capture import Capture, Use, check_finite
+from landform.curvature.captured import Captured
+from landform.curvature.gradients import (
+    Basis,
+    GradientStore,
+    Piece,
+    Workspace,
+    make_piece,
+    sum_of_squares,
+)
 from landform.curvature.labels import Labels, is_exact, output_columns
 from landform.curvature.layers import Layer, coverage_share
 from landform.curvature.ranks import Ranks, current_ranks, shared
@@ -44,6 +52,7 @@ from landform.store.artifacts import ArtifactStore, Contents, MemoryStore
 from landform.store.engines import run_plan
 from landform.store.plan import Forecast, Job, Plan
 from landform.store.study import open_store
+from landform.tasks.batching import Batch
 from landform.tasks.objective import Objective
 from landform.tasks.task import Examples, Task
 from landform.weights.checkpoint import Checkpoint, resolve
@@ -266,9 +275,12 @@ class Factors:
 
 
 def _curve(layer: str, factor: str, values: Tensor) -> pd.DataFrame:
-    """At most 200 points of a spectrum, largest first."""
+    """At most 200 points of a spectrum, largest first: half of them evenly spaced, half of them
+    by their rank's order of magnitude, since a few of the largest hold most of the sum."""
     ordered = np.sort(values.double().cpu().numpy())[::-1]
-    places = np.unique(np.linspace(0, len(ordered) - 1, min(200, len(ordered))).round().astype(int))
+    even = np.linspace(0, len(ordered) - 1, 100)
+    head = np.geomspace(1, len(ordered), 100) - 1
+    places = np.unique(np.concatenate([even, head]).round().astype(int))
     return pd.DataFrame(
         {
             "module": layer,
@@ -669,18 +681,60 @@ class FactorsWorker:
         return is_exact(objective, len(task.label_names))
 
     def _pass(self, examples: Examples, sums: _Covariances | _Squares) -> None:
-        """One forward and backward pass over the examples."""
+        """One forward and backward pass over the examples, or over what an earlier one kept."""
         session, config = self.session, self.work.config
+        kept = session.kept.get((examples.fingerprint, config.labels))
+        if kept is not None and isinstance(sums, _Squares):
+            sums.add_kept(kept)
+            sums.finish()
+            return
         data: PreparedData = session.prepare(self.work.data, examples)
         session.check_padding(data)
-        objective = data.objective
-        with self.ranks.together(), session.capture(objective) as capture:
+        keeping = self._keeping(data)
+        with self.ranks.together(), session.capture(data.objective) as capture:
             for batch in self.ranks.share(data.batches):
-                logits = session.logits(capture, batch, data.ids, data.name)
-                columns = output_columns(objective, logits, batch, config.labels, config.seed)
-                sums.begin(len(batch), [capture.uses(i) for i in range(len(session.layers))])
-                capture.backward(logits, columns, sums.visit)
+                self._batch(capture, batch, data, sums, keeping)
         sums.finish()
+        if keeping is not None:
+            session.kept = {(examples.fingerprint, config.labels): keeping}
+
+    def _batch(
+        self,
+        capture: Capture,
+        batch: Batch,
+        data: PreparedData,
+        sums: _Covariances | _Squares,
+        keeping: Captured | None,
+    ) -> None:
+        session, config, objective = self.session, self.work.config, data.objective
+        logits = session.logits(capture, batch, data.ids, data.name)
+        columns = output_columns(objective, logits, batch, config.labels, config.seed)
+        sums.begin(len(batch), [capture.uses(i) for i in range(len(session.layers))])
+        visit = sums.visit
+        if keeping is not None:
+            keeping.note(objective, logits.detach().double(), objective.targets(batch))
+            fill = keeping.store.visitor(batch.rows)
+
+            def visit(layer: int, uses: list[Use]) -> None:
+                sums.visit(layer, uses)
+                fill(layer, uses)
+
+        capture.backward(logits, columns, visit)
+
+    def _keeping(self, data: PreparedData) -> Captured | None:
+        """Where the gradients go that a later phase needs again, if they fit into memory."""
+        config, session = self.work.config, self.session
+        columns = 1
+        if config.labels == "true" and is_exact(
+            data.objective, len(self.work.data.task.label_names)
+        ):
+            columns = max(len(self.work.data.task.label_names) - 1, 1)
+        tokens = sum(int(batch.inputs["attention_mask"].sum()) for batch in data.batches)
+        tokens += sum(batch.labels.numel() for batch in data.batches if batch.labels.dim() > 1)
+        needed = columns * tokens * session.token_bytes / self.ranks.world
+        if needed > session.budget(config.memory):
+            return None
+        return Captured(GradientStore([Basis(layer, raw=True) for layer in session.layers]))
 
 
 class _Covariances:
@@ -787,6 +841,15 @@ class _Squares:
         """The gradients of one layer in one backward pass."""
         piece = make_piece(uses, self.bases[number], self.size, self.cache)
         sum_of_squares(piece, self.totals[number], self.space)
+
+    def add_kept(self, kept: Captured) -> None:
+        """The gradients that an earlier phase kept; rotated, they are kept for the next."""
+
+        def add(number: int, piece: Piece) -> None:
+            sum_of_squares(piece, self.totals[number], self.space)
+
+        kept.store.rotate(self.bases, add)
+        self.examples += len(kept)
 
     def finish(self) -> None:
         """Add up the processes; name the layer whose sums are not finite."""

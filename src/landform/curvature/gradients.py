@@ -13,7 +13,7 @@ product at full speed, small enough not to travel to the main memory and back.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -46,9 +46,13 @@ class Basis:
     layer: Layer
     inputs: Tensor | None = None
     gradients: Tensor | None = None
+    raw: bool = False
+    """leave the tokens as they are captured, without the 1: to be rotated later"""
 
     def of_inputs(self, a: Tensor) -> Tensor:
         """(n, d_in) -> (n, c): [a; 1] Q_A."""
+        if self.raw:
+            return a
         if self.inputs is None:
             return torch.cat([a, a.new_ones(len(a), 1)], 1) if self.layer.bias else a
         if not self.layer.bias:
@@ -366,6 +370,34 @@ class GradientStore:
 
     def __len__(self) -> int:
         return sum(map(len, self.rows))
+
+    def rotate(
+        self, bases: Sequence[Basis], each: Callable[[int, Piece], None] | None = None
+    ) -> None:
+        """Turn raw tokens into those of `bases`, piece by piece in place of the raw ones.
+
+        `each` is called with the number of the layer and every new piece.
+        """
+        done: dict[tuple[int, int, bool], tuple[Tensor, Tensor]] = {}
+        for number, (layer, basis) in enumerate(zip(self.layers, bases, strict=True)):
+            for place, piece in enumerate(layer.pieces):
+                key = (id(piece.inputs), id(basis.inputs), basis.layer.bias)
+                if key not in done:  # the raw tensor is kept too: its id must stay its own
+                    done[key] = piece.inputs, _flat(piece.inputs, basis.of_inputs)
+                fresh = Piece(done[key][1], _flat(piece.gradients, basis.of_gradients))
+                layer.pieces[place] = fresh
+                if each is not None:
+                    each(number, fresh)
+            if number + 1 == len(bases) or bases[number + 1].inputs is not basis.inputs:
+                done.clear()
+        self.bases = tuple(bases)
+
+
+def _flat(tokens: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
+    """function of the last axis of (n, T, d). What it makes of missing tokens does not matter:
+    their gradients are zeros, and stay so."""
+    count, width, size = tokens.shape
+    return function(tokens.reshape(count * width, size)).view(count, width, -1)
 
 
 class _Filler:

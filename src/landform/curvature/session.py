@@ -6,14 +6,17 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from landform.curvature.capture import Capture
 from landform.curvature.layers import SEEN, Layer, find_layers
+from landform.curvature.ranks import current_ranks
 from landform.errors import CurvatureError, NonFiniteError
 from landform.evaluation.points import Data, DataConfig, PreparedData, check_padding, prepare
 from landform.tasks.batching import Batch
@@ -22,7 +25,7 @@ from landform.tasks.task import Examples
 from landform.weights.checkpoint import Checkpoint, load_model, load_tokenizer
 from landform.weights.space import ParameterSpace
 
-__all__ = ["LayersConfig", "Session"]
+__all__ = ["LayersConfig", "Session", "free_bytes"]
 
 REMEMBERED = 4
 
@@ -34,6 +37,8 @@ class LayersConfig(DataConfig):
     """Only layers whose names fit one of these patterns ('*.attention.*'; default: all)."""
     exclude: tuple[str, ...] = ()
     """No layers whose names fit one of these patterns."""
+    memory: float | None = Field(None, ge=0, allow_inf_nan=False)
+    """GiB for gradients held in memory (default: a quarter of what is free)."""
 
 
 @dataclass(eq=False)
@@ -48,6 +53,9 @@ class Session:
     coverage: pd.DataFrame
     groups: tuple[int, ...]
     """for each layer, the number of the first layer that always has the same input"""
+    kept: dict[tuple[str, str], Any] = field(default_factory=dict, repr=False)
+    """`Captured` gradients of training rows, by their fingerprint and the labels: what one phase
+    made, the next one takes"""
     _prepared: dict[tuple[str, str], PreparedData] = field(default_factory=dict, repr=False)
 
     @classmethod
@@ -143,6 +151,34 @@ class Session:
         """Where the model is."""
         return next(iter(self.model.parameters())).device
 
+    @property
+    def token_bytes(self) -> int:
+        """Bytes of one token's inputs and gradients in all layers."""
+        entries = sum(self.layers[i].columns for i in set(self.groups))
+        entries += sum(layer.outputs for layer in self.layers)
+        return entries * self.dtype.itemsize
+
+    def budget(self, memory: float | None) -> float:
+        """Bytes that gradients may take: `memory` GiB, or a quarter of what is free.
+
+        Several processes ask together and get the same answer: what they decide by it must agree.
+        """
+        if memory is not None:
+            return memory * 2**30
+        ranks = current_ranks()
+        return 0.25 * min(ranks.gather(free_bytes(self.device))) / ranks.world
+
     def seen(self) -> frozenset[str]:
         """Names of the layers looked at."""
         return frozenset(self.coverage.name[self.coverage.status == SEEN])
+
+
+def free_bytes(device: torch.device) -> float:
+    """Memory that could be had on a device now; 8 GiB where the system does not tell."""
+    if device.type == "cuda":
+        return float(torch.cuda.mem_get_info(device)[0])
+    try:
+        lines = dict(x.split(":", 1) for x in Path("/proc/meminfo").read_text().splitlines())
+        return 1024.0 * int(lines["MemAvailable"].split()[0])
+    except (OSError, KeyError, ValueError):
+        return 8.0 * 2**30
