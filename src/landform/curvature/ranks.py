@@ -81,10 +81,10 @@ class Ranks:
             yield
         except Exception as error:
             mine = error
-        for rank, error in enumerate(self.gather(_sendable(mine))):
-            if error is not None:
+        for rank, found in enumerate(self.gather(_sendable(mine))):
+            if found is not None:
                 # The process's own error, with its traceback, where it is the one to be raised.
-                raise (mine if mine is not None and rank == self.rank else error)
+                raise (mine if mine is not None and rank == self.rank else found)
 
 
 def _sendable(error: Exception | None) -> LandformError | None:
