@@ -55,6 +55,7 @@ def demo_study(out: Path, *, seeds: int | None = None, **changes: Any) -> StudyF
                 "checkpoint": runs[0],
                 "task": "embedded",
                 "queries": ["validation", "heuristics"],
+                "query_rows": 128,
                 "measurement": "margin",
             }
         },
