@@ -476,7 +476,7 @@ def _say_full(factors: Any, found: Any, dtype: str, total: float, rows: int, que
     done = sum(flops.values())
     on_gpu = session.device.type == "cuda"
     device = torch.cuda.get_device_name() if on_gpu else "CPU"
-    print(f"\n{dtype} on {device}: {rows} x {queries}, {total:.1f} s, {done / 1e15:.3f} PFLOP")
+    print(f"\n{dtype} on {device}: {rows} x {queries}, {total:.1f} s, {done / 1e12:.3g} TFLOP")
     for phase in PHASES:
         seconds = found.timings[phase]
         print(f"  {phase:20s} {seconds:8.2f} s  {flops[phase] / seconds / 1e12:8.2f} TFLOP/s")
