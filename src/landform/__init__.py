@@ -7,6 +7,8 @@
     curve.barrier_height, curve.convexity_gap
     study = lf.connect(["runs/seed0", "runs/seed1", "runs/seed2"], task, store="study/")
     study.basins
+    factors = lf.fit_factors("runs/seed0", task, strategy="ekfac")
+    lf.influence(factors, queries="validation").top(query=7, k=5)
 
 Names are imported on first use, so that `import landform` costs nothing and touches nothing.
 """
@@ -18,13 +20,17 @@ from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from landform.attribution.index import GradientIndex, build_index
     from landform.attribution.influence import (
         Influence,
         SelfInfluence,
         influence,
         self_influence,
     )
+    from landform.attribution.lds import LinearDatamodelling, linear_datamodelling_score
+    from landform.attribution.mislabel import Mislabel, corrupt_labels, mislabel
     from landform.curvature.factors import Factors, fit_factors
+    from landform.curvature.kronfluence import import_kronfluence
     from landform.evaluation.evaluate import Evaluation, evaluate
     from landform.geometry.curves import (
         area_under_curve,
@@ -36,8 +42,11 @@ if TYPE_CHECKING:
     from landform.geometry.statistics import basin_statistics
     from landform.report.atlas import write_atlas
     from landform.studies.connect import Connection, connect
+    from landform.studies.counterfactual import Counterfactual, counterfactual
+    from landform.studies.lds import lds
     from landform.tasks.objective import Objective
     from landform.tasks.task import Task, load_task
+    from landform.training.ensemble import retrain
     from landform.training.finetune import train
     from landform.weights.checkpoint import Checkpoint, load_model, load_tokenizer, select
     from landform.weights.distance import distance
@@ -51,10 +60,14 @@ except metadata.PackageNotFoundError:  # a source tree that was never installed
 _HOME = {
     "Checkpoint": "landform.weights.checkpoint",
     "Connection": "landform.studies.connect",
+    "Counterfactual": "landform.studies.counterfactual",
     "Evaluation": "landform.evaluation.evaluate",
     "Factors": "landform.curvature.factors",
+    "GradientIndex": "landform.attribution.index",
     "Influence": "landform.attribution.influence",
     "Interpolation": "landform.geometry.line",
+    "LinearDatamodelling": "landform.attribution.lds",
+    "Mislabel": "landform.attribution.mislabel",
     "Objective": "landform.tasks.objective",
     "ParameterSpace": "landform.weights.space",
     "SelfInfluence": "landform.attribution.influence",
@@ -62,17 +75,25 @@ _HOME = {
     "area_under_curve": "landform.geometry.curves",
     "barrier_height": "landform.geometry.curves",
     "basin_statistics": "landform.geometry.statistics",
+    "build_index": "landform.attribution.index",
     "bump_height": "landform.geometry.curves",
     "connect": "landform.studies.connect",
     "convexity_gap": "landform.geometry.curves",
+    "corrupt_labels": "landform.attribution.mislabel",
+    "counterfactual": "landform.studies.counterfactual",
     "distance": "landform.weights.distance",
     "evaluate": "landform.evaluation.evaluate",
     "fit_factors": "landform.curvature.factors",
+    "import_kronfluence": "landform.curvature.kronfluence",
     "influence": "landform.attribution.influence",
     "interpolate": "landform.geometry.line",
+    "lds": "landform.studies.lds",
+    "linear_datamodelling_score": "landform.attribution.lds",
     "load_model": "landform.weights.checkpoint",
     "load_task": "landform.tasks.task",
     "load_tokenizer": "landform.weights.checkpoint",
+    "mislabel": "landform.attribution.mislabel",
+    "retrain": "landform.training.ensemble",
     "select": "landform.weights.checkpoint",
     "self_influence": "landform.attribution.influence",
     "train": "landform.training.finetune",
