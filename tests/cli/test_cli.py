@@ -44,7 +44,10 @@ def data(place):
     return ["--task", place / "dev.tsv", "--text", "sentence", "--label", "label"]
 
 
-COMMANDS = ("train", "evaluate", "interpolate", "connect", "distance", "report", "run", "demo")
+COMMANDS = (
+    "train", "evaluate", "interpolate", "connect", "distance", "influence", "mislabel", "report",
+    "run", "demo",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("command", COMMANDS)

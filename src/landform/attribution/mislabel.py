@@ -34,7 +34,7 @@ from landform.tasks.task import Examples, Task
 if TYPE_CHECKING:
     from landform.attribution.influence import SelfInfluence
 
-__all__ = ["Known", "Mislabel", "MislabelConfig", "corrupt_labels", "mislabel"]
+__all__ = ["Known", "Mislabel", "MislabelConfig", "corrupt_labels", "known_rows", "mislabel"]
 
 Known = npt.ArrayLike | Iterable[int] | str | os.PathLike[str]
 """Which rows are mislabelled: True or False for every row of the split, positions in the split, or
@@ -155,7 +155,7 @@ def mislabel(source: SelfInfluence, *, known: Known | None = None, **options: An
     scored = source.table.reset_index(drop=True)
     _check_scores(scored)
     if known is not None:
-        marks = _known_rows(known, scored)
+        marks = known_rows(known, scored)
         if marks.all() or not marks.any():
             raise DataError(
                 f"{'all' if marks.all() else 'none'} of the {len(marks)} scored rows "
@@ -204,8 +204,8 @@ def _check_scores(table: pd.DataFrame) -> None:
         )
 
 
-def _known_rows(known: Known, table: pd.DataFrame) -> np.ndarray:
-    """(rows of `table`,) whether each is known to be mislabelled."""
+def known_rows(known: Known, table: pd.DataFrame) -> np.ndarray:
+    """(rows of `table`,) whether each is known to be mislabelled; `table` has row and text_id."""
     rows = table["row"].to_numpy(dtype=np.int64)
     if isinstance(known, str | os.PathLike):
         return np.isin(table["text_id"], list(_listed(Path(known), table)))

@@ -8,9 +8,9 @@ several strategies, measurements and query sets have a place each.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -26,7 +26,7 @@ from landform.attribution.influence import (
     self_influence,
 )
 from landform.attribution.measurement import Measurement
-from landform.attribution.mislabel import Known, Mislabel, MislabelConfig, mislabel
+from landform.attribution.mislabel import Known, Mislabel, MislabelConfig, known_rows, mislabel
 from landform.config import Config
 from landform.curvature.factors import FactorsConfig, FactorsStudy, FactorSummary
 from landform.errors import ConfigError
@@ -69,6 +69,8 @@ class AttributionConfig(FactorsConfig, InfluenceConfig, ScoredRowsConfig):
 
     rows: int | None = Field(None, ge=1)
     """Fit the factors on the first ROWS training rows, and score these rows (default: all)."""
+    memory: float | None = Field(None, gt=0, allow_inf_nan=False)
+    """GiB for gradients held in memory (default: a quarter of what is free)."""
     query_rows: int | None = Field(None, ge=1)
     """Score for the first QUERY_ROWS rows of each query set (default: all)."""
 
@@ -79,7 +81,7 @@ class SuspectsConfig(FactorsConfig, DampingConfig, MislabelConfig, ScoredRowsCon
     rows: int | None = Field(None, ge=1)
     """Fit the factors on the first ROWS training rows, and rank these rows (default: all)."""
     memory: float | None = Field(None, gt=0, allow_inf_nan=False)
-    """GiB for the gradients at once (default: a quarter of what is free)."""
+    """GiB for gradients held in memory (default: a quarter of what is free)."""
 
 
 def _part(config: Config, kind: type[Config]) -> dict[str, Any]:
@@ -276,14 +278,20 @@ class SuspectsStudy:
         known: Known | None = None,
         **options: Any,
     ) -> SuspectsStudy:
-        """Resolve checkpoint, rows and options."""
+        """Resolve checkpoint, rows and options; raises for what `known` names and is not there."""
         config = SuspectsConfig.parse(options, where="mislabel")
         Measurement.of(config.measurement)
         task.resolve(split)
         fit = FactorsStudy.of(
             resolve(checkpoint), task, split=split, **_part(config, FactorsConfig)
         )
-        return cls(fit, known, config)
+        if known is not None and not isinstance(known, str | os.PathLike):
+            known = known if hasattr(known, "__array__") else list(cast(Iterable[int], known))
+        study = cls(fit, known, config)
+        if known is not None:
+            ids = task.examples(split, rows=study._rows).ids
+            known_rows(known, pd.DataFrame({"row": range(len(ids)), "text_id": ids}))
+        return study
 
     def forecast(self, store: ArtifactStore | None = None) -> tuple[Forecast, ...]:
         """What fitting takes, and what ranking the rows takes after that."""
