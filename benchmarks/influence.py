@@ -250,7 +250,7 @@ def side(name: str, arguments: argparse.Namespace) -> None:
 # --- the floor ------------------------------------------------------------------------------------
 
 
-def floor_flops(session: Any, train: Any, asked: Any, *, train_passes: int = 1) -> dict[str, float]:
+def floor_flops(session: Any, train: Any, asked: Any) -> dict[str, float]:
     """FLOP by phase of the exact result, from shapes and true counts of tokens.
 
     Gram matrices count their half; a decomposition 10/3 n^3 (reduction and back-transformation);
@@ -282,23 +282,17 @@ def floor_flops(session: Any, train: Any, asked: Any, *, train_passes: int = 1) 
 
     sizes = [inputs[i] for i in leaders] + outputs
     entries = sum(inputs[i] * outputs[i] for i in each)
-    one_pass = forward_backward(train, seen)
     return {
-        "covariance": one_pass
+        "covariance": forward_backward(train, seen)
         + sum(seen[i] * inputs[i] ** 2 for i in leaders)
         + sum(live[i] * outputs[i] ** 2 for i in each),
         "eigendecomposition": sum(10 / 3 * n**3 for n in sizes),
-        "lambda": rotation(widest, live)
-        + gradients(live)
-        + 2 * train.size * entries
-        + (one_pass if train_passes > 1 else 0),
+        "lambda": rotation(widest, live) + gradients(live) + 2 * train.size * entries,
         "queries": forward_backward(asked, q_seen)
         + rotation(q_widest, q_live)
         + gradients(q_live)
         + asked.size * entries,
-        "scores": gradients(live)
-        + 2 * train.size * asked.size * entries
-        + (one_pass + rotation(widest, live) if train_passes > 2 else 0),
+        "scores": gradients(live) + 2 * train.size * asked.size * entries,
     }
 
 
@@ -472,7 +466,7 @@ def _say_full(factors: Any, found: Any, dtype: str, total: float, rows: int, que
     session, task = factors.session(), factors.task
     train = session.prepare(Data(task, "train"), task.examples("train", rows=rows))
     asked = session.prepare(Data(task, "validation"), task.examples("validation", rows=queries))
-    flops = floor_flops(session, train, asked, train_passes=3)
+    flops = floor_flops(session, train, asked)
     done = sum(flops.values())
     on_gpu = session.device.type == "cuda"
     device = torch.cuda.get_device_name() if on_gpu else "CPU"
