@@ -1,4 +1,4 @@
-"""`landform influence`, `landform mislabel` and their steps, as a newcomer would type them."""
+"""`landform influence` and its measures, and their steps, as a newcomer would type them."""
 
 import json
 
@@ -14,6 +14,7 @@ from landform.cli.texts import print_texts, shorten_text
 def place(tmp_path_factory, save_checkpoint, write_rows):
     root = tmp_path_factory.mktemp("attribution")
     save_checkpoint(root / "runs" / "seed0", seed=3)
+    save_checkpoint(root / "base", kind="masked-lm", seed=6)
     write_rows(root / "train.tsv", 30, seed=1)
     write_rows(root / "dev.tsv", 12, seed=2)
     write_rows(root / "ood.tsv", 6, seed=4)
@@ -213,6 +214,72 @@ def test_bad_words(say, place, tmp_path):
         assert "Traceback" not in err and not out
 
 
+def quick(place, command):
+    """Command, model and data for tests that train: a few steps of a tiny model."""
+    line = words(place, command)
+    line[1] = place / "base"
+    return [*line, "--rows", 20, "--query-rows", 6, "--train.max-steps", 3,
+            "--train.batch-size", 4, "--train.learning-rate", 0.01]  # fmt: skip
+
+
+def test_what_lds_prints_and_keeps(say, place, tmp_path):
+    line = [*quick(place, "lds"), "--masks", 6, "--retrainings", 2, "--methods", "identity",
+            "diagonal:empirical", "--store", tmp_path / "s"]  # fmt: skip
+    status, out, err = say(*line, "--dry-run", "--json")
+    assert status == 0 and not (tmp_path / "s").exists(), err
+    assert json.loads(out)["evaluations"] == 6 * 2 * 3
+    status, out, err = say(*line, "--figure", tmp_path / "lds.png")
+    assert status == 0, err
+    assert "diagonal:empirical" in out and "retraining" in out and "over 6 masks" in out
+    assert (tmp_path / "lds.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "s" / "results" / "lds" / "per_query.parquet").exists()
+    status, out, err = say(*line, "--json")
+    found = json.loads(out)
+    assert status == 0 and found["retrainings"] == 2 and found["masks"] == 6, err
+    assert [row["method"] for row in found["methods"]] == ["identity", "diagonal:empirical"]
+    status, _, err = say("report", tmp_path / "s")
+    assert status == 0 and "<h2>Linear datamodelling score</h2>" in (
+        tmp_path / "s" / "atlas.html"
+    ).read_text(), err  # fmt: skip
+
+
+def test_what_counterfactual_prints_and_keeps(say, place, tmp_path):
+    line = [*quick(place, "counterfactual"), "--methods", "random", "identity"]
+    line += ["--sizes", 2, 4, "--base-seeds", 0, "--retrain-seeds", 7, "--targets", 2]
+    line += ["--store", tmp_path / "s"]
+    status, out, err = say(*line, "--dry-run")
+    assert status == 0 and "steps to do" in out and not (tmp_path / "s").exists(), err
+    status, out, err = say(*line, "--figure", tmp_path / "flips.pdf")
+    assert status == 0, err
+    assert "2 targets among 6 queries" in out and "against random rows" in out
+    assert "flip without the 4 rows" in out and (tmp_path / "flips.pdf").exists()
+    curve = pd.read_parquet(tmp_path / "s" / "results" / "counterfactual" / "curve.parquet")
+    assert curve["method"].tolist() == ["random"] * 2 + ["identity"] * 2
+    status, out, err = say(*line, "--json")
+    assert status == 0 and json.loads(out)["targets"] == 2, err
+
+
+def test_bad_words_of_the_measures(say, place, tmp_path):
+    lds, flips = quick(place, "lds"), quick(place, "counterfactual")
+    (tmp_path / "masks.csv").write_text("1,0,1\n0,1,1\n1,1,0\n")
+    cases = {
+        (*lds, "--methods", "ekfacs"): (1, "did you mean 'ekfac'"),
+        (*lds, "--masks", 1): (2, "option masks"),
+        (*lds, "--mask-file", tmp_path / "masks.csv"): (1, "masks of 3 rows"),
+        (*lds, "--margin-file", tmp_path / "masks.csv"): (2, "margin_file needs the mask_file"),
+        (*lds, "--train.save-steps", 2): (1, "option train.save_steps"),
+        (*lds, "--figure", tmp_path / "x.txt"): (1, "x.txt"),
+        (*lds, "--queries", "tset"): (1, "no split 'tset'"),
+        (*flips, "--sizes", 20): (1, "20 rows cannot be removed from 20"),
+        (*flips, "--methods", "randm"): (2, "methods"),
+        (*flips, "--scored", place / "none"): (1, "none"),
+    }
+    for line, (expected, message) in cases.items():
+        status, out, err = say(*line)
+        assert status == expected and message in err, (line[18:], out, err)
+        assert "Traceback" not in err and not out
+
+
 STUDY = """
 study: study
 tasks:
@@ -222,12 +289,16 @@ steps:
   - influence: {{checkpoint: runs/seed0, task: toy, queries: [validation, "ood:validation"],
                 measurement: {measurement}, query_rows: 4}}
   - mislabel: {{checkpoint: runs/seed0, task: toy, known: wrong.txt}}
+  - lds: {{model: base, task: toy, methods: identity, masks: 4, retrainings: 1, rows: 12,
+          query_rows: 4, train: {{max_steps: 2}}}}
+  - counterfactual: {{model: base, task: toy, methods: [random, identity], sizes: 3, rows: 12,
+                     query_rows: 4, base_seeds: 0, retrain_seeds: 5, train: {{max_steps: 2}}}}
   - report: {{}}
 """
 
 
 def test_steps_of_a_study_file(say, place, tmp_path):
-    for name in ("runs", "train.tsv", "dev.tsv", "ood.tsv", "wrong.txt"):
+    for name in ("runs", "base", "train.tsv", "dev.tsv", "ood.tsv", "wrong.txt"):
         (tmp_path / name).symlink_to(place / name)
     file = tmp_path / "study.yaml"
     file.write_text(STUDY.format(measurement="margins"))
@@ -247,6 +318,8 @@ def test_steps_of_a_study_file(say, place, tmp_path):
         "influence-seed0-ekfac-true-margin-toy-validation",
         "self-seed0-ekfac-true-loss-toy-train",
         "mislabel-seed0-ekfac-true-loss-toy-train",
+        "lds",
+        "counterfactual",
     }
     assert (tmp_path / "study" / "atlas.html").exists()
 

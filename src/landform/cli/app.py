@@ -73,6 +73,16 @@ _COMMANDS = {
         "Rank training rows by self-influence: outliers and wrong labels come first.",
         "landform mislabel runs/seed0 --task sst2 --rows 2000 --store study",
     ),
+    "lds": (
+        "Do influence scores predict what training on half of the rows gives?",
+        "landform lds org/pre-trained --task sst2 --rows 1000 --query-rows 100 "
+        "--train.max-steps 100 --store study",
+    ),
+    "counterfactual": (
+        "Which predictions flip without the rows that are said to help them most?",
+        "landform counterfactual org/pre-trained --task sst2 --rows 1000 --sizes 20 40 80 "
+        "--train.max-steps 100 --store study",
+    ),
     "report": ("Write the HTML atlas of a study.", "landform report study"),
     "run": (
         "Run a whole study from a YAML file; resumes where it stopped.",

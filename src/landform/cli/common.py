@@ -31,6 +31,7 @@ __all__ = [
     "emit",
     "emit_forecast",
     "make_task",
+    "one_query_set",
     "open_existing",
     "open_study",
     "print_table",
@@ -136,6 +137,11 @@ def query_sets(specs: Sequence[str]) -> list[str | tuple[Task, str]]:
         (other,) = also_tasks([spec])
         chosen.append(other if isinstance(other, tuple) else (other, "validation"))
     return chosen
+
+
+def one_query_set(spec: str) -> str | tuple[Task, str]:
+    """`query_sets` of one."""
+    return query_sets([spec])[0]
 
 
 def read_task(path: str) -> TaskConfig:

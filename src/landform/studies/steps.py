@@ -20,6 +20,7 @@ from landform.studies.attribute import (
 )
 from landform.studies.connect import ConnectConfig, ConnectionStudy
 from landform.studies.counterfactual import CounterfactualConfig, CounterfactualStudy
+from landform.studies.lds import LdsConfig, LdsStudy
 from landform.tasks.task import Task
 from landform.training.finetune import TrainStudy
 from landform.training.options import TrainConfig
@@ -301,6 +302,47 @@ class MislabelStep(SuspectsConfig, Step):
         )
 
 
+class LdsStep(LdsConfig, Step):
+    """Compare scores with retraining on random parts of the rows."""
+
+    model: str
+    """The checkpoint that every training starts from."""
+    task: str
+    """The task to train on."""
+    split: str = "train"
+    """The split to train on."""
+    queries: str = "validation"
+    """What is asked about: a split of the task, or TASK:SPLIT."""
+    scored: str | None = None
+    """The fine-tuned model that is scored (default: one trained on all rows per base seed)."""
+
+    def check(self, file: StudyFile) -> None:
+        file.task(self.task)[0].resolve(self.split)
+        if _find(file, [self.model, *([] if self.scored is None else [self.scored])]):
+            self.study(file)
+
+    def forecast(self, file: StudyFile, store: ArtifactStore | None) -> str:
+        return self.study(file).forecast(store).reading
+
+    def run(self, file: StudyFile, store: ArtifactStore, progress: bool) -> list[Result]:
+        return [self.study(file).run(store, progress=progress)]
+
+    def study(self, file: StudyFile) -> LdsStudy:
+        """The plan of the retrainings."""
+        options = self.options(LdsConfig)
+        for name in ("mask_file", "margin_file"):
+            if options[name] is not None:
+                options[name] = file.base / options[name]
+        return LdsStudy.of(
+            file.place(self.model),
+            file.task(self.task)[0],
+            split=self.split,
+            queries=_queries(file, self.task, self.queries),
+            scored=None if self.scored is None else file.place(self.scored),
+            **options,
+        )
+
+
 class CounterfactualStep(CounterfactualConfig, Step):
     """Remove the most helpful rows, train again, count the flips."""
 
@@ -364,6 +406,7 @@ STEPS: dict[str, type[Step]] = {
     "connect": ConnectStep,
     "influence": InfluenceStep,
     "mislabel": MislabelStep,
+    "lds": LdsStep,
     "counterfactual": CounterfactualStep,
     "report": ReportStep,
 }

@@ -1,0 +1,106 @@
+"""`landform counterfactual`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from landform.cli.common import (
+    DataFlags,
+    OptionFlags,
+    OutputConfig,
+    OutputFlags,
+    emit,
+    emit_forecast,
+    make_task,
+    one_query_set,
+    open_existing,
+    open_study,
+    print_table,
+)
+from landform.studies.counterfactual import (
+    Counterfactual,
+    CounterfactualConfig,
+    CounterfactualStudy,
+)
+from landform.tasks.task import TaskConfig
+
+__all__ = ["counterfactual"]
+
+
+def counterfactual(
+    model: str,
+    /,
+    *,
+    data: Annotated[TaskConfig, DataFlags] = TaskConfig(),
+    split: str = "train",
+    queries: str = "validation",
+    scored: str | None = None,
+    store: Path | None = None,
+    figure: Path | None = None,
+    dry_run: Annotated[bool, Parameter(negative=())] = False,
+    options: Annotated[CounterfactualConfig, OptionFlags] = CounterfactualConfig(),
+    output: Annotated[OutputConfig, OutputFlags] = OutputConfig(),
+) -> None:
+    """Which predictions flip without the training rows that are said to help them most?
+
+    Example: landform counterfactual org/pre-trained --task sst2 --rows 1000 --sizes 20 40 80 \
+    --train.max-steps 100 --store study
+
+    Parameters
+    ----------
+    model
+        The pre-trained model that every training starts from: a directory or a hub name.
+    split
+        The split to train on.
+    queries
+        Where targets are sought: a split of the task, or NAME:SPLIT, FILE.yaml, FILE.yaml:SPLIT.
+    scored
+        The fine-tuned model whose gradients make the scores (default: one trained on all rows with
+        the first of BASE_SEEDS).
+    store
+        Study directory: finished trainings, factors and scores are kept there and reused.
+    figure
+        Write the curve as a figure (.png, .pdf or .svg).
+    dry_run
+        Say what would be trained, with time and memory; keep nothing.
+    """
+    if figure is not None:
+        from landform.report.style import check_figure
+
+        check_figure(figure)
+    task = make_task(data)
+    study = CounterfactualStudy.of(
+        model,
+        task,
+        split=split,
+        queries=one_query_set(queries),
+        scored=scored,
+        **dict(options),
+    )
+    if dry_run:
+        emit_forecast(study.forecast(open_existing(store)), output)
+        return
+    result = study.run(None if store is None else open_study(store), progress=not output.quiet)
+    wrote = [] if store is None else [store / "results" / options.keep_as]
+    if figure is not None:
+        from landform.report.figures import save
+
+        wrote.append(save(result.plot(), figure))
+    if not output.json_:
+        _say(result)
+    emit(result, output, wrote)
+    if store is not None and not output.json_:
+        print(f"next: landform report {store}")
+
+
+def _say(result: Counterfactual) -> None:
+    print(f"{result.targets} targets among {result.queries} queries; share that flips")
+    print_table(result.curve.drop(columns="targets"))
+    if result.comparison is not None:
+        print()
+        print("against random rows of the target's label, on the same targets")
+        print_table(result.comparison)
+    print()
