@@ -211,7 +211,7 @@ class Influence(Result):
         """The top five rows of every query on both sides; the matrix stays a table."""
         tops = []
         for query in range(len(self.queries) if self._can_rank() else 0):
-            shown = {"query": self.queries.iloc[query].to_dict()}
+            shown: dict[str, Any] = {"query": self.queries.iloc[query].to_dict()}
             for side, harmful in (("helpful", False), ("harmful", True)):
                 shown[side] = self.top(query, 5, harmful=harmful).to_dict("records")
             tops.append(shown)
@@ -441,6 +441,7 @@ class _Side:
             )
         data = Data(task, name)
         size = len(task.examples(name))
+        chosen: Sequence[int]
         if rows is None:
             chosen = range(size)
         elif isinstance(rows, int):
@@ -482,7 +483,7 @@ class _Side:
 
 def _label_column(task: Task, examples: Examples) -> list[Any]:
     if task.kind == "classification":
-        return _names(task, np.asarray(examples.labels)).tolist()
+        return list(_names(task, np.asarray(examples.labels)))
     if task.kind == "regression":
         return [float(label) for label in examples.labels]
     if task.kind == "token-classification":
@@ -494,7 +495,8 @@ def _label_column(task: Task, examples: Examples) -> list[Any]:
 
 
 def _names(task: Task, numbers: np.ndarray) -> np.ndarray:
-    return np.array(task.label_names, dtype=object)[numbers.astype(int)]
+    named: np.ndarray = np.array(task.label_names, dtype=object)[numbers.astype(int)]
+    return named
 
 
 def _check_rank(factors: Factors, config: InfluenceConfig) -> None:

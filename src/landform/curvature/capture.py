@@ -163,7 +163,8 @@ class Capture:
             use = Use(number, name, x, x._version, positions, cache=self._cache)
             if not output.requires_grad:
                 output = output + self._root
-            output.register_hook(lambda gradient: self._arrived(use, gradient))
+            hook: Any = output.register_hook  # torch gives it no types
+            hook(lambda gradient: self._arrived(use, gradient))
             self._uses[number].append(use)
             return output
 
@@ -266,7 +267,7 @@ def _positions(batch: Batch, objective: Objective) -> dict[tuple[int, ...], Posi
     mask = batch.inputs["attention_mask"].bool()
     size, device = len(batch), mask.device
     everyone = torch.arange(size, device=device)
-    known = {(size,): Positions(None, everyone, "example")}
+    known: dict[tuple[int, ...], Positions] = {(size,): Positions(None, everyone, "example")}
     masks = {"token": mask}
     if objective.kind == "seq2seq":
         # A decoder reads its own targets up to the last one that counts; what follows is padding.

@@ -31,7 +31,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from landform.curvature.capture import Capture, Use, check_finite
+from landform.curvature.capture import Capture, Use, Visitor, check_finite
 from landform.curvature.captured import Captured
 from landform.curvature.gradients import (
     Basis,
@@ -686,6 +686,8 @@ class FactorsWorker:
         kept = session.kept.get((examples.fingerprint, config.labels))
         if kept is not None and isinstance(sums, _Squares):
             sums.add_kept(kept)
+            if config.labels != "empirical":
+                session.kept = {}
             sums.finish()
             return
         data: PreparedData = session.prepare(self.work.data, examples)
@@ -710,20 +712,22 @@ class FactorsWorker:
         logits = session.logits(capture, batch, data.ids, data.name)
         columns = output_columns(objective, logits, batch, config.labels, config.seed)
         sums.begin(len(batch), [capture.uses(i) for i in range(len(session.layers))])
-        visit = sums.visit
+        visitors: list[Visitor] = [sums.visit]
         if keeping is not None:
             keeping.note(objective, logits.detach().double(), objective.targets(batch))
-            fill = keeping.store.visitor(batch.rows)
+            visitors.append(keeping.store.visitor(batch.rows))
 
-            def visit(layer: int, uses: list[Use]) -> None:
-                sums.visit(layer, uses)
-                fill(layer, uses)
+        def visit(layer: int, uses: list[Use]) -> None:
+            for visitor in visitors:
+                visitor(layer, uses)
 
         capture.backward(logits, columns, visit)
 
     def _keeping(self, data: PreparedData) -> Captured | None:
         """Where the gradients go that a later phase needs again, if they fit into memory."""
         config, session = self.work.config, self.session
+        if config.labels != "empirical" and config.strategy != "ekfac":
+            return None  # scores are made of gradients of the data's labels
         columns = 1
         if config.labels == "true" and is_exact(
             data.objective, len(self.work.data.task.label_names)
@@ -898,7 +902,7 @@ def _eigh(
     check_finite(matrix, what, layer)
     try:
         values, vectors = torch.linalg.eigh(matrix)
-    except torch.linalg.LinAlgError as error:
+    except RuntimeError as error:  # torch.linalg.LinAlgError is one
         raise CurvatureError(
             f"the {what} of layer {layer.name} cannot be decomposed: {error}",
             remedy="use eigen_dtype float64, or leave the layer out (exclude)",

@@ -82,7 +82,8 @@ def _draw(objective: Objective, logits: Tensor, targets: Tensor, batch: Batch, s
     function at a uniform number that belongs to the example and not to the batch."""
     uniform = _uniforms(batch, targets.shape[1:], seed).to(logits.device)
     if objective.kind == "regression":
-        return logits + math.sqrt(0.5) * torch.special.ndtri(uniform)
+        values: Tensor = logits + math.sqrt(0.5) * torch.special.ndtri(uniform)
+        return values
     steps = logits.softmax(-1).cumsum(-1)
     drawn = (steps < (uniform * steps[..., -1]).unsqueeze(-1)).sum(-1)
     return torch.where(targets == IGNORED, targets, drawn.clamp(max=logits.shape[-1] - 1))

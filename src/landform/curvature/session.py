@@ -149,7 +149,8 @@ class Session:
     @property
     def device(self) -> torch.device:
         """Where the model is."""
-        return next(iter(self.model.parameters())).device
+        found: torch.device = next(iter(self.model.parameters())).device
+        return found
 
     @property
     def token_bytes(self) -> int:
