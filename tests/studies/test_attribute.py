@@ -1,5 +1,9 @@
 """Fits, scores and rankings as one study: what is kept, under which names, what it will cost."""
 
+import pickle
+import shutil
+import warnings
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -164,6 +168,29 @@ def test_suspects_are_ranked_by_self_influence(place, task, tmp_path):
     pd.testing.assert_frame_equal(kept[done.names[2]].table, ranked)
     fit, ranking = SuspectsStudy.of(place / "model", task, rows=25).forecast(store)
     assert fit.evaluations == 0 and ranking.evaluations == 25
+
+
+def test_rows_of_a_run_that_was_trained_on_some(place, task, tmp_path):
+    run = tmp_path / "runs" / "seed0"
+    shutil.copytree(place / "model", run)
+    (run / "landform.json").write_text("{}")
+    (run / "train_rows.txt").write_text("train-20\ntrain-3\ntrain-7\n")
+    with pytest.warns(UserWarning, match=r"trained on a part .* row_file is .*train_rows.txt"):
+        AttributionStudy.of(run, task)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        study = AttributionStudy.of(run, task, row_file=run / "train_rows.txt")
+        done = pickle.loads(pickle.dumps(study)).run()
+    found = done.influences[0]
+    assert found.train["text_id"].tolist() == ["train-3", "train-7", "train-20"]
+    assert done.factors.rows == 3 and len(found.queries) == 8
+    rows = task.examples("train").take([3, 7, 20])
+    assert found.train["text"].tolist() == [text for (text,) in rows.texts]
+    suspects = SuspectsStudy.of(run, task, row_file=run / "train_rows.txt", known=[1]).run()
+    assert suspects.ranking.table.query("known")["text_id"].tolist() == ["train-7"]
+    (run / "other.txt").write_text("train-99\n")
+    with pytest.raises(DataError, match=r"other\.txt, line 1"):
+        AttributionStudy.of(run, task, row_file=run / "other.txt")
 
 
 def test_what_cannot_be_scored_is_refused_before_the_model_is_loaded(place, task, ood):

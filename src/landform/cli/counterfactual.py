@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
+import pandas as pd
 from cyclopts import Parameter
 
 from landform.cli.common import (
@@ -97,10 +98,28 @@ def counterfactual(
 
 
 def _say(result: Counterfactual) -> None:
-    print(f"{result.targets} targets among {result.queries} queries; share that flips")
-    print_table(result.curve.drop(columns="targets"))
+    print(f"{result.targets} targets among {result.queries} queries; the share of them that flips")
+    curve = result.curve
+    table = curve[["method", "size"]].assign(
+        **{
+            "at this size": _shares(curve, ""),
+            "at it or a smaller one": _shares(curve, "_carried"),
+        }
+    )
+    print_table(table)
     if result.comparison is not None:
         print()
         print("against random rows of the target's label, on the same targets")
-        print_table(result.comparison)
+        names = {"only_method": "only it", "only_random": "only random", "p_value": "p"}
+        print_table(result.comparison.rename(columns=names))
     print()
+
+
+def _shares(curve: pd.DataFrame, end: str) -> list[str]:
+    """Shares with their intervals, for people; what was not trained is a dash."""
+    return [
+        "-"
+        if pd.isna(row[f"share{end}"])
+        else f"{row[f'share{end}']:.0%} [{row[f'low{end}']:.0%}, {row[f'high{end}']:.0%}]"
+        for row in curve.to_dict("records")
+    ]

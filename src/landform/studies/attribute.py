@@ -8,8 +8,10 @@ several strategies, measurements and query sets have a place each.
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -34,7 +36,9 @@ from landform.store.artifacts import ArtifactStore
 from landform.store.plan import Forecast
 from landform.store.study import publish, slug
 from landform.studies.attribute_cost import FitCost
-from landform.tasks.task import Task
+from landform.tasks.task import Examples, Task
+from landform.training.options import TrainConfig
+from landform.training.subsets import choose_rows
 from landform.weights.checkpoint import Checkpoint, resolve, short_names
 
 __all__ = [
@@ -58,6 +62,9 @@ class ScoredRowsConfig(Config):
 
     measurement: str = "loss"
     """What is asked about a query: loss, or margin (the log odds of its gold label)."""
+    row_file: Path | None = None
+    """Only the rows of the split whose text ids this file lists, one per line: the train_rows.txt
+    of a run that was trained on a part of the rows."""
     train_rows: int | None = Field(None, ge=1)
     """Score the first TRAIN_ROWS rows of the split (default: those the factors are fitted on)."""
     keep_as: str | None = Field(None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$")
@@ -84,6 +91,41 @@ class SuspectsConfig(FactorsConfig, DampingConfig, MislabelConfig, ScoredRowsCon
     """GiB for gradients held in memory (default: a quarter of what is free)."""
 
 
+@dataclass(frozen=True, eq=False)
+class _Restricted(Task):
+    """A task with some rows of one split. It reads them from `base`, elsewhere too."""
+
+    base: Task | None = None
+    restricted: str = ""
+    kept: tuple[int, ...] = ()
+
+    def _examples(self, split: str) -> Examples:
+        assert self.base is not None
+        examples = self.base.examples(split)
+        return examples.take(self.kept) if split == self.restricted else examples
+
+
+def _trained_rows(task: Task, split: str, checkpoint: Checkpoint, config: ScoredRowsConfig) -> Task:
+    """The task with the rows of `row_file` only; warns where a run's own list is not used."""
+    split = task.resolve(split)
+    if config.row_file is not None:
+        chosen = choose_rows(
+            task.examples(split), TrainConfig(row_file=config.row_file), classes=False
+        )
+        values = {field.name: getattr(task, field.name) for field in fields(Task)}
+        values["_read"] = {}
+        return _Restricted(**values, base=task, restricted=split, kept=chosen or ())
+    for folder in (checkpoint.path, checkpoint.path.parent):
+        if (folder / "train_rows.txt").is_file() and (folder / "landform.json").is_file():
+            warnings.warn(
+                f"{checkpoint.spec} was trained on a part of the rows; those it never met are "
+                f"scored too, unless row_file is {folder / 'train_rows.txt'}",
+                stacklevel=3,
+            )
+            break
+    return task
+
+
 def _part(config: Config, kind: type[Config]) -> dict[str, Any]:
     """The options of `config` that belong to `kind`."""
     return {name: getattr(config, name) for name in kind.model_fields}
@@ -103,7 +145,7 @@ class Attribution:
 
 @dataclass(frozen=True)
 class AttributionStudy:
-    """The plan of a fit and its scores, before anything is loaded."""
+    """The plan of a fit and its scores, before any weights are loaded."""
 
     fit: FactorsStudy
     queries: tuple[tuple[Task, str], ...]
@@ -123,7 +165,8 @@ class AttributionStudy:
         (task, split)."""
         config = AttributionConfig.parse(options, where="influence")
         Measurement.of(config.measurement)
-        task.resolve(split)
+        found = resolve(checkpoint)
+        task = _trained_rows(task, split, found, config)
         asked = tuple((task, named) if isinstance(named, str) else named for named in queries)
         if not asked:
             raise ConfigError("there are no queries", remedy="name a split, such as validation")
@@ -141,9 +184,7 @@ class AttributionStudy:
                 f"option keep_as: one name ({config.keep_as}) for {len(asked)} query sets",
                 remedy="leave it out, or ask about one query set at a time",
             )
-        fit = FactorsStudy.of(
-            resolve(checkpoint), task, split=split, **_part(config, FactorsConfig)
-        )
+        fit = FactorsStudy.of(found, task, split=split, **_part(config, FactorsConfig))
         return cls(fit, asked, config)
 
     def forecast(self, store: ArtifactStore | None = None) -> tuple[Forecast, ...]:
@@ -281,10 +322,9 @@ class SuspectsStudy:
         """Resolve checkpoint, rows and options; raises for what `known` names and is not there."""
         config = SuspectsConfig.parse(options, where="mislabel")
         Measurement.of(config.measurement)
-        task.resolve(split)
-        fit = FactorsStudy.of(
-            resolve(checkpoint), task, split=split, **_part(config, FactorsConfig)
-        )
+        found = resolve(checkpoint)
+        task = _trained_rows(task, split, found, config)
+        fit = FactorsStudy.of(found, task, split=split, **_part(config, FactorsConfig))
         if known is not None and not isinstance(known, str | os.PathLike):
             known = known if hasattr(known, "__array__") else list(cast(Iterable[int], known))
         study = cls(fit, known, config)

@@ -67,6 +67,12 @@ def _find(file: StudyFile, names: Sequence[str]) -> bool:
     return len(there) == len(names)
 
 
+def _placed(file: StudyFile, options: dict[str, Any], *names: str) -> dict[str, Any]:
+    """Options with the paths among them starting from the study file."""
+    paths = {name: file.base / options[name] for name in names if options[name] is not None}
+    return {**options, **paths}
+
+
 def _queries(file: StudyFile, task: str, name: str) -> tuple[Task, str]:
     """A split of the task by its name, or TASK:SPLIT."""
     return file.task(name if ":" in name else f"{task.partition(':')[0]}:{name}")
@@ -104,16 +110,13 @@ class TrainStep(TrainConfig, Step):
 
     def study(self, file: StudyFile) -> TrainStudy:
         """The plan of the training."""
-        options = self.options(TrainConfig)
-        if self.row_file is not None:
-            options["row_file"] = file.base / self.row_file
         return TrainStudy.of(
             file.place(self.model),
             file.task(self.task)[0],
             out=file.base / self.out,
             split=self.split,
             eval_split=self.eval_split,
-            **options,
+            **_placed(file, self.options(TrainConfig), "row_file"),
         )
 
 
@@ -262,7 +265,7 @@ class InfluenceStep(AttributionConfig, Step):
             file.task(self.task)[0],
             split=self.split,
             queries=self.query_sets(file),
-            **self.options(AttributionConfig),
+            **_placed(file, self.options(AttributionConfig), "row_file"),
         )
 
 
@@ -298,7 +301,7 @@ class MislabelStep(SuspectsConfig, Step):
             file.task(self.task)[0],
             split=self.split,
             known=None if self.known is None else file.base / self.known,
-            **self.options(SuspectsConfig),
+            **_placed(file, self.options(SuspectsConfig), "row_file"),
         )
 
 
@@ -329,17 +332,13 @@ class LdsStep(LdsConfig, Step):
 
     def study(self, file: StudyFile) -> LdsStudy:
         """The plan of the retrainings."""
-        options = self.options(LdsConfig)
-        for name in ("mask_file", "margin_file"):
-            if options[name] is not None:
-                options[name] = file.base / options[name]
         return LdsStudy.of(
             file.place(self.model),
             file.task(self.task)[0],
             split=self.split,
             queries=_queries(file, self.task, self.queries),
             scored=None if self.scored is None else file.place(self.scored),
-            **options,
+            **_placed(file, self.options(LdsConfig), "mask_file", "margin_file"),
         )
 
 
