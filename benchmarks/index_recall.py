@@ -10,6 +10,7 @@ is among them. Rows chosen for other queries are scored exactly as well, and onl
 from __future__ import annotations
 
 import argparse
+import itertools
 import time
 from pathlib import Path
 
@@ -41,6 +42,7 @@ def main() -> None:
     parser.add_argument("--strategy", default="ekfac")
     parser.add_argument("--damping", type=float, nargs="+", default=[1e-8])
     parser.add_argument("--sizes", type=int, nargs="+", default=[1024, 4096, 16384])
+    parser.add_argument("--shares", type=float, nargs="+", default=[0, 1], help="0: the default")
     parser.add_argument("--candidates", type=int, nargs="+", default=[10, 50, 100])
     parser.add_argument("--store", type=Path)
     options = parser.parse_args()
@@ -56,13 +58,15 @@ def main() -> None:
     )  # fmt: skip
     asked = {"query_rows": options.queries, "measurement": "margin"}
     heads = "".join(f" recall, {count} candidates |" for count in options.candidates)
-    print(f"| damping | size | MiB | seconds to make | seconds to ask | correlation |{heads}")
-    print("|---" * (6 + len(options.candidates)) + "|")
+    print(
+        f"| damping | size | share | MiB | seconds to make | seconds to ask | correlation |{heads}"
+    )
+    print("|---" * (7 + len(options.candidates)) + "|")
     for damping in options.damping:
         exact = lf.influence(factors, damping=damping, store=options.store, **asked).values
-        for size in options.sizes:
+        for size, share in itertools.product(options.sizes, options.shares):
             start = time.perf_counter()
-            index = build_index(factors, damping=damping, size=size)
+            index = build_index(factors, damping=damping, size=size, share=share or None)
             made = time.perf_counter()
             estimates = index.estimate(**asked)
             spent = time.perf_counter() - made
@@ -72,7 +76,7 @@ def main() -> None:
                 [np.corrcoef(a, b)[0, 1] for a, b in zip(exact, estimates, strict=True)]
             )
             print(
-                f"| {damping:g} | {size} | {index.nbytes / 2**20:.1f} | {made - start:.1f} "
+                f"| {damping:g} | {size} | {share or 'default'} | {index.nbytes / 2**20:.1f} | {made - start:.1f} "
                 f"| {spent:.1f} | {agree:.3f} |{cells}",
                 flush=True,
             )

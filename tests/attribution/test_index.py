@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import landform as lf
 from landform.attribution.index import IndexStudy, Sketcher, build_index
+from landform.attribution.influence import InfluenceWorker, _Side
+from landform.attribution.measurement import Measurement
 from landform.errors import ConfigError, DataError, LandformError
 from landform.store.artifacts import MemoryStore, Store
 from small_cases import small_case, small_task
@@ -68,7 +72,8 @@ def test_estimates_have_no_bias_and_the_variance_that_is_said(
     # The loss on both sides: the energy of a gradient is its self-influence.
     truth = lf.influence(factors, train_rows=8, **some, **DAMPING).values
     energy = np.diagonal(lf.influence(factors, queries="train", query_rows=8, **DAMPING).values)
-    options: dict[str, Any] = {"train_rows": 8, "size": size, "number": "float32", **DAMPING}
+    options: dict[str, Any] = {"train_rows": 8, "size": size, "share": 1, "number": "float32"}
+    options |= DAMPING
     found = np.stack(
         [build_index(factors, seed=seed, **options).estimate(**some) for seed in range(seeds)]
     )
@@ -78,6 +83,39 @@ def test_estimates_have_no_bias_and_the_variance_that_is_said(
     ratio = spread / expected
     assert 0.6 < np.median(ratio) < 1.6
     assert ratio.max() < 4
+
+
+@pytest.mark.parametrize("strategy", ["diagonal", "kfac", "ekfac"])
+def test_a_share_of_the_directions_gives_their_part(fitted: dict[str, Any], strategy: str) -> None:
+    factors = fitted[strategy]
+    # So many buckets that no two directions meet: the estimate is the part itself.
+    options: dict[str, Any] = {"size": 10**6, "number": "float32", **DAMPING}
+    index = build_index(factors, share=0.1, **options)
+    some = [np.abs(build_index(factors, share=x, **options).estimate()).sum() for x in (0.01, 0.5)]
+    side = _Side.of(factors, "validation", None, "queries")
+    work = index._influence_work(side, Measurement.of("loss"), index.train.rows)
+    worker = InfluenceWorker(work)
+    asked = worker._capture(worker.work.queries, 0, 6, Measurement.of("loss"))
+    given = worker._capture(worker.work.train, 0, 40, None)
+    assert asked is not None
+    assert given is not None
+    expected = torch.zeros(6, 40, dtype=torch.float64)
+    for number, layer in enumerate(factors.session().layers):
+        q, b = (
+            x.layers[number].block(0, layer.outputs, expected.new_zeros(len(x), *shape))
+            for x in (asked, given)
+            for shape in [x.layers[number].shape]
+        )
+        lambdas = factors.eigenvalues(layer.name)
+        kept = lambdas.flatten().argsort(descending=True)[: math.ceil(0.1 * lambdas.numel())]
+        weight = torch.zeros(lambdas.numel(), dtype=torch.float64)
+        weight[kept] = 1 / (lambdas.flatten()[kept] + 1e-3)
+        expected += (q.flatten(1) * weight) @ b.flatten(1).t()
+    truth = expected[asked.order.argsort()][:, given.order.argsort()].numpy()
+    error = np.abs(index.estimate() - truth)
+    assert np.median(error) < 1e-6 * np.abs(truth).max()
+    assert error.max() < 0.05 * np.abs(truth).max()  # a few directions do meet
+    assert some[0] != pytest.approx(some[1])
 
 
 def test_a_search_gives_exact_scores(fitted: dict[str, Any], exact: np.ndarray) -> None:
@@ -184,7 +222,7 @@ def test_an_index_is_found_again(
         np.testing.assert_array_equal(other.scale, alone.scale)
 
 
-@pytest.mark.parametrize("change", [{"size": 33}, {"seed": 1}, {"damping": 2e-3}])
+@pytest.mark.parametrize("change", [{"size": 33}, {"seed": 1}, {"damping": 2e-3}, {"share": 0.5}])
 def test_what_makes_an_index_is_in_its_key(fitted: dict[str, Any], change: dict[str, Any]) -> None:
     store, options = MemoryStore(), {"size": 32, **DAMPING}
     first = build_index(fitted["ekfac"], store=store, **options)

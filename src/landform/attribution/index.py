@@ -16,15 +16,24 @@ where the energy of the gradients is spread evenly over the buckets. Its error i
 |x_q| |x_b| / sqrt(size): the sketch finds rows whose whitened gradient has a cosine with the
 query's of a few times 1 / sqrt(size) or more. What it finds is scored exactly afterwards.
 
-The hash has a structure that never asks for a gradient as a whole. In a layer with gradients of
+Whitened gradients are long: every direction has as much energy in the training rows as any other,
+and the many with small eigenvalues have far more of it in queries, while they say little of the
+order of scores. So the sketch takes a `share` of the directions only, those of largest eigenvalue
+in each layer; its mean is their part of the score, and with share 1 the score. Of the 10.6 million
+directions of MiniLM on SST-2 (EK-FAC, damping 1e-8), the part of the first 0.03 % has a correlation
+of 0.65 with the score, that of 1 % 0.74 and of 10 % 0.90; with 4096 buckets 0.65, 0.65 and 0.46 are
+left of that, and of the whole 0.17.
+
+Few directions are picked one by one, sum_t g_tr a_tj for the chosen (r, j). Where all are wanted,
+the hash has a structure that never asks for a gradient as a whole. In a layer with gradients of
 o rows and c columns, the rows are dealt out to g = ceil(size / c) groups, and entry (r, j) goes to
 bucket (group(r) c + j + offset) mod size. With M = sigma o W^(1/2), the part of one group is
 
     sum over its rows r of M_rj G_rj = sum over tokens t of a_tj (g_t[group] M[group])_j
 
 two products with tokens, o c multiplications a token in all, as for the gradient itself, but
-in large matrix products and without its o c entries. All layers share all buckets: that gives every
-layer the share of the sketch that its energy asks for, as the best division of separate ones would.
+in large matrix products and without its o c entries. In both, all layers share all buckets: that
+gives each layer the part of the sketch that its energy asks for, as the best division would.
 """
 
 from __future__ import annotations
@@ -76,6 +85,10 @@ class IndexConfig(DampingConfig):
 
     size: int = Field(4096, ge=1)
     """Buckets: numbers kept of every training row."""
+    share: float | None = Field(None, gt=0, le=1)
+    """Share of each layer's directions that are compressed, those of largest eigenvalue (default:
+    8 x size of all; identity factors know no order and take all). With 1 nothing is left out, and
+    estimates are right in the mean over seeds."""
     seed: int = Field(0, ge=0)
     """Seed of the signs; indices of different seeds have independent errors."""
     number: Literal["float16", "float32"] = "float16"
@@ -183,6 +196,7 @@ class IndexWork:
             "factors": self.factors.fingerprint,
             "damping": [config.damping, config.relative],
             "size": config.size,
+            "share": config.share,
             "seed": config.seed,
             "number": config.number,
         }
@@ -248,6 +262,34 @@ class Sketches:
     """loss, value and prediction (classes only) of each"""
 
 
+@dataclass(frozen=True, eq=False)
+class _Picked:
+    """The directions of largest eigenvalue in one layer, each with its bucket and its sign."""
+
+    rows: Tensor
+    columns: Tensor
+    factors: Tensor
+    """sigma W^(1/2) of each"""
+    buckets: Tensor
+
+    @classmethod
+    def of(cls, weight: Tensor, count: int, size: int, random: np.random.Generator) -> _Picked:
+        """The `count` directions of smallest weight."""
+        lowest, place = weight.flatten().topk(count, largest=False)
+        signs = torch.from_numpy(random.integers(0, 2, count) * 2 - 1).to(lowest)
+        buckets = torch.from_numpy(random.integers(0, size, count)).to(place)
+        columns = weight.shape[1]
+        return cls(place // columns, place % columns, signs * lowest.sqrt(), buckets)
+
+    def add(self, piece: Piece, total: Tensor) -> None:
+        """total (n, size) += the sketches of the gradients in these directions."""
+        count, tokens, _ = piece.inputs.shape
+        product = piece.gradients.flatten(0, 1)[:, self.rows]
+        product *= piece.inputs.flatten(0, 1)[:, self.columns]
+        part = product.view(count, tokens, -1).sum(1) * self.factors
+        total.index_add_(1, self.buckets, part.to(total.dtype))
+
+
 class Sketcher:
     """Signs and weights of every layer: turns the tokens of examples into sketches."""
 
@@ -261,12 +303,19 @@ class Sketcher:
         self.session: Session = worker.session
         self.bases: list[Basis] = worker.bases
         self.size, self.space = config.size, Workspace()
-        self.tables: list[Tensor] = []
+        share = config.share
+        if share is None:
+            share = 8 * config.size / sum(basis.layer.parameters for basis in self.bases)
+        self.tables: list[Tensor | _Picked] = []
         self.offsets: list[int] = []
         for number, (basis, weight) in enumerate(zip(self.bases, worker.weights, strict=True)):
             random = np.random.default_rng([config.seed, number])
             self.offsets.append(int(random.integers(config.size)))
-            self.tables.append(self._table(basis, weight, random))
+            count = math.ceil(share * basis.layer.parameters)
+            if weight is None or count >= basis.layer.parameters:
+                self.tables.append(self._table(basis, weight, random))
+            else:
+                self.tables.append(_Picked.of(weight, count, self.size, random))
 
     def _table(self, basis: Basis, weight: Tensor | None, random: np.random.Generator) -> Tensor:
         """(g, rows of a group, c): sigma o W^(1/2); row r of the gradient is in group r mod g.
@@ -325,6 +374,9 @@ class Sketcher:
     def add(self, number: int, piece: Piece, total: Tensor) -> None:
         """total (n, size) += the sketches of one layer's gradients, from their tokens."""
         table, start = self.tables[number], self.offsets[number]
+        if isinstance(table, _Picked):
+            table.add(piece, total)
+            return
         groups, height, columns = table.shape
         count, tokens, rows = piece.gradients.shape
         dealt = piece.gradients.reshape(count * tokens, rows)
@@ -418,7 +470,7 @@ class GradientIndex:
         count = self._candidates(k, candidates)
         estimates, facts = self._estimates(side, measured)
         between = time.perf_counter()
-        about: dict[str, Any] = {"size": self.config.size, "seed": self.config.seed}
+        about: dict[str, Any] = self.config.model_dump(include={"size", "share", "seed"})
         if exact:
             rows = _chosen(estimates, count)
             scores = self._exact(side, measured, rows, progress)
@@ -457,7 +509,8 @@ class GradientIndex:
         query_rows: Rows = None,
         measurement: str | Function = "loss",
     ) -> np.ndarray:
-        """(queries, training rows): the sketches' estimates of all scores."""
+        """(queries, training rows): the sketches' estimates of all scores, or of the part of them
+        in the directions that the index takes (`IndexConfig.share`)."""
         side = _Side.of(self.factors, queries, query_rows, "queries")
         return self._estimates(side, Measurement.of(measurement))[0]
 
