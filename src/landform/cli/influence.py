@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -34,6 +34,9 @@ from landform.studies.attribute import (
 from landform.tasks.task import TaskConfig
 
 __all__ = ["influence", "say_forecasts"]
+
+Record = Mapping[Any, Any]
+"""A row of a table by column."""
 
 
 def influence(
@@ -81,8 +84,8 @@ def influence(
     )
     _check_shown(study, query, k, csv)
     if dry_run:
-        asked = [f"scores of {other.name}:{other.resolve(named)}" for other, named in study.queries]
-        say_forecasts(["factors", *asked], study.forecast(open_existing(store)), output)
+        steps = [f"scores of {other.name}:{other.resolve(named)}" for other, named in study.queries]
+        say_forecasts(["factors", *steps], study.forecast(open_existing(store)), output)
         return
     done = study.run(None if store is None else open_study(store), progress=not output.quiet)
     wrote = [] if store is None else [Path(store) / "results" / name for name in done.names]
@@ -183,7 +186,7 @@ def _say_sums(result: Influence, name: str) -> None:
         print(f"all {len(result.train)} training rows on all queries of {name}: {values[0]:+.4g}")
         return
     print(f"the sum of all {len(result.train)} training rows, for queries of {name}")
-    records = [
+    records: list[Record] = [
         {**result.queries.iloc[query].to_dict(), "score": f"{values[query]:+.4g}", "query": query}
         for query in hardest_queries(result, 10)
     ]
@@ -205,9 +208,9 @@ def _say_query(result: Influence, name: str, query: int, k: int) -> None:
     print_texts(_sides(result, query, k), ("score", "row", "label"))
 
 
-def _sides(result: Influence, query: int, k: int) -> list[tuple[str, list[dict[str, Any]]]]:
+def _sides(result: Influence, query: int, k: int) -> list[tuple[str, list[Record]]]:
     """The top rows of both sides; a row on the wrong side of 0 is not among them."""
-    sides = []
+    sides: list[tuple[str, list[Record]]] = []
     for title, harmful in (("most helpful", False), ("most harmful", True)):
         top = result.top(query, k, harmful=harmful)
         kept = top[top["score"] < 0] if harmful else top[top["score"] > 0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -109,7 +110,7 @@ def _say_rows(table: pd.DataFrame) -> None:
     print_texts([("most suspicious", records)], columns)
 
 
-def _shown(record: dict[str, Any]) -> dict[str, Any]:
+def _shown(record: Mapping[Any, Any]) -> dict[Any, Any]:
     shown = {**record, "score": f"{record['score']:.4g}"}
     if "known" in record:
         shown["known"] = "wrong" if record["known"] else ""

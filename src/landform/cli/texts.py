@@ -22,7 +22,7 @@ NARROW = 36  # cells beside the columns, below which texts stand under them
 WIDEST = 24  # cells of a column
 
 
-def text_of(record: Mapping[str, Any]) -> list[str]:
+def text_of(record: Mapping[Any, Any]) -> list[str]:
     """The text of a row, and the second one of a pair; white space of any sort is a space."""
     pieces = [record.get(name) for name in ("text", "text_pair")]
     return [" ".join(str(piece).split()) for piece in pieces if isinstance(piece, str)]
@@ -38,7 +38,7 @@ def shorten_text(text: str, cells: int) -> str:
     return f"{head if cell_len(head) > 0.8 * cells else kept}{ELLIPSIS}"
 
 
-def print_text(record: Mapping[str, Any]) -> None:
+def print_text(record: Mapping[Any, Any]) -> None:
     """The texts of a row in full width, each shortened to a few lines."""
     width = Console().width
     for piece in text_of(record):
@@ -47,7 +47,7 @@ def print_text(record: Mapping[str, Any]) -> None:
 
 
 def print_texts(
-    sections: Iterable[tuple[str, Sequence[Mapping[str, Any]]]],
+    sections: Iterable[tuple[str, Sequence[Mapping[Any, Any]]]],
     columns: Sequence[str],
     *,
     empty: str = "none",
@@ -102,7 +102,7 @@ class _Column:
         return f"{blanks}{value}  " if self.right else f"{value}{blanks}  "
 
 
-def _text_lines(console: Console, record: Mapping[str, Any], room: int) -> list[Text]:
+def _text_lines(console: Console, record: Mapping[Any, Any], room: int) -> list[Text]:
     """The texts of a record in at most LINES lines each."""
     lines: list[Text] = []
     for piece in text_of(record):

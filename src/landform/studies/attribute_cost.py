@@ -104,7 +104,7 @@ def _sizes(session: Session) -> dict[str, int]:
 
 def _straight_basis(session: Session) -> Contents:
     """A basis of the right shapes, which costs as much to rotate into as any other."""
-    tensors = {}
+    tensors: dict[str, np.ndarray] = {}
     for name, size in _sizes(session).items():
         tensors[f"{name[0]}.vectors/{name[2:]}"] = np.eye(size, dtype=np.float32)
         tensors[f"{name[0]}.values/{name[2:]}"] = np.ones(size, dtype=np.float32)
