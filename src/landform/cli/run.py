@@ -29,7 +29,7 @@ def run(
     ----------
     study
         The study file: the keys study (a directory), tasks, and steps (train, evaluate,
-        interpolate, connect, report).
+        interpolate, connect, influence, mislabel, lds, counterfactual, report).
     dry_run
         Check every step and say what it would take; run nothing.
     """
