@@ -130,6 +130,19 @@ def test_influence_as_json(say, place):
     assert found["influence"][0]["explanation"].startswith("A positive score is helpful")
 
 
+def test_language_models_have_no_labels_to_show(say, place, save_checkpoint, tmp_path):
+    save_checkpoint(tmp_path / "gpt2", kind="causal-lm", architecture="gpt2", seed=5)
+    line = ["influence", tmp_path / "gpt2", "--kind", "causal-lm", "--text", "sentence"]
+    line += ["--files.train", place / "train.tsv", "--files.validation", place / "dev.tsv"]
+    status, out, err = say(*line, "--query", 1, "--query-rows", 3, "--k", 1)
+    assert status == 0, err
+    (asked,) = [text for text in out.splitlines() if text.startswith("query ")]
+    assert "label" not in asked and "predict" not in asked and "loss " in asked
+    head = next(text for text in out.splitlines() if "most helpful" in text)
+    assert head.split() == ["score", "row", "most", "helpful"]
+    assert "true (sampled)" in out
+
+
 @pytest.mark.parametrize(
     ("aggregate", "text"),
     [
