@@ -12,8 +12,9 @@ import torch
 
 import landform as lf
 from landform.attribution.index import IndexStudy, Sketcher, build_index
-from landform.attribution.influence import InfluenceWorker, _Side
 from landform.attribution.measurement import Measurement
+from landform.attribution.rows import Side
+from landform.attribution.scoring import InfluenceWorker
 from landform.errors import ConfigError, DataError, LandformError
 from landform.store.artifacts import MemoryStore, Store
 from small_cases import small_case, small_task
@@ -92,7 +93,7 @@ def test_a_share_of_the_directions_gives_their_part(fitted: dict[str, Any], stra
     options: dict[str, Any] = {"size": 10**6, "number": "float32", **DAMPING}
     index = build_index(factors, share=0.1, **options)
     some = [np.abs(build_index(factors, share=x, **options).estimate()).sum() for x in (0.01, 0.5)]
-    side = _Side.of(factors, "validation", None, "queries")
+    side = Side.of(factors, "validation", None, "queries")
     work = index._influence_work(side, Measurement.of("loss"), index.train.rows)
     worker = InfluenceWorker(work)
     asked = worker._capture(worker.work.queries, 0, 6, Measurement.of("loss"))

@@ -419,7 +419,7 @@ def test_an_eigenvalue_of_zero_needs_damping(cases: Any) -> None:
 def test_blocks_change_nothing_and_are_found_again(
     cases: Any, tmp_path: Path, monkeypatch: Any
 ) -> None:
-    from landform.attribution.influence import InfluenceWorker
+    from landform.attribution.scoring import InfluenceWorker
 
     factors = fit(cases("classification", "bert"))
     whole = lf.influence(factors, damping=1e-3)

@@ -13,7 +13,8 @@ import torch
 
 import landform as lf
 from brute_force import apply_operator, curvature
-from landform.curvature.factors import FactorsStudy, FactorsWorker
+from landform.curvature.factors import FactorsStudy
+from landform.curvature.fitting import FactorsWorker
 from landform.errors import (
     CheckpointError,
     ConfigError,

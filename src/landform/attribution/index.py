@@ -52,18 +52,15 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from landform.attribution.influence import (
+from landform.attribution.influence import Influence, InfluenceStudy
+from landform.attribution.measurement import Function, Measurement
+from landform.attribution.rows import Rows, Side, label_names_of
+from landform.attribution.scoring import (
     DampingConfig,
-    Influence,
     InfluenceConfig,
-    InfluenceStudy,
     InfluenceWork,
     InfluenceWorker,
-    Rows,
-    _names,
-    _Side,
 )
-from landform.attribution.measurement import Function, Measurement
 from landform.curvature.capture import Use
 from landform.curvature.factors import Factors
 from landform.curvature.gradients import Basis, Piece, Workspace, make_piece
@@ -137,9 +134,7 @@ class IndexStudy:
     ) -> IndexStudy:
         """Choose rows and options."""
         config = IndexConfig.parse(options, where="build_index")
-        return cls(
-            IndexWork(factors, _Side.of(factors, train, train_rows, "training rows"), config)
-        )
+        return cls(IndexWork(factors, Side.of(factors, train, train_rows, "training rows"), config))
 
     def forecast(self, store: ArtifactStore | None = None) -> Forecast:
         """The rows that remain, and the bytes of the finished index."""
@@ -175,7 +170,7 @@ class IndexWork:
     """What a worker needs: the picklable factory."""
 
     factors: Factors
-    train: _Side
+    train: Side
     config: IndexConfig
     _opened: list[Sketcher] = field(default_factory=list, repr=False, compare=False)
 
@@ -417,7 +412,7 @@ class GradientIndex:
     """Compressed gradients of training rows; `search` asks it for the rows of highest score."""
 
     factors: Factors
-    train: _Side
+    train: Side
     config: IndexConfig
     sketches: np.ndarray
     """(rows, size), each divided by its scale"""
@@ -465,7 +460,7 @@ class GradientIndex:
         and more candidates or a larger index help.
         """
         start = time.perf_counter()
-        side = _Side.of(self.factors, queries, query_rows, "queries")
+        side = Side.of(self.factors, queries, query_rows, "queries")
         measured = Measurement.of(measurement)
         count = self._candidates(k, candidates)
         estimates, facts = self._estimates(side, measured)
@@ -511,7 +506,7 @@ class GradientIndex:
     ) -> np.ndarray:
         """(queries, training rows): the sketches' estimates of all scores, or of the part of them
         in the directions that the index takes (`IndexConfig.share`)."""
-        side = _Side.of(self.factors, queries, query_rows, "queries")
+        side = Side.of(self.factors, queries, query_rows, "queries")
         return self._estimates(side, Measurement.of(measurement))[0]
 
     def _candidates(self, k: int, candidates: int | None) -> int:
@@ -526,7 +521,7 @@ class GradientIndex:
         return min(count, len(self))
 
     def _estimates(
-        self, side: _Side, measurement: Measurement
+        self, side: Side, measurement: Measurement
     ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         sketcher = self._work.sketcher()
         data = sketcher.session.prepare(side.data, side.examples)
@@ -542,16 +537,16 @@ class GradientIndex:
         return scores, {name: values[back] for name, values in found.facts.items()}
 
     def _influence_work(
-        self, side: _Side, measurement: Measurement, rows: tuple[int, ...]
+        self, side: Side, measurement: Measurement, rows: tuple[int, ...]
     ) -> InfluenceWork:
         config = InfluenceConfig(
             damping=self.config.damping, relative_damping=self.config.relative_damping
         )
-        chosen = _Side(self.train.data, rows)
+        chosen = Side(self.train.data, rows)
         return InfluenceWork(self.factors, side, chosen, measurement, config)
 
     def _exact(
-        self, side: _Side, measurement: Measurement, rows: np.ndarray, progress: bool
+        self, side: Side, measurement: Measurement, rows: np.ndarray, progress: bool
     ) -> np.ndarray:
         named = tuple(self.train.rows[row] for row in rows)
         study = InfluenceStudy(self._influence_work(side, measurement, named))
@@ -586,11 +581,11 @@ def _best(scores: np.ndarray, rows: np.ndarray, k: int) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True)
 
 
-def _query_table(side: _Side, task: Task, facts: Mapping[str, np.ndarray]) -> pd.DataFrame:
+def _query_table(side: Side, task: Task, facts: Mapping[str, np.ndarray]) -> pd.DataFrame:
     table = side.table(task)
     for name in ("prediction", "loss", "value"):
         if name in facts:
             table[name] = facts[name]
     if "prediction" in table:
-        table["prediction"] = _names(side.data.task, table["prediction"].to_numpy())
+        table["prediction"] = label_names_of(side.data.task, table["prediction"].to_numpy())
     return table

@@ -28,7 +28,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from landform.curvature.factors import ROTATED, Factors, FactorsConfig, Strategy
+from landform.curvature.factors import Factors, FactorsConfig, Strategy
+from landform.curvature.fitting import ROTATED
 from landform.curvature.layers import Layer
 from landform.curvature.session import Session
 from landform.errors import ConfigError, CurvatureError

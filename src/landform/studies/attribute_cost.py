@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from landform.curvature.factors import ROTATED, Factors, FactorsWork, FactorsWorker
+from landform.curvature.factors import Factors
+from landform.curvature.fitting import ROTATED, FactorsWork, FactorsWorker
 from landform.curvature.session import Session
 from landform.store.artifacts import ArtifactStore, Contents
 from landform.store.plan import Forecast, ForecastRow, Job
