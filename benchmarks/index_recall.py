@@ -76,7 +76,8 @@ def main() -> None:
                 [np.corrcoef(a, b)[0, 1] for a, b in zip(exact, estimates, strict=True)]
             )
             print(
-                f"| {damping:g} | {size} | {share or 'default'} | {index.nbytes / 2**20:.1f} | {made - start:.1f} "
+                f"| {damping:g} | {size} | {share or 'default'} "
+                f"| {index.nbytes / 2**20:.1f} | {made - start:.1f} "
                 f"| {spent:.1f} | {agree:.3f} |{cells}",
                 flush=True,
             )
