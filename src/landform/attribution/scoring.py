@@ -85,7 +85,7 @@ class InfluenceConfig(DampingConfig):
     top: int | None = Field(None, ge=1)
     """Keep only so many of the most helpful and most harmful rows of each query, not the matrix."""
     memory: float | None = Field(None, gt=0, allow_inf_nan=False)
-    """GiB for the gradients of both sides at once (default: a quarter of what is free)."""
+    """GiB for the gradients of both sides at once (default: a quarter of what the machine has)."""
 
     @model_validator(mode="after")
     def _fits(self) -> InfluenceConfig:

@@ -25,7 +25,7 @@ from landform.tasks.task import Examples
 from landform.weights.checkpoint import Checkpoint, load_model, load_tokenizer
 from landform.weights.space import ParameterSpace
 
-__all__ = ["LayersConfig", "Session", "free_bytes"]
+__all__ = ["LayersConfig", "Session", "memory_of"]
 
 REMEMBERED = 4
 
@@ -38,7 +38,7 @@ class LayersConfig(DataConfig):
     exclude: tuple[str, ...] = ()
     """No layers whose names fit one of these patterns."""
     memory: float | None = Field(None, ge=0, allow_inf_nan=False)
-    """GiB for gradients held in memory (default: a quarter of what is free)."""
+    """GiB for gradients held in memory (default: a quarter of what the machine has)."""
 
 
 @dataclass(eq=False)
@@ -160,26 +160,34 @@ class Session:
         return entries * self.dtype.itemsize
 
     def budget(self, memory: float | None) -> float:
-        """Bytes that gradients may take: `memory` GiB, or a quarter of what is free.
+        """Bytes that gradients may take: `memory` GiB, or a quarter of what the machine has.
 
-        Several processes ask together and get the same answer: what they decide by it must agree.
+        Not of what is free at the moment: a run that goes on must cut its blocks as before, or it
+        would not find them. Several processes ask together and get the same answer.
         """
         if memory is not None:
             return memory * 2**30
         ranks = current_ranks()
-        return 0.25 * min(ranks.gather(free_bytes(self.device))) / ranks.world
+        return 0.25 * min(ranks.gather(memory_of(self.device))) / ranks.world
 
     def seen(self) -> frozenset[str]:
         """Names of the layers looked at."""
         return frozenset(self.coverage.name[self.coverage.status == SEEN])
 
 
-def free_bytes(device: torch.device) -> float:
-    """Memory that could be had on a device now; 8 GiB where the system does not tell."""
+def memory_of(device: torch.device) -> float:
+    """Bytes of memory of a device, or of this process's container; 8 GiB where nothing tells."""
     if device.type == "cuda":
-        return float(torch.cuda.mem_get_info(device)[0])
+        return float(torch.cuda.mem_get_info(device)[1])
+    sizes = []
     try:
         lines = dict(x.split(":", 1) for x in Path("/proc/meminfo").read_text().splitlines())
-        return 1024.0 * int(lines["MemAvailable"].split()[0])
+        sizes.append(1024.0 * int(lines["MemTotal"].split()[0]))
     except (OSError, KeyError, ValueError):
-        return 8.0 * 2**30
+        sizes.append(8.0 * 2**30)
+    for name in ("memory.max", "memory/memory.limit_in_bytes"):
+        try:
+            sizes.append(float(Path("/sys/fs/cgroup", name).read_text()))
+        except (OSError, ValueError):  # no such limit, or "max"
+            continue
+    return min(sizes)

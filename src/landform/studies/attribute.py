@@ -77,7 +77,7 @@ class AttributionConfig(FactorsConfig, InfluenceConfig, ScoredRowsConfig):
     rows: int | None = Field(None, ge=1)
     """Fit the factors on the first ROWS training rows, and score these rows (default: all)."""
     memory: float | None = Field(None, gt=0, allow_inf_nan=False)
-    """GiB for gradients held in memory (default: a quarter of what is free)."""
+    """GiB for gradients held in memory (default: a quarter of what the machine has)."""
     query_rows: int | None = Field(None, ge=1)
     """Score for the first QUERY_ROWS rows of each query set (default: all)."""
 
@@ -88,7 +88,7 @@ class SuspectsConfig(FactorsConfig, DampingConfig, MislabelConfig, ScoredRowsCon
     rows: int | None = Field(None, ge=1)
     """Fit the factors on the first ROWS training rows, and rank these rows (default: all)."""
     memory: float | None = Field(None, gt=0, allow_inf_nan=False)
-    """GiB for gradients held in memory (default: a quarter of what is free)."""
+    """GiB for gradients held in memory (default: a quarter of what the machine has)."""
 
 
 @dataclass(frozen=True, eq=False)
