@@ -216,9 +216,13 @@ def test_other_rows_do_not_compare():
     a = results.make_influence()
     with pytest.raises(ConfigError, match=r"9 queries x 120 training rows and 8 x 120"):
         figures.plot_agreement(a, results.make_influence(8))
-    b = dataclasses.replace(a, train=a.train.assign(row=a.train["row"] + 1))
-    with pytest.raises(ConfigError, match="different rows"):
-        figures.plot_agreement(a, b)
+    for other in (
+        dataclasses.replace(a, train=a.train.assign(row=a.train["row"] + 1)),
+        # The same row numbers of another split.
+        dataclasses.replace(a, queries=a.queries.assign(text="another text")),
+    ):
+        with pytest.raises(ConfigError, match="different rows"):
+            figures.plot_agreement(a, other)
 
 
 # --- factors ----------------------------------------------------------------------------------

@@ -317,9 +317,11 @@ def _same_rows(a: Influence, b: Influence) -> tuple[Array, Array]:
             remedy="score both without top",
         )
     same = x.shape == y.shape and all(
-        list(p["row"]) == list(q["row"])
+        list(p[name]) == list(q[name])
         for p, q in ((a.queries, b.queries), (a.train, b.train))
-        if "row" in p and "row" in q
+        # Row 3 of one split is not row 3 of another: ids and texts tell.
+        for name in ("row", "text_id", "text")
+        if name in p and name in q
     )
     if not same:
         raise ConfigError(
@@ -370,7 +372,7 @@ def plot_agreement(
     if same:
         panels[1, 0].axhline(0, color=MUTED, linewidth=0.8, linestyle=(0, (4, 3)), zorder=1)
         panels[1, 0].set_ylabel("difference")
-    panels[-1, 0].set_xlabel(f"score, {first} (standard deviations of its query)")
+    panels[-1, 0].set_xlabel(f"score, {first}\n(standard deviations of its query)", loc="left")
     title = (
         f"Pearson {_near_one(numbers['pearson'])} over {x.size:,} scores\n"
         f"Spearman per query {_near_one(numbers['spearman'])}"
