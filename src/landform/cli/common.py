@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -22,6 +22,9 @@ from landform.tasks.task import Task, TaskConfig
 if TYPE_CHECKING:
     import pandas as pd
 
+    from landform.studies.counterfactual import CounterfactualStudy
+    from landform.studies.lds import LdsStudy
+
 __all__ = [
     "DataFlags",
     "OptionFlags",
@@ -37,6 +40,7 @@ __all__ = [
     "print_table",
     "query_sets",
     "read_pairs",
+    "run_retrainings",
 ]
 
 DataFlags = Parameter(name="*", group=Group("Data", sort_key=1))
@@ -184,3 +188,34 @@ def _lines(path: str, remedy: str) -> list[str]:
         return Path(path).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"--pairs: {path} cannot be read: {error}", remedy=remedy) from None
+
+
+def run_retrainings(
+    make: Callable[[], LdsStudy | CounterfactualStudy],
+    say: Callable[[Any], None],
+    output: OutputConfig,
+    *,
+    store: Path | None,
+    figure: Path | None,
+    dry_run: bool,
+) -> None:
+    """Make a study of retrainings, and forecast or run it; `say` prints its result for people."""
+    if figure is not None:
+        from landform.report.style import check_figure
+
+        check_figure(figure)  # before the data are read, let alone a model trained
+    study = make()
+    if dry_run:
+        emit_forecast(study.forecast(open_existing(store)), output)
+        return
+    result = study.run(None if store is None else open_study(store), progress=not output.quiet)
+    wrote = [] if store is None else [store / "results" / study.config.keep_as]
+    if figure is not None:
+        from landform.report.figures import save
+
+        wrote.append(save(result.plot(), figure))
+    if not output.json_:
+        say(result)
+    emit(result, output, wrote)
+    if store is not None and not output.json_:
+        print(f"next: landform report {store}")

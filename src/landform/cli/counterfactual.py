@@ -13,13 +13,10 @@ from landform.cli.common import (
     OptionFlags,
     OutputConfig,
     OutputFlags,
-    emit,
-    emit_forecast,
     make_task,
     one_query_set,
-    open_existing,
-    open_study,
     print_table,
+    run_retrainings,
 )
 from landform.studies.counterfactual import (
     Counterfactual,
@@ -68,33 +65,18 @@ def counterfactual(
     dry_run
         Say what would be trained, with time and memory; keep nothing.
     """
-    if figure is not None:
-        from landform.report.style import check_figure
 
-        check_figure(figure)
-    task = make_task(data)
-    study = CounterfactualStudy.of(
-        model,
-        task,
-        split=split,
-        queries=one_query_set(queries),
-        scored=scored,
-        **dict(options),
-    )
-    if dry_run:
-        emit_forecast(study.forecast(open_existing(store)), output)
-        return
-    result = study.run(None if store is None else open_study(store), progress=not output.quiet)
-    wrote = [] if store is None else [store / "results" / options.keep_as]
-    if figure is not None:
-        from landform.report.figures import save
+    def study() -> CounterfactualStudy:
+        return CounterfactualStudy.of(
+            model,
+            make_task(data),
+            split=split,
+            queries=one_query_set(queries),
+            scored=scored,
+            **dict(options),
+        )
 
-        wrote.append(save(result.plot(), figure))
-    if not output.json_:
-        _say(result)
-    emit(result, output, wrote)
-    if store is not None and not output.json_:
-        print(f"next: landform report {store}")
+    run_retrainings(study, _say, output, store=store, figure=figure, dry_run=dry_run)
 
 
 def _say(result: Counterfactual) -> None:

@@ -102,7 +102,7 @@ class CounterfactualConfig(DampingConfig):
     train: TrainConfig = TrainConfig()
     """How every model is trained: the options of `train`."""
     together: int | None = Field(None, ge=1)
-    """Models trained side by side in one pass (default: as many as the memory holds)."""
+    """Models trained side by side in one pass (default: what is fastest on the device)."""
     engine: Literal["local", "ray"] = "local"
     """Where models are trained: in this process, or on a Ray cluster."""
     workers: int = Field(1, ge=1)

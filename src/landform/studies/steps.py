@@ -305,8 +305,8 @@ class MislabelStep(SuspectsConfig, Step):
         )
 
 
-class LdsStep(LdsConfig, Step):
-    """Compare scores with retraining on random parts of the rows."""
+class RetrainingStep(Step):
+    """What the steps share that train models again on other rows."""
 
     model: str
     """The checkpoint that every training starts from."""
@@ -317,7 +317,7 @@ class LdsStep(LdsConfig, Step):
     queries: str = "validation"
     """What is asked about: a split of the task, or TASK:SPLIT."""
     scored: str | None = None
-    """The fine-tuned model that is scored (default: one trained on all rows per base seed)."""
+    """The fine-tuned model that is scored (default: trained on all rows with the base seeds)."""
 
     def check(self, file: StudyFile) -> None:
         file.task(self.task)[0].resolve(self.split)
@@ -329,6 +329,14 @@ class LdsStep(LdsConfig, Step):
 
     def run(self, file: StudyFile, store: ArtifactStore, progress: bool) -> list[Result]:
         return [self.study(file).run(store, progress=progress)]
+
+    def study(self, file: StudyFile) -> LdsStudy | CounterfactualStudy:
+        """The plan of the trainings."""
+        raise NotImplementedError
+
+
+class LdsStep(LdsConfig, RetrainingStep):
+    """Compare scores with retraining on random parts of the rows."""
 
     def study(self, file: StudyFile) -> LdsStudy:
         """The plan of the retrainings."""
@@ -342,30 +350,8 @@ class LdsStep(LdsConfig, Step):
         )
 
 
-class CounterfactualStep(CounterfactualConfig, Step):
+class CounterfactualStep(CounterfactualConfig, RetrainingStep):
     """Remove the most helpful rows, train again, count the flips."""
-
-    model: str
-    """The checkpoint that every training starts from."""
-    task: str
-    """The task to train on."""
-    split: str = "train"
-    """The split to train on."""
-    queries: str = "validation"
-    """Where targets are sought: a split of the task, or TASK:SPLIT."""
-    scored: str | None = None
-    """The fine-tuned model that is scored (default: one trained with the first base seed)."""
-
-    def check(self, file: StudyFile) -> None:
-        file.task(self.task)[0].resolve(self.split)
-        if _find(file, [self.model, *([] if self.scored is None else [self.scored])]):
-            self.study(file)
-
-    def forecast(self, file: StudyFile, store: ArtifactStore | None) -> str:
-        return self.study(file).forecast(store).reading
-
-    def run(self, file: StudyFile, store: ArtifactStore, progress: bool) -> list[Result]:
-        return [self.study(file).run(store, progress=progress)]
 
     def study(self, file: StudyFile) -> CounterfactualStudy:
         """The plan of the removals."""
