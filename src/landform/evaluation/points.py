@@ -1,7 +1,8 @@
 """Evaluating points of parameter space: one model, moved in place, over prepared data.
 
-This is the one mechanism behind `evaluate`, `interpolate` and `connect`: a *mix job* names
-checkpoints (by fingerprint), a list of mixing weights, and data sets. A worker holds one model
+This is the one mechanism behind `evaluate`, `interpolate`, `connect`, `surface` and curves: a *mix
+job* names its members (checkpoints, trained vertices, random directions: all by fingerprint), a
+list of mixing weights, and data sets. A worker holds one model
 bound to a flat buffer, the checkpoints it has met as flat vectors (a bounded cache), and the data
 as padded batches; for each mix it writes the buffer and runs the forward passes of all data sets.
 """
@@ -54,6 +55,7 @@ from landform.weights.checkpoint import (
     load_tokenizer,
 )
 from landform.weights.distance import euclidean
+from landform.weights.points import Member
 from landform.weights.space import BoundModel, ParameterSpace, check_same_buffers
 
 __all__ = [
@@ -158,6 +160,8 @@ class PreparedData:
     size: int
     ids: tuple[str, ...]
     truncated: int
+    encoded: Encoded
+    """the same examples unpadded, for whoever cuts other batches of them"""
 
     @property
     def tokens(self) -> int:
@@ -261,7 +265,7 @@ def prepare(
     device = config.torch_device()
     batches = tuple(batch.to(device) for batch in cut_batches(encoded, config.token_budget))
     return PreparedData(
-        data.name, objective, batches, len(examples), examples.ids, encoded.truncated
+        data.name, objective, batches, len(examples), examples.ids, encoded.truncated, encoded
     )
 
 
@@ -362,6 +366,8 @@ class PointsWork:
     checkpoints: tuple[Checkpoint, ...]
     data: tuple[Data, ...]
     config: PointsConfig
+    made: tuple[Member, ...] = ()
+    """further members of mixes: trained vertices, random directions"""
 
     def __post_init__(self) -> None:
         for data in self.data:
@@ -381,6 +387,11 @@ class PointsWork:
             memory=held + _peak_memory(),
             workers=workers,
         )
+
+    @property
+    def members(self) -> tuple[Checkpoint | Member, ...]:
+        """What a mix may be made of, in the order of its numbers: checkpoints, then `made`."""
+        return (*self.checkpoints, *self.made)
 
     @cached_property
     def point_bytes(self) -> int:
@@ -431,21 +442,21 @@ class PointsWork:
     def mix_job(
         self, members: Sequence[int], weights: Sequence[Sequence[float]], label: str
     ) -> Job:
-        """The job of evaluating `sum_m weights[p][m] checkpoint[members[m]]` for every p."""
+        """The job of evaluating `sum_m weights[p][m] self.members[members[m]]` for every p."""
         spec = {
             **self._shared_spec,
-            "checkpoints": [self.checkpoints[m].fingerprint for m in members],
+            "members": [self.members[m].fingerprint for m in members],
             "weights": [list(row) for row in weights],
         }
         return Job("mix", spec, cost=float(len(weights)), label=label)
 
     def point_job(self, member: int) -> Job:
-        """The job of evaluating one checkpoint as it is."""
-        return self.mix_job([member], [[1.0]], self.checkpoints[member].spec)
+        """The job of evaluating one member as it is."""
+        return self.mix_job([member], [[1.0]], self.members[member].spec)
 
     def line_job(self, a: int, b: int, ts: Sequence[float]) -> Job:
         """The job of evaluating (1 - t) a + t b for every t."""
-        label = f"{self.checkpoints[a].spec} -> {self.checkpoints[b].spec}"
+        label = f"{self.members[a].spec} -> {self.members[b].spec}"
         return self.mix_job([a, b], [[1.0 - t, t] for t in ts], label)
 
 
@@ -455,6 +466,7 @@ class PointsWorker:
     def __init__(self, work: PointsWork) -> None:
         self.config = work.config
         self.checkpoints = {c.fingerprint: c for c in work.checkpoints}
+        self.made = {member.fingerprint: member for member in work.made}
         first = work.checkpoints[0]
         device = self.config.torch_device()
         kind = work.data[0].task.kind
@@ -498,7 +510,7 @@ class PointsWorker:
 
     def run(self, job: Job) -> Contents:
         """Evaluate every mix of a job."""
-        keys = list(job.spec["checkpoints"])
+        keys = list(job.spec["members"])
         outputs: list[tuple[RawOutputs, ...]] = []
         points = [self.point(key) for key in keys]
         for weights in job.spec["weights"]:
@@ -523,22 +535,27 @@ class PointsWorker:
             self.bound.combine(points, weights)
 
     def point(self, key: str) -> Tensor:
-        """The checkpoint with this fingerprint as a flat vector, from the cache or from disk."""
-        if key in self._points:
-            self._points.move_to_end(key)
-            return self._points[key]
-        start = time.perf_counter()
-        while len(self._points) >= self.capacity:
-            self._points.popitem(last=False)
+        """The member with this fingerprint as a flat vector, from the cache or made anew."""
+        if key not in self._points:
+            start = time.perf_counter()
+            made = self.made.get(key)
+            flat = self._read(key) if made is None else made.flat(self.space, self.point)
+            while len(self._points) >= self.capacity:
+                self._points.popitem(last=False)
+            self._points[key] = flat.to(self.bound.flat.device)
+            self.seconds["load"] += time.perf_counter() - start
+        self._points.move_to_end(key)
+        return self._points[key]
+
+    def _read(self, key: str) -> Tensor:
+        """A checkpoint from disk, where it fits the model that moves."""
         checkpoint = self.checkpoints[key]
         model = load_model(checkpoint, self.kind, self.config)
         self.space.check_same(ParameterSpace.of(model), self.first.spec, checkpoint.spec)
         check_same_buffers(self.bound.model, model, self.first.spec, checkpoint.spec)
-        flat = self.space.flatten(model).to(self.bound.flat.device)
+        flat = self.space.flatten(model)
         self.space.check_finite(flat, checkpoint.spec)
-        self._points[key] = flat
         self.loads += 1
-        self.seconds["load"] += time.perf_counter() - start
         return flat
 
 
