@@ -508,7 +508,7 @@ class TrainWorker:
                 # 4096 tokens at once: enough for a matrix product, little enough for a cache.
                 batches = tuple(b.to(self.work.device) for b in cut_batches(encoded, 4096))
                 prepared = PreparedData(
-                    data.name, self.work.objective, batches, len(examples), examples.ids, 0
+                    data.name, self.work.objective, batches, len(examples), examples.ids, 0, encoded
                 )
                 self.evaluation = (examples, prepared)
         return self.encoded

@@ -133,4 +133,5 @@ def _scaled(drawn: Tensor, theta: Tensor, normalise: Normalise) -> Tensor:
     d, t = drawn.reshape(rows, -1), theta.reshape(rows, -1)
     length = torch.linalg.vector_norm(d.double(), dim=1, keepdim=True).clamp(min=1e-300)
     target = torch.linalg.vector_norm(t.double(), dim=1, keepdim=True)
-    return (d * (target / length).to(d.dtype)).view(drawn.shape)
+    scaled: Tensor = d * (target / length).to(d.dtype)
+    return scaled.view(drawn.shape)
