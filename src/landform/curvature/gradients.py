@@ -95,6 +95,10 @@ def make_piece(
     Tokens without any gradient (all but the first in the last block of a classifier) are left out:
     they add nothing to G, unless `drop` is off and token t must stay token t. `cache` holds rotated
     inputs for the layers that share them; it is made anew for each batch.
+
+    The rows of missing tokens are rotated with the others, as `GradientStore.rotate` does later
+    with tokens that were kept raw: a product over fewer rows may round otherwise, and a run that
+    goes on in a new process would not get the very numbers of one that was never stopped.
     """
     gradients = [use.gradients() for use in uses]
     kept = [g.ne(0).any(-1) if drop else g.new_ones(len(g), dtype=torch.bool) for g in gradients]
@@ -103,7 +107,7 @@ def make_piece(
     if whole:
         key = (id(uses[0].input), id(basis.inputs), basis.layer.bias)
         if key not in cache:
-            cache[key] = _by_example(basis.of_inputs(uses[0].inputs()), owners, size)
+            cache[key] = _flat(_by_example(uses[0].inputs(), owners, size), basis.of_inputs)
         inputs = cache[key]
         rows = gradients[0]
     else:
@@ -111,8 +115,8 @@ def make_piece(
         rows = torch.cat([g[k] for g, k in zip(gradients, kept, strict=True)])
         order = owners.argsort(stable=True)
         owners, rows = owners[order], rows[order]
-        inputs = _by_example(basis.of_inputs(chosen[order]), owners, size)
-    return Piece(inputs, _by_example(basis.of_gradients(rows), owners, size))
+        inputs = _flat(_by_example(chosen[order], owners, size), basis.of_inputs)
+    return Piece(inputs, _flat(_by_example(rows, owners, size), basis.of_gradients))
 
 
 def _by_example(rows: Tensor, owners: Tensor, size: int) -> Tensor:
