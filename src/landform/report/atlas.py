@@ -21,6 +21,14 @@ import pandas as pd
 
 from landform.errors import ConfigError
 from landform.report import figures
+from landform.report.connections import (
+    basins_of,
+    by_name,
+    checkpoint_order,
+    natural,
+    split_curves,
+    styles_of,
+)
 from landform.report.influence_pages import INFLUENCE_KINDS
 from landform.report.parts import (
     Kind,
@@ -207,7 +215,7 @@ def _together(items: Sequence[tuple[str, Any]]) -> list[Together]:
 
 
 def _connection(result: Any, anchor: str, few: bool) -> Row:
-    basins = figures._basins(result)
+    basins = basins_of(result)
     encoding, payload = packed(_explorer(result))
     return {
         "facts": _connection_facts(result, basins),
@@ -316,7 +324,7 @@ def _members(basins: pd.Series | None) -> list[Row]:
         {
             "title": f"basin {basin} ({len(members)})",
             "colour": styles[int(basin)].colour,
-            "names": ", ".join(sorted(map(str, members.index), key=figures._natural)),
+            "names": ", ".join(sorted(map(str, members.index), key=natural)),
         }
         for basin, members in basins.groupby(basins)
     ]
@@ -340,7 +348,7 @@ STATISTIC_TITLES = {
 
 def _all_alone(result: Any) -> bool:
     """Nobody shares a basin: then "the largest basin" is an arbitrary checkpoint."""
-    basins = figures._basins(result)
+    basins = basins_of(result)
     return basins is not None and bool(basins.value_counts().max() == 1)
 
 
@@ -400,7 +408,7 @@ def _behaviour(result: Any, basins: pd.Series | None) -> list[Row]:
 
 def _checkpoints(result: Any, basins: pd.Series | None) -> Row:
     """One row per checkpoint, sortable; metrics as in `endpoints`."""
-    order = figures.checkpoint_order(result)
+    order = checkpoint_order(result)
     frame = pd.DataFrame({"checkpoint": order})
     colours: dict[str, str] = {}
     if basins is not None:
@@ -411,7 +419,7 @@ def _checkpoints(result: Any, basins: pd.Series | None) -> Row:
     frame["mean gap to others"] = gaps.mask(np.eye(len(order), dtype=bool)).mean().to_numpy()
     difference = getattr(result.clustering, "centroid_difference", None)
     if difference is not None:
-        frame["centroid difference"] = figures._by_name(difference, result.names)[order].to_numpy()
+        frame["centroid difference"] = by_name(difference, result.names)[order].to_numpy()
     endpoints = result.endpoints.loc[order].reset_index(drop=True)
     endpoints.columns = [metric_label(str(column)) for column in endpoints.columns]
     return data_table(
@@ -428,8 +436,8 @@ def _checkpoints(result: Any, basins: pd.Series | None) -> Row:
 def _explorer(result: Any) -> Row:
     """Everything the page's heat map and pair curves need, in as few characters as possible."""
     names = [str(name) for name in result.names]
-    basins, styles = figures._styles(result)
-    known = figures._basins(result) is not None
+    basins, styles = styles_of(result)
+    known = basins_of(result) is not None
     where = {name: k for k, name in enumerate(names)}
     return {
         "names": names,
@@ -451,7 +459,7 @@ def _orders(result: Any, where: Mapping[str, int]) -> list[Row]:
         str(column): metric_label(str(column)) for column in result.endpoints.columns
     }
     return [
-        {"label": label, "rows": [where[name] for name in figures.checkpoint_order(result, key)]}
+        {"label": label, "rows": [where[name] for name in checkpoint_order(result, key)]}
         for key, label in keys.items()
     ]
 
@@ -475,7 +483,7 @@ def _set(result: Any, data: str, where: Mapping[str, int]) -> Row:
     curves: dict[tuple[str, str], Row] = {}
     for column, key in (("loss", "loss"), ("loss_low", "low"), ("loss_high", "high")):
         if column in table:
-            for a, b, t, values in figures._split_curves(table, column):
+            for a, b, t, values in split_curves(table, column):
                 curve = curves.setdefault((a, b), {"t": all_rounded(t)})
                 curve[key] = all_rounded(values)
     common = next(iter(curves.values()))["t"] if curves else []

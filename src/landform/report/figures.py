@@ -8,7 +8,6 @@ figure with `save(figure, path)`.
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
@@ -21,6 +20,18 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from landform.errors import ConfigError
+from landform.report.connections import (
+    basins_of,
+    by_name,
+    checkpoint_order,
+    default_metric,
+    endpoint_column,
+    endpoint_metric,
+    metric_columns,
+    split_curves,
+    statistic,
+    styles_of,
+)
 from landform.report.influence_figures import (
     INFLUENCE_FIGURES,
     plot_agreement,
@@ -44,7 +55,6 @@ from landform.report.style import (
     SEQUENTIAL,
     BasinStyle,
     Figure,
-    basin_styles,
     decimals,
     format_p,
     interval,
@@ -176,7 +186,7 @@ def plot_interpolation(
     table = result.table
     names = list(dict.fromkeys(table["data"]))
     marked = pick("data set", data, names)
-    metrics = _metric_columns(table)
+    metrics = metric_columns(table)
     chosen = None if metric == "loss" or not metrics else pick("metric", metric, metrics)
     figure = new_figure(COLUMN, 3.9 if chosen else 2.8)
     rows = 2 if chosen else 1
@@ -196,18 +206,6 @@ def plot_interpolation(
     axes[-1].set_xlabel(_line_label(result.a, result.b))
     figure.legend(handles=handles, loc="outside upper left", ncols=1, labelspacing=0.35)
     return figure
-
-
-def _metric_columns(table: pd.DataFrame) -> list[str]:
-    """Columns that are metrics: numbers other than the position, the loss and the intervals."""
-    fixed = {"data", "a", "b", "t", "loss"}
-    return [
-        str(column)
-        for column in table.columns
-        if column not in fixed
-        and not re.fullmatch(r".+_(low|high)", str(column))
-        and pd.api.types.is_numeric_dtype(table[column])
-    ]
 
 
 def _draw_line(axes: Axes, table: pd.DataFrame, column: str, colour: str, name: str) -> Line2D:
@@ -459,78 +457,6 @@ def _dot_rows(axes: Axes, rows: Sequence[tuple[str, float, float, float]]) -> No
 # --- many checkpoints: order and basins -------------------------------------------------------
 
 
-def _basins(connection: Connection) -> pd.Series | None:
-    """name -> basin; None where the study has none (not all pairs were walked)."""
-    basins = connection.basins
-    if basins is None or len(basins) == 0 or basins.isna().any():
-        return None
-    return basins.astype(int).reindex(list(connection.names))
-
-
-def _natural(name: str) -> tuple[Any, ...]:
-    """Numbers in names count as numbers: seed2 before seed10."""
-    return tuple(
-        (0, int(part), "") if part.isdigit() else (1, 0, part)
-        for part in re.split(r"(\d+)", name)
-        if part
-    )
-
-
-def checkpoint_order(connection: Connection, order: str = "basin") -> list[str]:
-    """Names in drawing order: by "basin" (then name), by "seed" (name, numbers as numbers), or by a
-    column of `endpoints` (largest first)."""
-    names = sorted(map(str, connection.names), key=_natural)
-    if order == "seed":
-        return names
-    if order == "basin":
-        basins = _basins(connection)
-        return names if basins is None else sorted(names, key=lambda name: int(basins[name]))
-    column = _endpoint_column(connection, order, "order")
-    return sorted(names, key=lambda name: -float(connection.endpoints[column][name]))
-
-
-def _endpoint_column(connection: Connection, name: str, what: str = "metric") -> str:
-    columns = list(map(str, connection.endpoints.columns))
-    if name in columns:
-        return name
-    known = ["basin", "seed", *columns] if what == "order" else columns
-    raise unknown(what, name, known)
-
-
-def _default_metric(connection: Connection) -> str:
-    """The first out-of-distribution metric, else the first endpoint column that is no loss."""
-    statistics = connection.statistics
-    if statistics is not None and len(statistics):
-        ood = statistics[statistics["role"] == "ood"] if "role" in statistics else statistics
-        if len(ood):
-            return str(ood["metric"].iloc[0])
-    columns = list(map(str, connection.endpoints.columns))
-    return next((c for c in columns if not c.endswith("/loss")), columns[0])
-
-
-def _metric(connection: Connection, metric: str | None) -> str:
-    return _default_metric(connection) if metric is None else _endpoint_column(connection, metric)
-
-
-def _statistic(connection: Connection, metric: str) -> dict[str, Any]:
-    """The row of the statistics about a metric, {} where there is none."""
-    table = connection.statistics
-    if table is None or "metric" not in table:
-        return {}
-    rows = table[table["metric"] == metric]
-    return dict(rows.iloc[0]) if len(rows) else {}
-
-
-def _styles(connection: Connection) -> tuple[pd.Series, dict[int, BasinStyle]]:
-    """Basins and their styles; one neutral group where the study has no basins."""
-    basins = _basins(connection)
-    if basins is not None:
-        return basins, basin_styles(basins)
-    names = list(connection.names)
-    nobody = BasinStyle(MUTED, "o", f"basins not determined (n = {len(names)})")
-    return pd.Series(0, index=names), {0: nobody}
-
-
 def _basin_handles(styles: dict[int, BasinStyle], shown: Sequence[int]) -> list[Line2D]:
     entries = [s for s in ordered_basins(styles) if any(styles[int(b)] == s for b in shown)]
     return [
@@ -582,7 +508,7 @@ def plot_heatmap(
     several = len(connection.data) > 1 and quantity != "distance"
     where = f" on {plain(shorten(data or connection.data[0], 24))}" if several else ""
     bar.set_label(quantity_label(connection, quantity) + where)
-    basins, styles = _styles(connection)
+    basins, styles = styles_of(connection)
     if not labelled:
         handles = _basin_handles(styles, list(basins))
         figure.legend(handles=handles, loc="outside lower left", ncols=2, columnspacing=1)
@@ -651,10 +577,10 @@ def _heatmap_ticks(
 
 def _basin_strips(axes: Axes, connection: Connection, names: list[str], order: str) -> bool:
     """Coloured strips above and beside the matrix; True if every basin got its name there."""
-    basins = _basins(connection)
+    basins = basins_of(connection)
     if basins is None:
         return True
-    _, styles = _styles(connection)
+    _, styles = styles_of(connection)
     from matplotlib.colors import to_rgb
 
     colours = np.array([to_rgb(styles[int(basins[name])].colour) for name in names])
@@ -703,7 +629,7 @@ def plot_curves(connection: Connection, data: str | None = None, *, column: str 
     band holds the middle 80 % of them. `column` is "loss" or a metric of the curves.
     """
     chosen = [pick("data set", data, list(connection.data))] if data else list(connection.data)
-    pick("column", column, ["loss", *_metric_columns(connection.curves)])
+    pick("column", column, ["loss", *metric_columns(connection.curves)])
     columns = min(len(chosen), 2)
     rows = -(-len(chosen) // columns)
     figure = new_figure(COLUMN if columns == 1 else PAGE, 2.5 * rows + 0.25)
@@ -725,9 +651,9 @@ def plot_curves(connection: Connection, data: str | None = None, *, column: str 
 
 def _curve_panel(axes: Axes, connection: Connection, data: str, column: str) -> dict[str, Line2D]:
     table = connection.curves[connection.curves["data"] == data]
-    basins = _basins(connection)
+    basins = basins_of(connection)
     groups: dict[str, list[tuple[Array, Array]]] = {}
-    for a, b, *curve in _split_curves(table, column):
+    for a, b, *curve in split_curves(table, column):
         same = basins is not None and basins[a] == basins[b]
         name = "all pairs" if basins is None else "within a basin" if same else "between basins"
         groups.setdefault(name, []).append((curve[0], curve[1]))
@@ -738,16 +664,6 @@ def _curve_panel(axes: Axes, connection: Connection, data: str, column: str) -> 
     axes.grid(axis="y")
     axes.margins(x=0.02)
     return handles
-
-
-def _split_curves(table: pd.DataFrame, column: str) -> list[tuple[str, str, Array, Array]]:
-    """(a, b, positions, values) of every line; a sort and a split, as there may be thousands."""
-    table = table[["a", "b", "t", column]].sort_values(["a", "b", "t"], kind="stable")
-    a, b = table["a"].to_numpy(), table["b"].to_numpy()
-    t, values = table["t"].to_numpy(float), table[column].to_numpy(float)
-    starts = np.flatnonzero(np.r_[True, (a[1:] != a[:-1]) | (b[1:] != b[:-1])])[: len(a)]
-    pieces = zip(starts, np.split(t, starts[1:]), np.split(values, starts[1:]), strict=True)
-    return [(str(a[s]), str(b[s]), x, y) for s, x, y in pieces]
 
 
 def _curve_group(axes: Axes, curves: list[tuple[Array, Array]], colour: str, name: str) -> Line2D:
@@ -788,8 +704,8 @@ def plot_basin_histogram(
     connection: Connection, metric: str | None = None, *, bins: int = 12
 ) -> Figure:
     """How a metric of the checkpoints is distributed in each basin (every tick is a checkpoint)."""
-    column = _metric(connection, metric)
-    basins, styles = _styles(connection)
+    column = endpoint_metric(connection, metric)
+    basins, styles = styles_of(connection)
     values = connection.endpoints[column].reindex(basins.index).astype(float)
     figure = new_figure(COLUMN, 2.5)
     axes = figure.subplots()
@@ -830,7 +746,7 @@ def plot_basin_histogram(
 
 def _separation(connection: Connection, column: str) -> str:
     """How well a metric separates the largest basin from the rest, with the confound below it."""
-    row = _statistic(connection, column)
+    row = statistic(connection, column)
     if not row or not np.isfinite(row.get("auc", np.nan)):
         return ""
     text = f"AUC (basin 0 above the rest) {row['auc']:.2f} {interval(row, 'auc', '.2f')}".rstrip()
@@ -852,16 +768,16 @@ def plot_centroid_scatter(connection: Connection, metric: str | None = None) -> 
     computed it), and the basins as colours. Raises
     `ConfigError` where the study has no two basins.
     """
-    column = _metric(connection, metric)
+    column = endpoint_metric(connection, metric)
     difference = getattr(connection.clustering, "centroid_difference", None)
-    basins, styles = _styles(connection)
+    basins, styles = styles_of(connection)
     if difference is None or basins.nunique() < 2:
         raise ConfigError(
             "the centroid scatter needs at least two basins, and this study has "
-            + ("none" if _basins(connection) is None else "one"),
+            + ("none" if basins_of(connection) is None else "one"),
             remedy="draw plot_endpoints or plot_basin_histogram instead",
         )
-    x = _by_name(difference, connection.names)
+    x = by_name(difference, connection.names)
     y = connection.endpoints[column].reindex(list(connection.names)).astype(float)
     figure = new_figure(COLUMN, 2.7)
     axes = figure.subplots()
@@ -879,7 +795,7 @@ def plot_centroid_scatter(connection: Connection, metric: str | None = None) -> 
             markeredgewidth=0.5,
             markersize=5,
         )
-    known_p = _statistic(connection, column).get("predictor_p")
+    known_p = statistic(connection, column).get("predictor_p")
     axes.set_title(_correlate(axes, x.to_numpy(), y.to_numpy(), known_p))
     axes.set(
         xlabel="distance to the centroid of basin 1 minus that of basin 0",
@@ -888,12 +804,6 @@ def plot_centroid_scatter(connection: Connection, metric: str | None = None) -> 
     handles = _basin_handles(styles, list(basins))
     figure.legend(handles=handles, loc="outside upper left", ncols=2, columnspacing=1)
     return figure
-
-
-def _by_name(values: Any, names: Sequence[str]) -> pd.Series:
-    if isinstance(values, pd.Series):
-        return values.astype(float).reindex(list(names))
-    return pd.Series(np.asarray(values, dtype=float), index=list(names))
 
 
 def _correlate(axes: Axes, x: Array, y: Array, known_p: float | None) -> str:
@@ -929,11 +839,11 @@ def plot_endpoints(
     known = list(map(str, connection.endpoints.columns))
     if columns is None:
         kinds = list(dict.fromkeys(c.rpartition("/")[2] for c in known))
-        kind = pick("metric", metric or _default_metric(connection).rpartition("/")[2], kinds)
+        kind = pick("metric", metric or default_metric(connection).rpartition("/")[2], kinds)
         columns = [c for c in known if c.rpartition("/")[2] == kind]
     for column in columns:
-        _endpoint_column(connection, column)
-    basins, styles = _styles(connection)
+        endpoint_column(connection, column)
+    basins, styles = styles_of(connection)
     labels = [plain(c.rpartition("/")[0]) for c in columns]
     wide = max(map(len, labels)) > 22
     figure = new_figure(PAGE if wide else COLUMN, 0.27 * len(columns) + 0.95)
