@@ -98,7 +98,9 @@ def make_connection(
                  "barrier_height": barrier, "barrier_low": max(0, barrier - half),
                  "barrier_high": barrier + half, "convexity_gap": gap,
                  "gap_low": max(0.0, gap - half), "gap_high": gap + half, "gap_p_value": 0.01,
-                 "noise_floor": 0.012, "area_under_curve": 0.1 + ridge, "bump_height": gap}
+                 "noise_floor": 0.012, "area_under_curve": 0.1 + ridge, "bump_height": gap,
+                 "error_agreement": 0.95 - ridge, "functional_similarity": 0.97 - ridge,
+                 "js_distance": 0.02 + ridge / 3}
             )  # fmt: skip
             for k in range(points):
                 curves.append(

@@ -72,7 +72,8 @@ def endpoint_column(connection: Connection, name: str, what: str = "metric") -> 
     columns = list(map(str, connection.endpoints.columns))
     if name in columns:
         return name
-    known = ["basin", "seed", *columns] if what == "order" else columns
+    words = {"order": ["basin", "seed"], "ticks": ["names", "values"]}
+    known = [*words.get(what, ()), *columns]
     raise unknown(what, name, known)
 
 

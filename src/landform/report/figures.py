@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pandas as pd
@@ -106,7 +106,9 @@ __all__ = [
     "plot_spectra",
     "plot_timings",
     "plot_training",
+    "quantities_of",
     "quantity_label",
+    "quantity_range",
     "save",
     "save_all",
 ]
@@ -117,13 +119,48 @@ QUANTITIES: dict[str, str] = {
     "convexity_gap": "convexity gap",
     "barrier_height": "barrier height",
     "distance": "distance (L2)",
+    "bump_height": "bump height",
+    "area_under_curve": "area under the curve",
+    "error_agreement": "error agreement",
+    "functional_similarity": "same predictions",
+    "js_distance": "Jensen-Shannon distance",
 }
+"""What heat maps show, of the columns that a study has."""
+
+HEIGHTS = ("convexity_gap", "barrier_height", "bump_height")  # 0 is flat; in units of the loss
+SHARES = ("error_agreement", "functional_similarity")  # large is alike: its colours are turned
+
+
+def quantities_of(connection: Connection) -> list[str]:
+    """Columns of `pairs` that a heat map can show: those of `QUANTITIES`, then other numbers."""
+    pairs = connection.pairs
+    others = [
+        str(name)
+        for name in pairs.columns
+        if pd.api.types.is_numeric_dtype(pairs[name])
+        and not str(name).endswith(("_low", "_high"))
+        and name not in QUANTITIES
+    ]
+    return [*(name for name in QUANTITIES if name in pairs), *others]
 
 
 def quantity_label(result: object, quantity: str) -> str:
     """What a heat map shows, with its unit."""
-    label = QUANTITIES[quantity]
-    return label if quantity == "distance" else f"{label} ({loss_unit_of(result)})"
+    label = QUANTITIES.get(quantity, metric_label(quantity))
+    return f"{label} ({loss_unit_of(result)})" if quantity in HEIGHTS else label
+
+
+def quantity_range(quantity: str, values: Array) -> tuple[float, float]:
+    """The ends of the colours: heights start at 0, other quantities a little below the least."""
+    known = values[np.isfinite(values)]
+    if not known.size:
+        return 0.0, 1.0
+    low, top = float(known.min()), float(known.max())
+    if quantity in HEIGHTS:
+        return 0.0, top if top > 0 else 1.0
+    if quantity in SHARES:
+        return low, top if top > low else low + 1e-3
+    return low - 0.1 * abs(low), top if top > 0 or top > low else low + 1.0
 
 
 WITHIN, BETWEEN = PALETTE[0], PALETTE[1]
@@ -471,19 +508,21 @@ def _basin_handles(styles: dict[int, BasinStyle], shown: Sequence[int]) -> list[
 @styled
 def plot_heatmap(
     connection: Connection,
-    quantity: Literal["convexity_gap", "barrier_height", "distance"] = "convexity_gap",
+    quantity: str = "convexity_gap",
     *,
     order: str = "basin",
-    ticks: Literal["auto", "names", "values"] = "auto",
+    ticks: str = "auto",
     data: str | None = None,
 ) -> Figure:
     """The matrix of pairs: light is flat, dark is a ridge; a strip on each side shows basins.
 
-    `order` is "basin", "seed" or a column of `endpoints`; `ticks` are checkpoint names or the
-    values of the column that orders ("auto": values exactly then). Values are printed in the cells
+    `quantity` is a number of `pairs` (`quantities_of`); of shares (error agreement, same
+    predictions), large is light, so that what is alike is light in every map. `order` is "basin",
+    "seed" or a column of `endpoints`; `ticks` are checkpoint "names", the "values" of the column
+    that orders ("auto": exactly then), or a column of `endpoints`. Values are printed in the cells
     up to 12 checkpoints; cells of pairs that were not walked are hatched.
     """
-    pick("quantity", quantity, list(QUANTITIES))
+    pick("quantity", quantity, quantities_of(connection))
     pick("data set", data, list(connection.data))
     names = checkpoint_order(connection, order)
     values = connection.matrix(quantity, data).loc[names, names].to_numpy(float)
@@ -492,15 +531,15 @@ def plot_heatmap(
     figure = new_figure(side, side * 0.94)
     axes = figure.subplots()
     off = values[~np.eye(n, dtype=bool) & np.isfinite(values)]
-    top = float(off.max()) if off.size and off.max() > 0 else 1.0
-    low = float(off.min()) * 0.9 if quantity == "distance" and off.size else 0.0
+    low, top = quantity_range(quantity, off)
     axes.set_facecolor("#eef0f2")
     shown = np.where(np.eye(n, dtype=bool), np.nan, values)
-    image = axes.imshow(shown, cmap=SEQUENTIAL, vmin=low, vmax=top, interpolation="nearest")
+    colours = SEQUENTIAL.reversed() if quantity in SHARES else SEQUENTIAL
+    image = axes.imshow(shown, cmap=colours, vmin=low, vmax=top, interpolation="nearest")
     axes.set_box_aspect(1)
     _hatch_missing(axes, values)
     if n <= 12:
-        _cell_values(axes, values, low, top, side)
+        _cell_values(axes, values, image, side)
     _heatmap_ticks(axes, connection, names, order, ticks)
     labelled = _basin_strips(axes, connection, names, order)
     bar = figure.colorbar(image, ax=axes, shrink=0.8, aspect=22, pad=0.03)
@@ -526,7 +565,7 @@ def _cell(i: int, j: int, **style: Any) -> Any:
     return Rectangle((j - 0.5, i - 0.5), 1, 1, fill=False, linewidth=0, **style)
 
 
-def _cell_values(axes: Axes, values: Array, low: float, top: float, side: float) -> None:
+def _cell_values(axes: Axes, values: Array, image: Any, side: float) -> None:
     n = len(values)
     places = decimals(values)
     if n > 8:
@@ -538,8 +577,8 @@ def _cell_values(axes: Axes, values: Array, low: float, top: float, side: float)
     for i, j in np.argwhere(np.isfinite(values)):
         if i == j:
             continue
-        dark = (values[i, j] - low) / (top - low) > 0.5 if top > low else False
-        colour = "white" if dark else INK
+        red, green, blue, _ = image.to_rgba(values[i, j])
+        colour = INK if 0.3 * red + 0.6 * green + 0.1 * blue > 0.5 else "white"
         axes.text(j, i, texts[i][j], ha="center", va="center", fontsize=size, color=colour)
 
 
@@ -552,18 +591,21 @@ def _cell_text(value: float, places: int) -> str:
 def _heatmap_ticks(
     axes: Axes, connection: Connection, names: list[str], order: str, ticks: str
 ) -> None:
-    by_value = order not in ("basin", "seed")
-    if ticks == "values" and not by_value:
+    ordered_by = None if order in ("basin", "seed") else order
+    if ticks == "values" and ordered_by is None:
         raise ConfigError(
             "heat map: ticks are 'values', but the order is not by a metric",
-            remedy="pass order=<a column of endpoints>, or ticks='names'",
+            remedy="pass order=<a column of endpoints>, ticks=<such a column>, or ticks='names'",
         )
+    column = ordered_by if ticks in ("auto", "values") else None
+    if ticks not in ("auto", "values", "names"):
+        column = endpoint_column(connection, ticks, "ticks")
     step = -(-len(names) // 26)
     places = np.arange(0, len(names), step)
-    if by_value and ticks != "names":
-        column = connection.endpoints[order]
-        labels = [f"{float(column[names[p]]):.3f}" for p in places]
-        axes.set_xlabel(wrapped(plain(metric_label(order)), 44))
+    if column is not None:
+        values = connection.endpoints[column]
+        labels = [f"{float(values[names[p]]):.3f}" for p in places]
+        axes.set_xlabel(wrapped(plain(metric_label(column)), 44))
     else:
         labels = [plain(label) for label in short_labels([names[p] for p in places], 14)]
     size = 7 if len(places) <= 12 else 5.5
