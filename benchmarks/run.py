@@ -3,6 +3,7 @@
     python benchmarks/run.py --sst2 DIR          everything (about 25 minutes on 2 cores)
     python benchmarks/run.py --only gaps move    some of them
     python benchmarks/run.py --only influence    EK-FAC influence against kronfluence
+    python benchmarks/run.py --only geometry     lines and planes against bare forward passes
     python benchmarks/run.py --write             also put the tables into benchmarks/README.md
 
 Both sides of a comparison run in this process tree, on the same rows, one after the other.
@@ -12,6 +13,7 @@ Nothing here passes or fails: it measures, and writes benchmarks/results/*.json.
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import os
 import platform
@@ -309,14 +311,17 @@ def write_readme(text: str, name: str = "table") -> None:
     path.write_text(f"{before}<!-- {name} -->\n{text}\n<!-- /{name} -->{after}")
 
 
-def run_influence(sst2: Path) -> str:
-    """The side-by-side run of influence, which has a table of its own."""
-    from influence import measure
-    from influence import table as influence_table
+OWN_TABLES = ("geometry", "influence")
+"""Benchmarks that are modules of their own, with tables of their own."""
 
-    numbers = measure(sst2)
-    (RESULTS / "influence.json").write_text(json.dumps({"machine": machine(), **numbers}, indent=1))
-    return influence_table(numbers)
+
+def run_own(name: str, sst2: Path) -> str:
+    """Measure one of `OWN_TABLES`, keep the numbers; the text for the README."""
+    module = importlib.import_module(name)
+    numbers = module.measure(sst2)
+    kept = json.dumps({"machine": machine(), **numbers}, indent=1)
+    (RESULTS / f"{name}.json").write_text(kept)
+    return f"Machine: {machine()}\n\n{module.table(numbers)}"
 
 
 def main() -> None:
@@ -324,7 +329,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    names = [*BENCHMARKS, "influence"]
+    names = [*BENCHMARKS, *OWN_TABLES]
     parser.add_argument("--only", nargs="+", choices=sorted(names), default=names)
     parser.add_argument("--sst2", type=Path, default=HERE.parents[1] / "shared" / "data" / "sst2",
                         help="folder with SST-2's train.tsv and dev.tsv")  # fmt: skip
@@ -339,8 +344,8 @@ def main() -> None:
     texts: dict[str, str] = {}
     for name in arguments.only:
         print(f"{name} ...", file=sys.stderr, flush=True)
-        if name == "influence":
-            texts[name] = f"Machine: {machine()}\n\n{run_influence(arguments.sst2)}"
+        if name in OWN_TABLES:
+            texts[name] = run_own(name, arguments.sst2)
             continue
         found = BENCHMARKS[name](arguments.sst2)
         (RESULTS / f"{name}.json").write_text(
