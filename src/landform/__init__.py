@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from landform.curvature.factors import Factors, fit_factors
     from landform.curvature.kronfluence import import_kronfluence
     from landform.evaluation.evaluate import Evaluation, evaluate
+    from landform.evaluation.hans import score_predictions
     from landform.geometry.curves import (
         area_under_curve,
         barrier_height,
@@ -39,11 +40,14 @@ if TYPE_CHECKING:
         convexity_gap,
     )
     from landform.geometry.line import Interpolation, interpolate
+    from landform.geometry.similarity import Similarity, similarity
     from landform.geometry.statistics import basin_statistics
+    from landform.geometry.transitivity import Transitivity, transitivity
     from landform.report.atlas import write_atlas
     from landform.studies.connect import Connection, connect
     from landform.studies.counterfactual import Counterfactual, counterfactual
     from landform.studies.lds import lds
+    from landform.tasks.hans import generate_hans
     from landform.tasks.objective import Objective
     from landform.tasks.task import Task, load_task
     from landform.training.ensemble import retrain
@@ -71,7 +75,9 @@ _HOME = {
     "Objective": "landform.tasks.objective",
     "ParameterSpace": "landform.weights.space",
     "SelfInfluence": "landform.attribution.influence",
+    "Similarity": "landform.geometry.similarity",
     "Task": "landform.tasks.task",
+    "Transitivity": "landform.geometry.transitivity",
     "area_under_curve": "landform.geometry.curves",
     "barrier_height": "landform.geometry.curves",
     "basin_statistics": "landform.geometry.statistics",
@@ -84,6 +90,7 @@ _HOME = {
     "distance": "landform.weights.distance",
     "evaluate": "landform.evaluation.evaluate",
     "fit_factors": "landform.curvature.factors",
+    "generate_hans": "landform.tasks.hans",
     "import_kronfluence": "landform.curvature.kronfluence",
     "influence": "landform.attribution.influence",
     "interpolate": "landform.geometry.line",
@@ -94,9 +101,12 @@ _HOME = {
     "load_tokenizer": "landform.weights.checkpoint",
     "mislabel": "landform.attribution.mislabel",
     "retrain": "landform.training.ensemble",
+    "score_predictions": "landform.evaluation.hans",
     "select": "landform.weights.checkpoint",
     "self_influence": "landform.attribution.influence",
+    "similarity": "landform.geometry.similarity",
     "train": "landform.training.finetune",
+    "transitivity": "landform.geometry.transitivity",
     "write_atlas": "landform.report.atlas",
 }
 

@@ -19,7 +19,7 @@ import pandas as pd
 
 from landform.errors import ConfigError, DataError
 
-__all__ = ["Clustering", "cluster"]
+__all__ = ["Clustering", "checked_gaps", "cluster"]
 
 Floats = npt.NDArray[np.float64]
 Labels = npt.NDArray[np.intp]
@@ -137,7 +137,7 @@ def cluster(
     Raises DataError on a table that is not square, symmetric, finite and non-negative with a
     zero diagonal (naming the pair), ConfigError on options.
     """
-    names, square = _square(gaps)
+    names, square = checked_gaps(gaps)
     floors = _floors(noise_floor, square)
     floor = float(np.median(floors[~np.eye(len(names), dtype=bool)])) if len(names) > 1 else 0.0
     _check_options(len(names), n_basins, scale)
@@ -164,8 +164,11 @@ def cluster(
 # --- input ---------------------------------------------------------------------------------------
 
 
-def _square(gaps: pd.DataFrame | npt.ArrayLike) -> tuple[tuple[str, ...], Floats]:
-    """Names and a checked symmetric float64 matrix."""
+def checked_gaps(gaps: pd.DataFrame | npt.ArrayLike) -> tuple[tuple[str, ...], Floats]:
+    """Names and float64 values of a symmetric N x N table or array, 0 or more, 0 on the diagonal.
+
+    Names are those of a table, or "0".."N-1". Raises DataError that names the pair at fault.
+    """
     if isinstance(gaps, pd.DataFrame):
         names = tuple(str(name) for name in gaps.index)
         if [str(name) for name in gaps.columns] != list(names):
