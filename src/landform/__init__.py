@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from landform.geometry.line import Interpolation, interpolate
     from landform.geometry.similarity import Similarity, similarity
     from landform.geometry.statistics import basin_statistics
+    from landform.geometry.surface import Surface, surface
     from landform.geometry.transitivity import Transitivity, transitivity
     from landform.report.atlas import write_atlas
     from landform.studies.connect import Connection, connect
@@ -76,6 +77,7 @@ _HOME = {
     "ParameterSpace": "landform.weights.space",
     "SelfInfluence": "landform.attribution.influence",
     "Similarity": "landform.geometry.similarity",
+    "Surface": "landform.geometry.surface",
     "Task": "landform.tasks.task",
     "Transitivity": "landform.geometry.transitivity",
     "area_under_curve": "landform.geometry.curves",
@@ -105,6 +107,7 @@ _HOME = {
     "select": "landform.weights.checkpoint",
     "self_influence": "landform.attribution.influence",
     "similarity": "landform.geometry.similarity",
+    "surface": "landform.geometry.surface",
     "train": "landform.training.finetune",
     "transitivity": "landform.geometry.transitivity",
     "write_atlas": "landform.report.atlas",

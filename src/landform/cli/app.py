@@ -59,6 +59,11 @@ _COMMANDS = {
         "Lines between all pairs of many checkpoints: barriers, gaps, basins.",
         "landform connect 'runs/seed*' --task sst2 --store study",
     ),
+    "surface": (
+        "The plane through three checkpoints, or random directions around one.",
+        "landform surface --through runs/seed0 runs/seed1 runs/seed2 --task sst2",
+        "landform surface --around runs/seed0 --directions random --task sst2 --store study",
+    ),
     "distance": (
         "Distances between two checkpoints: L2, RMS, cosine, per group of parameters.",
         "landform distance runs/seed0 runs/seed1 --by layer",
@@ -82,6 +87,11 @@ _COMMANDS = {
         "Which predictions flip without the rows that are said to help them most?",
         "landform counterfactual org/pre-trained --task sst2 --rows 1000 --sizes 20 40 80 "
         "--train.max-steps 100 --store study",
+    ),
+    "hans": (
+        "Generate HANS-like data, or score a file of HANS predictions.",
+        "landform hans --out HANS",
+        "landform hans --predictions predictions.txt --data HANS",
     ),
     "report": ("Write the HTML atlas of a study.", "landform report study"),
     "run": (

@@ -380,7 +380,7 @@ class PointsWork:
     def forecast(self, plan: Plan, store: ArtifactStore, *, workers: int = 1) -> Forecast:
         """Evaluations of a plan that remain, their time (from one real evaluation, after a
         warm-up), and the memory of the checkpoints held."""
-        held = min(len(self.checkpoints) * self.point_bytes, int(self.config.memory * 2**30))
+        held = min(len(self.members) * self.point_bytes, int(self.config.memory * 2**30))
         return plan.forecast(
             store,
             seconds_per_unit=self._sample_seconds() if plan.missing(store) else 0.0,
@@ -511,6 +511,8 @@ class PointsWorker:
     def run(self, job: Job) -> Contents:
         """Evaluate every mix of a job."""
         keys = list(job.spec["members"])
+        # All of them are needed at once: evicting one would only mean to read it again next time.
+        self.capacity = max(self.capacity, len(keys))
         outputs: list[tuple[RawOutputs, ...]] = []
         points = [self.point(key) for key in keys]
         for weights in job.spec["weights"]:

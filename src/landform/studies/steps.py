@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from landform.config import Config
 from landform.evaluation.evaluate import EvaluateConfig, evaluate
 from landform.geometry.line import InterpolateConfig, interpolate
+from landform.geometry.surface import SurfaceConfig, SurfaceStudy
 from landform.results import Result
 from landform.store.artifacts import ArtifactStore, MemoryStore
 from landform.store.study import publish, slug
@@ -189,6 +190,47 @@ class InterpolateStep(InterpolateConfig, Step):
         )
         publish(store, slug("interpolate", *short_names(select(ends)), task.name, split), result)
         return [result]
+
+
+class SurfaceStep(SurfaceConfig, Step):
+    """The plane through three checkpoints, or random directions around one."""
+
+    through: tuple[str, ...] = ()
+    """Three checkpoints: the first one is the origin."""
+    around: str | None = None
+    """One checkpoint, for random directions around it."""
+    task: str
+    """The data set, TASK or TASK:SPLIT."""
+    also: tuple[str, ...] = ()
+    """Further data sets, TASK or TASK:SPLIT."""
+
+    def check(self, file: StudyFile) -> None:
+        _resolve(file, [self.task, *self.also])
+        if _find(file, [*self.through, *([self.around] if self.around else [])]):
+            self.study(file)
+
+    def forecast(self, file: StudyFile, store: ArtifactStore | None) -> str:
+        said = self.study(file).forecast(store or MemoryStore()).reading
+        return f"at most {said}" if self.refine else said
+
+    def run(self, file: StudyFile, store: ArtifactStore, progress: bool) -> list[Result]:
+        study = self.study(file)
+        result = study.run(store, progress=progress)
+        task, split = file.task(self.task)
+        publish(store, slug(*study.title, task.name, split), result)
+        return [result]
+
+    def study(self, file: StudyFile) -> SurfaceStudy:
+        """The plan of the cells."""
+        task, split = file.task(self.task)
+        return SurfaceStudy.of(
+            task,
+            through=[file.place(name) for name in self.through] or None,
+            around=None if self.around is None else file.place(self.around),
+            split=split,
+            also=[file.task(name) for name in self.also],
+            options=self.options(SurfaceConfig),
+        )
 
 
 class ConnectStep(ConnectConfig, Step):
@@ -388,6 +430,7 @@ STEPS: dict[str, type[Step]] = {
     "train": TrainStep,
     "evaluate": EvaluateStep,
     "interpolate": InterpolateStep,
+    "surface": SurfaceStep,
     "connect": ConnectStep,
     "influence": InfluenceStep,
     "mislabel": MislabelStep,

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -24,7 +26,7 @@ from landform.weights.space import GroupKind, ParameterSpace, Region
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Distance", "DistanceConfig", "distance", "euclidean"]
+__all__ = ["Distance", "DistanceConfig", "distance", "euclidean", "gram", "off_line"]
 
 
 class DistanceConfig(LoadConfig):
@@ -76,6 +78,33 @@ def euclidean(a: Tensor, b: Tensor) -> float:
         piece = a[start : start + _BLOCK] - b[start : start + _BLOCK]
         total += float(torch.linalg.vector_norm(piece.double())) ** 2
     return math.sqrt(total)
+
+
+def gram(points: Sequence[Tensor], origin: Tensor | None = None) -> np.ndarray:
+    """Inner products <p_i - o, p_j - o> (o = 0 without an origin), (k, k), summed in float64."""
+    total = np.zeros((len(points), len(points)))
+    for piece in _pieces(points[0]):
+        rows = torch.stack([point[piece].double() for point in points])
+        if origin is not None:
+            rows = rows - origin[piece].double()
+        total += (rows @ rows.T).cpu().numpy()
+    return total
+
+
+def off_line(a: Tensor, b: Tensor, point: Tensor, t: float) -> float:
+    """|| point - ((1 - t) a + t b) || in float64: from the vectors themselves, because a small one
+    is lost in differences of inner products."""
+    total = 0.0
+    for piece in _pieces(a):
+        start = a[piece].double()
+        rest = (point[piece].double() - start) - t * (b[piece].double() - start)
+        total += float(rest.square().sum())
+    return math.sqrt(total)
+
+
+def _pieces(point: Tensor) -> Iterator[slice]:
+    for start in range(0, point.numel(), _BLOCK):
+        yield slice(start, start + _BLOCK)
 
 
 _BLOCK = 1 << 18

@@ -1,0 +1,92 @@
+"""`landform surface`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from landform.cli.common import (
+    DataFlags,
+    OptionFlags,
+    OutputConfig,
+    OutputFlags,
+    also_tasks,
+    emit,
+    emit_forecast,
+    make_task,
+    open_existing,
+    open_study,
+)
+from landform.geometry.surface import SurfaceConfig, SurfaceStudy
+from landform.store.study import publish, slug
+from landform.tasks.task import TaskConfig
+
+__all__ = ["surface"]
+
+
+def surface(
+    *,
+    through: tuple[str, ...] = (),
+    around: str | None = None,
+    data: Annotated[TaskConfig, DataFlags] = TaskConfig(),
+    split: str = "validation",
+    also: tuple[str, ...] = (),
+    store: Path | None = None,
+    figure: Path | None = None,
+    dry_run: Annotated[bool, Parameter(negative=())] = False,
+    options: Annotated[SurfaceConfig, OptionFlags] = SurfaceConfig(),
+    output: Annotated[OutputConfig, OutputFlags] = OutputConfig(),
+) -> None:
+    """The plane through three checkpoints, or random directions around one.
+
+    Example: landform surface --through runs/seed0 runs/seed1 runs/seed2 --task sst2 --store study
+
+    Parameters
+    ----------
+    through
+        Three checkpoints: the first one is the origin.
+    around
+        One checkpoint, for random directions around it.
+    split
+        The split to evaluate on.
+    also
+        Further data sets for every mixed model: NAME, NAME:SPLIT, FILE.yaml or FILE.yaml:SPLIT.
+    store
+        Study directory: every cell is kept, and a killed run goes on from there.
+    figure
+        Write the surface as a figure (.png, .pdf or .svg).
+    dry_run
+        Say what would be evaluated, with time and memory; keep nothing.
+    """
+    if figure is not None:
+        from landform.report.style import check_figure
+
+        check_figure(figure)
+    task = make_task(data)
+    study = SurfaceStudy.of(
+        task,
+        through=through or None,
+        around=around,
+        split=split,
+        also=also_tasks(also),
+        options=dict(options),
+    )
+    if dry_run:
+        emit_forecast(study.forecast(open_existing(store)), output)
+        if options.refine and not output.json_:
+            print(f"refine {options.refine}: at most that; what can be interpolated is not run")
+        return
+    kept = None if store is None else open_study(store)
+    result = study.run(kept, progress=not output.quiet)
+    wrote: list[Path] = []
+    if store is not None and kept is not None:
+        title = slug(*study.title, task.name, split)
+        publish(kept, title, result)
+        wrote.append(Path(store) / "results" / title)
+    if figure is not None:
+        from landform.report.figures import save
+
+        wrote.append(save(result.plot(), figure))
+    emit(result, output, wrote)
