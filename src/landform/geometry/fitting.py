@@ -1,0 +1,740 @@
+"""Curves of low loss between two checkpoints: Bezier curves and polylines with fitted bends."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import torch
+from pydantic import Field as Option
+from pydantic import field_validator
+
+from landform.errors import ConfigError, StoreError
+from landform.evaluation.evaluate import metric_names, metric_table
+from landform.evaluation.intervals import example_weights, percentile_interval, resample_counts
+from landform.evaluation.points import Data, DataConfig, PointsConfig, PointsWork, unpack
+from landform.geometry.curves import barrier_height, curve_statistics
+from landform.geometry.descent import FitConfig, FitWork, history_table, run_fit
+from landform.geometry.line import SUMMARY_FIELDS, as_data, line_predictions
+from landform.geometry.paths import Course, CurveKind, curve_weights, squared_distances
+from landform.results import Result, from_parts, to_parts
+from landform.store.artifacts import ArtifactStore
+from landform.store.atomic import (
+    atomic_directory,
+    read_json,
+    read_table,
+    read_tensors,
+    write_json,
+    write_table,
+    write_tensors,
+)
+from landform.store.engines import run_plan
+from landform.store.plan import Job, Plan
+from landform.store.study import open_store
+from landform.tasks.metrics import Predictions
+from landform.tasks.task import Task, loss_unit
+from landform.weights.checkpoint import (
+    Checkpoint,
+    LoadConfig,
+    check_same_architecture,
+    load_model,
+    load_tokenizer,
+    resolve,
+)
+from landform.weights.points import Vertex
+from landform.weights.space import ParameterSpace
+
+__all__ = [
+    "CurveConfig",
+    "CurveFit",
+    "FittedPath",
+    "PathConfig",
+    "PathEvaluation",
+    "WalkConfig",
+    "fit_curve",
+    "plan_curve",
+    "walk",
+]
+
+Floats = npt.NDArray[np.float64]
+Named = str | os.PathLike[str] | Checkpoint
+STARTS = ("chord", "midpoint")
+_RECORD = "path.json"
+
+
+class CurveConfig(FitConfig):
+    """How a curve is fitted."""
+
+    kind: CurveKind = "bezier"
+    """bezier: a Bezier curve of degree BENDS + 1; polyline: straight pieces from bend to bend."""
+    bends: int = Option(1, ge=1)
+    """Control points that are fitted, between the two ends."""
+    start: str = "chord"
+    """Where they start: chord (on it, in order, at equal distances), midpoint (all in its middle;
+    with noise, or two bends are the same), or a third checkpoint on the way."""
+    select_at: tuple[float, ...] = ()
+    """Keep the bends whose mean loss at these t is lowest on `select_split`, looked at every
+    SAVE_EVERY steps (default: keep the last)."""
+    select_split: str = "validation"
+    """The split for that. What is chosen on it looks better on it than elsewhere."""
+
+    @field_validator("select_at")
+    @classmethod
+    def _on_the_curve(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        if any(not 0 <= t <= 1 for t in value):
+            raise ValueError("positions on a curve lie from 0 to 1")
+        return value
+
+
+class PathConfig(PointsConfig):
+    """How a path is evaluated."""
+
+    points: int = Option(11, ge=2)
+    """Points at equal arc length, both ends included."""
+    bend_points: bool = False
+    """Also evaluate where the path bends (a Bezier curve: at t = k / (BENDS + 1))."""
+
+
+class WalkConfig(PathConfig):
+    """How a path through given checkpoints is evaluated."""
+
+    bend_points: bool = True
+    """Also evaluate the checkpoints on the way, wherever the equal steps fall."""
+
+
+@dataclass(frozen=True)
+class CurveShape:
+    """A curve from fixed vertex 0 to fixed vertex 1 through the free ones (see `Shape`)."""
+
+    kind: CurveKind
+    bends: int
+    start_at: str
+    reverse: bool = False
+    """start in the order of the original code, which is not that of the curve"""
+    checked: tuple[float, ...] = ()
+    fixed: int = 2
+    stages: int = 1
+
+    def count(self, stage: int) -> int:
+        """All bends, from the beginning."""
+        return self.bends
+
+    def order(self) -> list[int]:
+        """Vertex numbers from one end to the other."""
+        return [0, *range(self.fixed, self.fixed + self.bends), 1]
+
+    def start(self, stage: int) -> Floats:
+        """Weights of the fixed vertices (bends, fixed) where the bends start."""
+        t = np.arange(1, self.bends + 1) / (self.bends + 1)
+        if self.start_at == "midpoint":
+            t = np.full(self.bends, 0.5)
+        if self.reverse:
+            t = t[::-1]
+        if self.fixed == 2:
+            return np.stack([1.0 - t, t], axis=1)
+        ends_and_guide = curve_weights("polyline", t, 3)  # a, the third checkpoint, b
+        return ends_and_guide[:, [0, 2, 1]]
+
+    def weights(self, t: npt.ArrayLike) -> Floats:
+        """Weights (points, vertices) of the curve at t."""
+        rows = np.zeros((np.size(t), self.fixed + self.bends))
+        rows[:, self.order()] = curve_weights(self.kind, t, self.bends + 2)
+        return rows
+
+    def draw(self, random: np.random.Generator, stage: int) -> Floats:
+        """A point at t ~ U[0, 1]."""
+        return np.asarray(self.weights(random.random())[0], dtype=np.float64)
+
+    def cliques(self, stage: int) -> list[tuple[int, int]]:
+        """The edges of the (control) polygon."""
+        order = self.order()
+        return list(pairwise(order))
+
+    def checks(self) -> Floats:
+        """The positions that choose the best bends."""
+        return self.weights(np.array(self.checked, dtype=np.float64))
+
+
+@dataclass(frozen=True)
+class CurveFit(Result):
+    """How a curve was fitted between `a` (t = 0) and `b` (t = 1)."""
+
+    a: str
+    b: str
+    kind: str
+    """bezier or polyline"""
+    bends: int
+    task_kind: str
+    history: pd.DataFrame
+    """columns step, loss (mean of the drawn points on the batches of the step), learning_rate"""
+    length: float
+    """arc length of the curve, in the units of the weights"""
+    chord: float
+    """|| a - b ||"""
+    distances: pd.DataFrame
+    """squared distances between the control points, ends included, in order"""
+    chosen: int | None
+    """the step whose bends were kept, where `select_at` chose"""
+    provenance: dict[str, Any]
+
+    @property
+    def reading(self) -> str:
+        """One line for a person."""
+        edge = max(1, len(self.history) // 10)
+        first, last = self.history.loss[:edge].mean(), self.history.loss[-edge:].mean()
+        bends = f"{self.bends} bend{'' if self.bends == 1 else 's'}"
+        return (
+            f"{self.kind} with {bends} from {self.a} to {self.b}: training loss along it "
+            f"{first:.4g} in the first tenth of {len(self.history)} steps, {last:.4g} in the last; "
+            f"length {self.length:.4g}, {self.length / self.chord:.3g} times the chord"
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        names = ("a", "b", "kind", "bends", "task_kind", "length", "chord", "chosen", "provenance")
+        return {
+            **{name: getattr(self, name) for name in names},
+            "history": self.history.to_dict("records"),
+        }
+
+
+@dataclass(frozen=True)
+class PathEvaluation(Result):
+    """Losses and metrics along a path from `a` to `b`, beside the straight line between them."""
+
+    a: str
+    b: str
+    kind: str
+    """kind of the task: the loss is in nats, for regression in squared units"""
+    curve: str
+    """bezier or polyline"""
+    table: pd.DataFrame
+    """columns data, t, arc (share of the arc length), distance_a, distance_b, loss, loss_low,
+    loss_high, and the same three for every metric"""
+    line: pd.DataFrame
+    """the straight line at the same shares of its length, same columns"""
+    summary: pd.DataFrame
+    """one row per data set and path ("curve", "line"): data, path, and the columns of
+    `Interpolation.summary`; t is the share of the arc length"""
+    reduction: pd.DataFrame
+    """columns data, barrier (of the line minus that of the path), low, high: paired bootstrap"""
+    length: float
+    chord: float
+    provenance: dict[str, Any]
+
+    def _row(self, path: str) -> Any:
+        first = self.summary[self.summary.data == self.summary.data.iloc[0]]
+        return first[first.path == path].iloc[0]
+
+    @property
+    def barrier_height(self) -> float:
+        """Along the path, on the first data set."""
+        return float(self._row("curve").barrier_height)
+
+    @property
+    def line_barrier(self) -> float:
+        """On the straight line, on the first data set."""
+        return float(self._row("line").barrier_height)
+
+    @property
+    def reading(self) -> str:
+        """One line for a person."""
+        curve, line = self._row("curve"), self._row("line")
+        saved = self.reduction.iloc[0]
+        if line.convexity_gap <= line.noise_floor:
+            verdict = "the line has no ridge to go round"
+        elif curve.convexity_gap <= curve.noise_floor:
+            verdict = "the path goes round the ridge of the line"
+        elif saved.low > 0:
+            verdict = "the path is lower than the line, but a ridge remains"
+        else:
+            verdict = "the path is no lower than the line"
+        heights = [
+            f"{r.barrier_height:.4g} [{r.barrier_low:.4g}, {r.barrier_high:.4g}]"
+            for r in (line, curve)
+        ]
+        return (
+            f"barrier on the line {heights[0]}, along the {self.curve} {heights[1]} "
+            f"{loss_unit(self.kind)} on {curve.data}: {verdict}; length {self.length:.4g}, "
+            f"{self.length / self.chord:.3g} times the chord"
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        names = ("a", "b", "kind", "curve", "length", "chord", "provenance")
+        tables = ("table", "line", "summary", "reduction")
+        return {
+            **{name: getattr(self, name) for name in names},
+            "barrier_height": self.barrier_height,
+            "line_barrier": self.line_barrier,
+            **{name: getattr(self, name).to_dict("records") for name in tables},
+        }
+
+
+# --- fitting ------------------------------------------------------------------------------------
+
+
+def curve_work(
+    a: Named, b: Named, task: Task | Data | tuple[Task, str], split: str, config: CurveConfig
+) -> FitWork:
+    """The fit of a curve, before anything is loaded."""
+    ends = [resolve(a), resolve(b)]
+    guide = [] if config.start in STARTS else [resolve(config.start)]
+    data = as_data(task, split)
+    if config.start == "midpoint" and config.bends > 1 and not config.noise:
+        raise ConfigError(
+            f"option start: {config.bends} bends in the midpoint are one and the same",
+            remedy="use start chord, one bend, or noise (0.1, say)",
+        )
+    shape = CurveShape(
+        kind=config.kind,
+        bends=config.bends,
+        start_at=config.start if not guide else "checkpoint",
+        reverse=config.compat == "connectivity",
+        checked=config.select_at,
+        fixed=2 + len(guide),
+    )
+    select = Data(data.task, config.select_split) if config.select_at else None
+    label = f"{config.kind} {ends[0].spec} -> {ends[1].spec}"
+    return FitWork((*ends, *guide), data, shape, config, label, select)
+
+
+def fit_curve(
+    a: Named,
+    b: Named,
+    task: Task | Data | tuple[Task, str],
+    *,
+    split: str = "train",
+    store: str | os.PathLike[str] | ArtifactStore | None = None,
+    progress: bool = False,
+    **options: Any,
+) -> FittedPath:
+    """Fit a curve from `a` to `b` along which the training loss is low.
+
+        min over w_1 ... w_n of  E_{t ~ U[0,1]} [ L(theta(t)) ] - lambda log(length + 1e-4)
+
+    theta(t) is the Bezier curve of degree n + 1 with control points a, w_1, ..., w_n, b, or the
+    polyline through them (Garipov et al. 2018, arXiv 1802.10026, section 3.3). Options are the
+    fields of `CurveConfig`. With a `store` a fit that was stopped goes on where it was. Raises
+    `ConfigError` for two ends with the same weights, `SpaceMismatchError` for models that cannot be
+    mixed, `NonFiniteError` where the learning rate is too high.
+    """
+    config = CurveConfig.parse(options, where="fit_curve")
+    work = curve_work(a, b, task, split, config)
+    contents = run_fit(work, open_store(store), progress=progress)
+    ends = work.checkpoints[0], work.checkpoints[1]
+    order = work.shape.order()
+    squared = np.array(contents.records["distances"])[np.ix_(order, order)]
+    course = Course(config.kind, squared)
+    best = contents.records["best"]
+    fit = CurveFit(
+        a=ends[0].spec,
+        b=ends[1].spec,
+        kind=config.kind,
+        bends=config.bends,
+        task_kind=work.data.task.kind,
+        history=history_table(contents, {n: n for n in ("step", "loss", "learning_rate")}),
+        length=course.length,
+        chord=course.chord,
+        distances=pd.DataFrame(squared, columns=_control_names(config.bends)),
+        chosen=None if best is None else int(best["step"]),
+        provenance={
+            "weights": [c.fingerprint for c in work.checkpoints],
+            "data": work.data.name,
+            "config": config.model_dump(mode="json"),
+        },
+    )
+    space = _space(ends[0], work.data.task.kind, config)
+    bends = tuple(
+        Vertex(f"bend {k + 1} of {work.label}", space, torch.from_numpy(np.array(values)))
+        for k, values in enumerate(contents.tensors["vertices"])
+    )
+    return FittedPath(ends, bends, fit)
+
+
+def _control_names(bends: int) -> list[str]:
+    return ["a", *(f"bend{k + 1}" for k in range(bends)), "b"]
+
+
+def _space(checkpoint: Checkpoint, kind: str, config: LoadConfig) -> ParameterSpace:
+    return ParameterSpace.of(load_model(checkpoint, kind, config))
+
+
+def plan_curve(
+    a: Named,
+    b: Named,
+    task: Task,
+    split: str,
+    evaluation: Data,
+    also: Sequence[Task | Data | tuple[Task, str]],
+    config: CurveConfig,
+    path: PathConfig,
+) -> tuple[FitWork, PointsWork, Plan]:
+    """What fitting and evaluating a curve takes: the fit, and the evaluation with its jobs.
+
+    The points of the curve are not known before it is fitted; their jobs only stand for them.
+    """
+    fit = curve_work(a, b, task, split, config)
+    data = (evaluation, *(as_data(item, evaluation.split) for item in also))
+    work = PointsWork((fit.checkpoints[0], fit.checkpoints[1]), data, path)
+    shares = np.arange(path.points) / (path.points - 1)
+    extra = config.bends if path.bend_points else 0
+    curve = Job("mix", {"of": fit.final.key}, cost=float(path.points - 2 + extra), label="the path")
+    line = work.line_job(0, 1, shares[1:-1].tolist())
+    return fit, work, Plan((work.point_job(0), work.point_job(1), curve, line))
+
+
+# --- evaluating ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class FittedPath:
+    """A curve between two checkpoints, with the bends that were fitted."""
+
+    checkpoints: tuple[Checkpoint, Checkpoint]
+    vertices: tuple[Vertex, ...]
+    """the bends (control points of a Bezier curve), in order from a to b; members of mixes"""
+    fit: CurveFit
+
+    @property
+    def course(self) -> Course:
+        """Its geometry."""
+        kind: Any = self.fit.kind
+        return Course(kind, self.fit.distances.to_numpy())
+
+    @property
+    def reading(self) -> str:
+        """One line for a person."""
+        return self.fit.reading
+
+    def plot(self, **options: Any) -> Any:
+        """The figure of the fit."""
+        return self.fit.plot(**options)
+
+    def evaluate(
+        self,
+        task: Task | Data | tuple[Task, str],
+        *,
+        split: str = "validation",
+        also: Sequence[Task | Data | tuple[Task, str]] = (),
+        store: str | os.PathLike[str] | ArtifactStore | None = None,
+        progress: bool = False,
+        **options: Any,
+    ) -> PathEvaluation:
+        """Evaluate points at equal arc length, and the straight line at the same shares of it.
+
+        The ends are the checkpoints themselves. Options are the fields of `PathConfig` (points,
+        bend_points, rows, ...); how the model is run (dtype, token_budget, device, ...) is as in
+        the fit unless given.
+        """
+        kept = self.fit.provenance["config"]
+        inherited = {n: kept[n] for n in DataConfig.model_fields if n not in ("rows", "seed")}
+        config = PathConfig.parse({**inherited, **options}, where="evaluate")
+        data = (as_data(task, split), *(as_data(item, split) for item in also))
+        work = PointsWork(self.checkpoints, data, config, self.vertices)
+        members = [0, *range(2, 2 + len(self.vertices)), 1]
+        return evaluate_path(work, members, self.course, open_store(store), progress=progress)
+
+    def checkpoint(self, t: float, directory: str | os.PathLike[str], **options: Any) -> Checkpoint:
+        """Write the model at position t as a checkpoint: config and tokenizer are those of a.
+
+        Options are the fields of `LoadConfig`. Raises `ConfigError` for t outside [0, 1] or a
+        directory that holds other things.
+        """
+        if not 0 <= t <= 1:
+            raise ConfigError(f"t is {t}: a curve runs from 0 to 1")
+        kept = self.fit.provenance["config"]
+        load = LoadConfig.parse({**{n: kept[n] for n in LoadConfig.model_fields}, **options})
+        target = check_target(directory, "config.json")
+        model: Any = load_model(self.checkpoints[0], self.fit.task_kind, load)
+        other = load_model(self.checkpoints[1], self.fit.task_kind, load)
+        space = ParameterSpace.of(model)
+        here, there = space.flatten(model), space.flatten(other)
+        points = [here, *(v.flat(space, _no_checkpoint) for v in self.vertices), there]
+        bound = space.bind(model)
+        bound.combine(points, self.course.weights(t)[0].tolist())
+        tokenizer = load_tokenizer(self.checkpoints[0])
+        with atomic_directory(target) as fresh:
+            model.save_pretrained(fresh)
+            tokenizer.save_pretrained(fresh)
+        return resolve(target)
+
+    def save(self, directory: str | os.PathLike[str]) -> Path:
+        """Keep the path: a safetensors file for each bend, by tensor name, and path.json.
+
+        The ends are not copied: `load` finds them where they were, seen from the directory.
+        """
+        target = check_target(directory, _RECORD)
+        tables, record = to_parts(self.fit)
+        with atomic_directory(target) as fresh:
+            ends = save_points(fresh, target, self.checkpoints, self.vertices, "bend")
+            for name, table in tables.items():
+                write_table(fresh / f"{name}.parquet", table)
+            write_json(fresh / _RECORD, {"ends": ends, "tables": list(tables), "fit": record})
+        return target
+
+    @classmethod
+    def load(cls, directory: str | os.PathLike[str], ends: Sequence[Named] | None = None) -> Self:
+        """A path that was saved. `ends` names its checkpoints where they have moved.
+
+        Raises `StoreError` for a directory that holds none, and for ends with other weights.
+        """
+        source = Path(directory)
+        record = read_json(source / _RECORD)
+        tables = {name: read_table(source / f"{name}.parquet") for name in record["tables"]}
+        fit: CurveFit = from_parts(tables, record["fit"])
+        checkpoints, vertices = load_points(source, record["ends"], ends, fit, "bend")
+        return cls((checkpoints[0], checkpoints[1]), vertices, fit)
+
+
+def _no_checkpoint(key: str) -> torch.Tensor:
+    raise StoreError(f"a bend does not depend on the checkpoint {key}")
+
+
+def check_target(directory: str | os.PathLike[str], own: str) -> Path:
+    """A place to write a directory to: not there, empty, or with the file `own` in it."""
+    target = Path(directory)
+    taken = target.is_dir() and any(target.iterdir()) and not (target / own).exists()
+    if target.is_file() or taken:
+        raise ConfigError(
+            f"{target} holds other things and would be replaced", remedy="choose a new directory"
+        )
+    return target
+
+
+def save_points(
+    fresh: Path,
+    target: Path,
+    checkpoints: Sequence[Checkpoint],
+    vertices: Sequence[Vertex],
+    name: str,
+) -> list[dict[str, str]]:
+    """Write vertices as `<name><k>.safetensors`; how the checkpoints are found again."""
+    for k, vertex in enumerate(vertices, start=1):
+        space = vertex.space
+        views = ParameterSpace(space.names, space.shapes, vertex.values.dtype).unflatten(
+            vertex.values
+        )
+        tensors = {key: value.numpy() for key, value in views.items()}
+        write_tensors(fresh / f"{name}{k}.safetensors", tensors)
+    return [
+        {
+            "spec": checkpoint.spec,
+            "path": Path(os.path.relpath(checkpoint.path, target.absolute())).as_posix(),
+            "fingerprint": checkpoint.fingerprint,
+        }
+        for checkpoint in checkpoints
+    ]
+
+
+def load_points(
+    source: Path,
+    kept: Sequence[Mapping[str, str]],
+    named: Sequence[Named] | None,
+    fit: Any,
+    name: str,
+) -> tuple[tuple[Checkpoint, ...], tuple[Vertex, ...]]:
+    """What `save_points` kept."""
+    if named is not None and len(named) != len(kept):
+        raise ConfigError(f"{len(named)} checkpoints for {len(kept)} that were kept")
+    checkpoints = []
+    for i, item in enumerate(kept):
+        beside = source.absolute() / item["path"]
+        found = resolve(named[i] if named else beside if beside.is_dir() else item["spec"])
+        if found.fingerprint != item["fingerprint"]:
+            raise StoreError(
+                f"{found.spec} has other weights than {item['spec']} had when {source} was made",
+                remedy="name the checkpoints it belongs to, or fit it again",
+            )
+        spec = str(named[i]) if named else item["spec"]
+        checkpoints.append(Checkpoint(spec, found.path))
+    config = LoadConfig.parse({n: fit.provenance["config"][n] for n in LoadConfig.model_fields})
+    space = _space(checkpoints[0], fit.task_kind, config)
+    vertices = []
+    count = len(list(source.glob(f"{name}*.safetensors")))
+    for k in range(1, count + 1):
+        tensors = read_tensors(source / f"{name}{k}.safetensors")
+        missing = [key for key in space.names if key not in tensors]
+        if missing:
+            raise StoreError(
+                f"{source / f'{name}{k}.safetensors'} lacks the tensor {missing[0]}",
+                remedy="it belongs to another model; fit it again",
+            )
+        values = torch.cat([torch.from_numpy(tensors[key]).reshape(-1) for key in space.names])
+        vertices.append(Vertex(f"{name} {k} of {source.name}", space, values))
+    return tuple(checkpoints), tuple(vertices)
+
+
+def walk(
+    checkpoints: Sequence[Named],
+    task: Task | Data | tuple[Task, str],
+    *,
+    split: str = "validation",
+    also: Sequence[Task | Data | tuple[Task, str]] = (),
+    store: str | os.PathLike[str] | ArtifactStore | None = None,
+    progress: bool = False,
+    **options: Any,
+) -> PathEvaluation:
+    """Walk the polyline through given checkpoints, at equal arc length.
+
+    Both ends and, unless `bend_points` is false, the checkpoints on the way are points of it; none
+    occurs twice. Options are the fields of `WalkConfig`.
+    """
+    config = WalkConfig.parse(options, where="walk")
+    members = tuple(resolve(checkpoint) for checkpoint in checkpoints)
+    if len(members) < 2:
+        raise ConfigError(f"a path through {len(members)} checkpoints", remedy="name two or more")
+    for one, other in pairwise(members):
+        check_same_architecture(one, other)
+    data = (as_data(task, split), *(as_data(item, split) for item in also))
+    work = PointsWork(members, data, config)
+    squared = _walked(work)
+    for k, (one, other) in enumerate(pairwise(members)):
+        if not squared[k, k + 1]:
+            raise ConfigError(
+                f"{one.spec} and {other.spec} follow one another and have the same weights",
+                remedy="name each checkpoint once",
+            )
+    course = Course("polyline", squared)
+    return evaluate_path(work, range(len(members)), course, open_store(store), progress=progress)
+
+
+def _walked(work: PointsWork) -> Floats:
+    """Squared distances between the checkpoints of a walk."""
+    space, points = None, []
+    for checkpoint in work.checkpoints:
+        model = load_model(checkpoint, work.data[0].task.kind, work.config)
+        here = ParameterSpace.of(model)
+        if space is not None:
+            space.check_same(here, work.checkpoints[0].spec, checkpoint.spec)
+        space = here
+        points.append(here.flatten(model))
+        here.check_finite(points[-1], checkpoint.spec)
+    return squared_distances(points)
+
+
+def evaluate_path(
+    work: PointsWork,
+    members: Sequence[int],
+    course: Course,
+    store: ArtifactStore,
+    *,
+    progress: bool = False,
+) -> PathEvaluation:
+    """Evaluate a path whose control points are these members of `work`, first to last."""
+    config = work.config
+    assert isinstance(config, PathConfig)
+    ts, shares = course.positions(config.points, bends=config.bend_points)
+    jobs = [_point(work, members, row) for row in course.weights(ts)]
+    line = work.line_job(members[0], members[-1], shares[1:-1].tolist())
+    run_plan(
+        Plan((jobs[0], jobs[-1], *jobs[1:-1], line)),
+        work,
+        store,
+        progress=progress,
+        description="walking",
+    )
+    contents, chord = [store.read(job.key) for job in jobs], store.read(line.key)
+    tables: list[pd.DataFrame] = []
+    lines: list[pd.DataFrame] = []
+    summary: list[dict[str, Any]] = []
+    reduction: list[dict[str, Any]] = []
+    for d, data in enumerate(work.data):
+        examples, kind = data.examples(config.rows), data.task.kind
+        curve = [unpack(one, d, examples, kind)[0] for one in contents]
+        straight = line_predictions((contents[0], contents[-1]), chord, d, examples, kind)
+        places = {
+            "t": ts,
+            "arc": shares,
+            "distance_a": course.distances(ts, 0),
+            "distance_b": course.distances(ts, course.points - 1),
+        }
+        on_line = {"t": shares, "arc": shares}
+        on_line |= {"distance_a": shares * course.chord, "distance_b": (1 - shares) * course.chord}
+        for name, points, where, length, rows in (
+            ("curve", curve, places, course.length, tables),
+            ("line", straight, on_line, course.chord, lines),
+        ):
+            row, table = _statistics(data, points, where, length, config)
+            rows.append(table)
+            summary.append({"data": data.name, "path": name, **row})
+        reduction.append({"data": data.name, **_reduction(straight, curve, shares, config)})
+    ends = work.members[members[0]], work.members[members[-1]]
+    return PathEvaluation(
+        a=ends[0].spec,
+        b=ends[1].spec,
+        kind=work.data[0].task.kind,
+        curve=course.kind,
+        table=pd.concat(tables, ignore_index=True),
+        line=pd.concat(lines, ignore_index=True),
+        summary=pd.DataFrame(summary),
+        reduction=pd.DataFrame(reduction),
+        length=course.length,
+        chord=course.chord,
+        provenance={
+            "members": [work.members[m].fingerprint for m in members],
+            "config": config.model_dump(mode="json"),
+        },
+    )
+
+
+def _point(work: PointsWork, members: Sequence[int], weights: Floats) -> Job:
+    """The job of one point: at a vertex that member itself, so that it is evaluated once."""
+    used = [(m, float(w)) for m, w in zip(members, weights, strict=True) if w]
+    if len(used) == 1:
+        return work.point_job(used[0][0])
+    ends = work.members[members[0]], work.members[members[-1]]
+    label = f"path {ends[0].spec} -> {ends[1].spec}"
+    return work.mix_job([m for m, _ in used], [[w for _, w in used]], label)
+
+
+def _statistics(
+    data: Data,
+    points: Sequence[Predictions],
+    places: Mapping[str, Floats],
+    length: float,
+    config: PointsConfig,
+) -> tuple[dict[str, float], pd.DataFrame]:
+    """(summary, table) of a path: curve statistics over the share of the arc length."""
+    statistics = curve_statistics(
+        np.stack([point.losses for point in points])[None],
+        weights=points[0].tokens,
+        replicates=config.replicates,
+        seed=config.seed,
+        level=config.level,
+        distance=length,
+        t=places["arc"],
+    )
+    names = [name for name in metric_names(data.task) if name != "loss"]
+    rows: list[dict[str, Any]] = []
+    for k, predictions in enumerate(points):
+        row: dict[str, Any] = {"data": data.name}
+        row |= {name: float(values[k]) for name, values in places.items()}
+        row |= {n: float(getattr(statistics, n)[0, k]) for n in ("loss", "loss_low", "loss_high")}
+        for name, (value, low, high) in metric_table(predictions, names, config).items():
+            row |= {name: value, f"{name}_low": low, f"{name}_high": high}
+        rows.append(row)
+    return {n: float(getattr(statistics, n)[0]) for n in SUMMARY_FIELDS}, pd.DataFrame(rows)
+
+
+def _reduction(
+    line: Sequence[Predictions], curve: Sequence[Predictions], t: Floats, config: PointsConfig
+) -> dict[str, float]:
+    """Barrier of the line minus barrier of the path, examples resampled alike in both."""
+    weights = example_weights(line[0].tokens, len(line[0].losses))
+    counts = resample_counts(len(weights), config.replicates, config.seed)
+    counts = np.concatenate([np.ones((1, len(weights))), counts[(counts @ weights) > 0]])
+    heights = []
+    for points in (line, curve):
+        losses = np.stack([point.losses for point in points]) * weights
+        heights.append(barrier_height((counts @ losses.T) / (counts @ weights)[:, None], t=t))
+    saved = heights[0] - heights[1]
+    low, high = percentile_interval(saved[1:], config.level)
+    return {"barrier": float(saved[0]), "low": float(low), "high": float(high)}
