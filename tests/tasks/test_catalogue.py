@@ -266,7 +266,7 @@ def hans(tmp_path: Path) -> Path:
 
 def test_hans_keeps_heuristics_and_subcases(hans: Path) -> None:
     task = load_task("hans", data_dir=hans)
-    assert task.subsets == (("heuristic", "label"), ("subcase",))
+    assert task.subsets == (("heuristic", "label"), ("subcase",), ("template",))
     found = task.examples("validation")
     assert len(found) == 30 and found.ids[1] == "ex1"
     assert list(found.columns.columns) == ["heuristic", "subcase", "template"]

@@ -55,11 +55,13 @@ class Layout:
 
 @dataclass(frozen=True)
 class Part:
-    """A split of a task: rows `start` to `stop` of the split `split` of its source."""
+    """A split of a task: rows `start` to `stop` of the split `split` of its source, and of these
+    the ones whose columns have one of the values that `where` lists."""
 
     split: str
     start: int = 0
     stop: int | None = None
+    where: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -170,7 +172,8 @@ def folder_source(name: str, folder: Folder, data_dir: Path, form: FileFormat) -
         raise DataError(
             f"data_dir {data_dir} of task {name!r} "
             + ("is not a folder" if data_dir.exists() else "does not exist"),
-            remedy=f"name the folder that holds {_expected(folder)}",
+            remedy=f"name the folder that holds {_expected(folder)}, or the files themselves:"
+            " files={'validation': path}",
         )
     for place in (data_dir, *(data_dir / sub for sub in folder.names)):
         files = {
@@ -370,11 +373,26 @@ register(
     ),
 )
 _HANS_KEPT = ("heuristic", "subcase", "template")
+_HANS_LABELS = ("entailment", "non-entailment")
+
+
+def _hans_parts() -> dict[str, Part]:
+    """One split per heuristic and label: `validation_lexical_overlap_non_entailment`."""
+    return {
+        f"{split}_{heuristic}_{label.replace('-', '_')}": Part(
+            split, where={"heuristic": (heuristic,), "label": (label,)}
+        )
+        for split in ("validation", "train")
+        for heuristic in HANS_HEURISTICS
+        for label in _HANS_LABELS
+    }
+
+
 register(
     "hans",
     Entry(
         kind="classification",
-        label_names=("entailment", "non-entailment"),
+        label_names=_HANS_LABELS,
         metrics=("accuracy",),
         # The data set's main branch is a loading script, which is never run; the hub keeps the
         # same rows as Parquet on this branch.
@@ -393,8 +411,15 @@ register(
             },
             Layout(_PAIR, "gold_label", id="pairID", keep=_HANS_KEPT),
         ),
-        aliases={"evaluation": "validation"},
-        subsets=(("heuristic", "label"), ("subcase",)),
+        parts=_hans_parts(),
+        # HANS-LO is what the connectivity scripts mean by "hans" unless they are asked for all.
+        aliases={
+            "evaluation": "validation",
+            "lexical_overlap_non_entailment": "validation_lexical_overlap_non_entailment",
+            "lo": "validation_lexical_overlap_non_entailment",
+            "train_lo": "train_lexical_overlap_non_entailment",
+        },
+        subsets=(("heuristic", "label"), ("subcase",), ("template",)),
         label_groups={
             "entailment": ("entailment",),
             "non-entailment": ("neutral", "contradiction"),

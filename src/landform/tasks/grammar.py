@@ -35,6 +35,7 @@ __all__ = [
     "HEURISTICS",
     "LABELS",
     "SUBCASES",
+    "Draw",
     "Passage",
     "Split",
     "Subcase",
@@ -121,18 +122,27 @@ def vocabulary() -> tuple[str, ...]:
     )
 
 
-class _Draw:
-    """Random choices for one sentence pair; no person is drawn twice, so no word is ambiguous."""
+class Draw:
+    """Random choices from `random.Random.random` alone, whose sequence Python guarantees."""
 
     def __init__(self, rng: random.Random) -> None:
         self._rng = rng
-        self._used: set[str] = set()
 
     def chance(self, probability: float) -> bool:
+        """True with this probability."""
         return self._rng.random() < probability
 
     def pick(self, items: Sequence[Item]) -> Item:
+        """One of the items, each as likely as the others."""
         return items[int(self._rng.random() * len(items))]
+
+
+class _Draw(Draw):
+    """Random choices for one sentence pair; no person is drawn twice, so no word is ambiguous."""
+
+    def __init__(self, rng: random.Random) -> None:
+        super().__init__(rng)
+        self._used: set[str] = set()
 
     def _fresh(self, words: Sequence[str]) -> str:
         # Falls back to a repeated word once a small class is used up.

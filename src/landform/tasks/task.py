@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+import random
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from dataclasses import replace as replaced
@@ -18,7 +20,7 @@ from typing import Annotated, Any, Literal, cast
 
 import numpy as np
 import pandas as pd
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, field_validator
 
 from landform.config import Config, nearest
 from landform.errors import ConfigError, DataError, LabelError
@@ -75,6 +77,15 @@ def _as_filters(value: Any) -> Any:
     return {name: (wanted,) if _is_single(wanted) else wanted for name, wanted in value.items()}
 
 
+def _as_paths(value: Any) -> Any:
+    if not isinstance(value, Mapping):
+        return value
+    return {
+        split: os.fspath(path) if isinstance(path, os.PathLike) else path
+        for split, path in value.items()
+    }
+
+
 def _as_subsets(value: Any) -> Any:
     if isinstance(value, str):
         return ((value,),)
@@ -90,14 +101,22 @@ def _is_single(value: Any) -> bool:
 _Names = Annotated[tuple[str, ...], BeforeValidator(_as_tuple)]
 
 
+def _shard(text: str) -> tuple[int, int]:
+    """The number of a shard, from 1, and of how many: "2/8" is (2, 8)."""
+    found = re.fullmatch(r"\s*(\d+)\s*/\s*(\d+)\s*", text)
+    if found is None or not 1 <= int(found[1]) <= int(found[2]):
+        raise ValueError("expected NUMBER/SHARDS, counted from 1, such as 2/8")
+    return int(found[1]), int(found[2])
+
+
 class TaskConfig(Config):
     """Everything that defines a task, in a form that can be written down and used again."""
 
     task: str | None = None
     """A catalogue name (`sst2`), a hub data set (`owner/name`), or one local file or folder."""
-    files: dict[str, str] | None = None
+    files: Annotated[dict[str, str], BeforeValidator(_as_paths)] | None = None
     """One local file per split: CSV, TSV, JSONL, JSON or Parquet (--files.train a.tsv
-    --files.validation b.tsv on the command line)."""
+    --files.validation b.tsv on the command line). With a catalogue task: files of its columns."""
     text: _Names | None = None
     """The column that holds the text; two columns for pairs such as premise and hypothesis."""
     label: str | None = None
@@ -132,6 +151,12 @@ class TaskConfig(Config):
     )
     """Keep only rows whose column has one of these values (--filters.COLUMN VALUE on the command
     line); the column `label` takes label names."""
+    shard: str | None = None
+    """Keep one shard of the rows, after filters: 2/8 is the second of eight, made of the rows 2,
+    10, 18, ... Together the shards are the whole."""
+    shuffle_seed: int | None = Field(None, ge=0)
+    """Put the rows of every split in a random order (after filters and shard), the same one
+    for the same seed, so that the first rows are a sample. Default: the order of the file."""
     subsets: Annotated[tuple[tuple[str, ...], ...], BeforeValidator(_as_subsets)] | None = None
     """Groups of columns (or `label`) by which metrics are broken down."""
     label_groups: dict[str, tuple[str, ...]] | None = None
@@ -140,6 +165,13 @@ class TaskConfig(Config):
     merge: Merge | None = None
     """How the logits of gathered labels become one: max (as published HANS accuracies), sum, or
     logsumexp (adds the probabilities)."""
+
+    @field_validator("shard")
+    @classmethod
+    def _check_shard(cls, shard: str | None) -> str | None:
+        if shard is not None:
+            _shard(shard)
+        return shard
 
     def placed(self, base: Path) -> TaskConfig:
         """The same task with its relative paths starting from `base`, where the file lies that
@@ -363,6 +395,7 @@ class Task:
     def _named_columns(self) -> tuple[str, ...]:
         """Columns besides text, label and id that options refer to."""
         named = [*self.config.filters, *(name for group in self.subsets for name in group)]
+        named += [name for part in self.parts.values() for name in part.where]
         return tuple(dict.fromkeys(name for name in named if name != "label"))
 
     def _examples(self, split: str) -> Examples:
@@ -380,7 +413,28 @@ class Task:
                 raise missing_column(name, [*extra, "label"], table.origin)
         labels = self._labels(table, texts)
         examples = Examples(ids, texts, labels, table.frame[extra].infer_objects())
-        return self._filtered(examples)
+        examples = self._filtered(examples, part.where)
+        return self._ordered(self._filtered(examples, self.config.filters), split)
+
+    def _ordered(self, examples: Examples, split: str) -> Examples:
+        """The rows of the config's shard, in the order of its shuffle."""
+        rows = list(range(len(examples)))
+        if self.config.shard is not None:
+            number, shards = _shard(self.config.shard)
+            # Every n-th row: the shards of a file that is sorted by class look alike.
+            rows = rows[number - 1 :: shards]
+            if not rows:
+                raise DataError(
+                    f"shard {self.config.shard} of task {self.name!r}, split {split!r}, has no"
+                    f" rows: the split has {len(examples)}",
+                    remedy="cut the data into fewer shards",
+                )
+        if self.config.shuffle_seed is not None:
+            # `random.random` and nothing else: its sequence is the same in every version.
+            draw = random.Random(f"landform shuffle {self.config.shuffle_seed}").random
+            keys = [draw() for _ in rows]
+            rows = [rows[i] for i in sorted(range(len(rows)), key=keys.__getitem__)]
+        return examples if rows == list(range(len(examples))) else examples.take(rows)
 
     def _labels(self, table: Table, texts: tuple[tuple[str, ...], ...]) -> Any:
         label = self.layout.label
@@ -394,8 +448,8 @@ class Task:
             return columns.tag_codes(table, texts, label, self.label_names)
         return columns.read_targets(table, label)
 
-    def _filtered(self, examples: Examples) -> Examples:
-        wanted: dict[str, tuple[Any, ...]] = dict(self.config.filters)
+    def _filtered(self, examples: Examples, filters: Mapping[str, tuple[Any, ...]]) -> Examples:
+        wanted: dict[str, tuple[Any, ...]] = dict(filters)
         if "label" in wanted and self.kind == "classification":
             wanted["label"] = tuple(map(self._label_index, wanted["label"]))
         for name, values in wanted.items():
@@ -445,11 +499,12 @@ def load_task(
 ) -> Task:
     """A task from a catalogue name, a hub data set, local files, or values given in Python.
 
-    `source` is one of: a catalogue name (`"sst2"`; with `data_dir=` from its published files); a
-    hub data set `"owner/name"`; a mapping from split to file (`{"train": "a.tsv", "validation":
-    "b.tsv"}`); a folder of files that are named after their splits; a single file, which becomes
-    the split its name says (`train.csv`, `dev.tsv`) and `validation` otherwise; a DataFrame or a
-    list of mappings (`validation`), or a mapping from split to those; a `TaskConfig`; a `Task`.
+    `source` is one of: a catalogue name (`"sst2"`; with `data_dir=` from its published files,
+    with `files=` from files of its columns); a hub data set `"owner/name"`; a mapping from split
+    to file (`{"train": "a.tsv", "validation": "b.tsv"}`); a folder of files that are named after
+    their splits; a single file, which becomes the split its name says (`train.csv`, `dev.tsv`) and
+    `validation` otherwise; a DataFrame or a list of mappings (`validation`), or a mapping from
+    split to those; a `TaskConfig`; a `Task`.
 
     Integer labels must be the codes 0..K-1 over all splits together; other labels are class
     names, sorted unless `label_names` gives their order. For the other `options` see `TaskConfig`.
@@ -494,9 +549,8 @@ def _build(config: TaskConfig, values: dict[str, Table] | None) -> Task:
         get_metric(metric)
     if values is not None:
         return _own_task(config, MemorySource(_by_split(values)), config.name or "task")
-    if config.files is not None:
-        files = _by_split({split: _path(path) for split, path in config.files.items()})
-        return _file_task(config, files)
+    if config.files is not None and config.task is None:
+        return _file_task(config, _named_files(config.files))
     return _from_name(config, config.task or "")
 
 
@@ -521,7 +575,9 @@ def _from_name(config: TaskConfig, source: str) -> Task:
 
 
 def _check_places(config: TaskConfig, values: dict[str, Table] | None) -> None:
-    places = [config.task is not None, config.files is not None, values is not None]
+    named = config.task is not None and catalogue.find(config.task) is not None
+    # A catalogue task may come with files: they then hold its columns.
+    places = [config.task is not None, config.files is not None and not named, values is not None]
     if sum(places) != 1:
         raise ConfigError(
             "a task needs exactly one of task= (or the first argument of load_task) and files="
@@ -534,6 +590,10 @@ def _check_places(config: TaskConfig, values: dict[str, Table] | None) -> None:
 def _path(path: str) -> Path:
     # Absolute: another process that works on the task may stand in another folder.
     return Path(path).expanduser().absolute()
+
+
+def _named_files(files: Mapping[str, str]) -> dict[str, Path]:
+    return _by_split({split: _path(path) for split, path in files.items()})
 
 
 def _by_split(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -736,15 +796,19 @@ def _catalogue_task(config: TaskConfig, name: str, entry: Entry) -> Task:
 
 
 def _catalogue_source(config: TaskConfig, name: str, entry: Entry) -> tuple[Source, Layout]:
-    if config.data_dir is not None:
-        _refuse(config, ["revision"], "does not go with data_dir", "leave one of them out")
+    if config.data_dir is not None or config.files is not None:
+        given = "data_dir" if config.files is None else "files"
+        _refuse(config, ["revision"], f"does not go with {given}", "leave one of them out")
         if entry.folder is None:
             raise ConfigError(
-                f"task {name!r} has no published files; data_dir= was given", remedy="leave it out"
+                f"task {name!r} has no published files; {given}= was given", remedy="leave it out"
             )
         form = FileFormat(header=entry.folder.header, skip_bad_rows=config.skip_bad_rows)
-        path = _path(config.data_dir)
-        return catalogue.folder_source(name, entry.folder, path, form), entry.folder.layout
+        if config.data_dir is not None:
+            _refuse(config, ["files"], "does not go with data_dir", "leave one of them out")
+            path = _path(config.data_dir)
+            return catalogue.folder_source(name, entry.folder, path, form), entry.folder.layout
+        return FileSource(_splits_of(name, entry, config.files or {}), form), entry.folder.layout
     if entry.generator is not None:
         _refuse(config, ["revision"], "needs a hub data set", "leave it out")
         made = entry.generator
@@ -756,3 +820,18 @@ def _catalogue_source(config: TaskConfig, name: str, entry: Entry) -> tuple[Sour
     hub = entry.hub
     revision = config.revision or hub.revision
     return HubSource(hub.name, hub.subset, revision, hub.splits), hub.layout
+
+
+def _splits_of(name: str, entry: Entry, files: Mapping[str, str]) -> dict[str, Path]:
+    """Files of a catalogue task by the task's own names of splits."""
+    known = tuple(entry.folder.files) if entry.folder is not None else ()
+    found: dict[str, Path] = {}
+    for split, path in _named_files(files).items():
+        own = entry.aliases.get(split, split)
+        if own not in known:
+            raise ConfigError(
+                f"files.{split}: task {name!r} has no split of this name",
+                remedy=f"splits with files: {', '.join(known)}",
+            )
+        found[own] = path
+    return found
