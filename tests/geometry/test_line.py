@@ -1,9 +1,16 @@
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 import landform as lf
 from landform.errors import ConfigError, SpaceMismatchError
+from landform.evaluation.points import PointsWorker
+from landform.geometry import line
+from landform.geometry.line import InterpolateConfig, forecast_line, line_work
+from landform.store.artifacts import MemoryStore, Store
 
 
 @pytest.fixture
@@ -109,3 +116,85 @@ def test_positions_of_ones_own(ends, task):
     for bad in ((0.0, 0.5), (0.0, 0.7, 0.6, 1.0), (0.1, 1.0), (1.0,)):
         with pytest.raises(ConfigError, match="positions must rise from 0 to 1"):
             lf.interpolate(*ends, task, positions=bad)
+
+
+# --- points added around a ridge ------------------------------------------------------------------
+
+
+def refine(curve, points, added):
+    """The rounds of `walk_line` on a function of t in place of a model; the gaps on the way."""
+    ts = list(np.linspace(0, 1, points))
+    gaps = [lf.convexity_gap(curve(np.array(ts)), t=ts)]
+    while added > 0:
+        new = line._beside_the_ridge(ts, curve(np.array(ts)))[:added]
+        if not new:
+            break
+        added -= len(new)
+        ts = sorted({*ts, *new})
+        gaps.append(lf.convexity_gap(curve(np.array(ts)), t=ts))
+    return ts, gaps
+
+
+@given(st.lists(st.floats(-3, 3), min_size=6, max_size=6), st.integers(3, 8), st.integers(0, 9))
+def test_added_points_never_lower_the_gap(waves, points, added):
+    def curve(t):
+        return sum(w * np.cos((k + 1) * 3 * t + k) for k, w in enumerate(waves))
+
+    ts, gaps = refine(curve, points, added)
+    assert (np.diff(gaps) >= -1e-12).all()
+    assert len(ts) <= points + added and min(np.diff(ts)) >= 0.9e-3
+
+
+def test_added_points_find_the_top_of_a_narrow_ridge():
+    def curve(t):
+        return (t - 0.5) ** 2 + 0.3 * np.exp(-(((t - 0.37) / 0.03) ** 2))
+
+    few = lf.convexity_gap(curve(np.linspace(0, 1, 11)))
+    fine = lf.convexity_gap(curve(np.linspace(0, 1, 2001)))
+    ts, gaps = refine(curve, 11, 6)
+    assert len(ts) == 17 and gaps[-1] > 0.95 * fine > 1.3 * few
+    even = lf.convexity_gap(curve(np.linspace(0, 1, 17)))
+    assert gaps[-1] > even, "as many evenly spaced points see less of it"
+
+
+def test_no_points_are_added_to_a_convex_curve():
+    assert refine(np.square, 6, 4)[0] == list(np.linspace(0, 1, 6))
+    assert line._beside_the_ridge([0, 1], [1.0, 2.0]) == ()
+
+
+def test_adaptive_line_is_the_line_at_its_positions(ends, task, tmp_path):
+    plain = lf.interpolate(*ends, task, points=5, dtype="float64")
+    fine = lf.interpolate(*ends, task, points=5, adaptive=3, dtype="float64", store=tmp_path / "s")
+    assert plain.convexity_gap > 0 and len(fine.added) == 3 and not plain.added
+    ts = fine.table.t.tolist()
+    assert ts == sorted({*plain.table.t, *fine.added}) and len(ts) == 8
+    assert fine.convexity_gap >= plain.convexity_gap
+    given = lf.interpolate(*ends, task, positions=tuple(ts), dtype="float64")
+    pd.testing.assert_frame_equal(fine.table, given.table)
+    pd.testing.assert_frame_equal(fine.summary, given.summary)
+
+
+def test_adaptive_line_goes_on_where_it_stopped(ends, task, tmp_path, monkeypatch):
+    options = {"points": 5, "adaptive": 5}
+    whole = lf.interpolate(*ends, task, store=tmp_path / "whole", **options)
+    ran, original = [], PointsWorker.run
+
+    def run(self, job):
+        if len(ran) == 4:
+            raise KeyboardInterrupt
+        ran.append(job.key)
+        return original(self, job)
+
+    monkeypatch.setattr(PointsWorker, "run", run)
+    with pytest.raises(KeyboardInterrupt):
+        lf.interpolate(*ends, task, store=tmp_path / "part", **options)
+    monkeypatch.setattr(PointsWorker, "run", original)
+    config = InterpolateConfig(**options)
+    work = line_work(*ends, task, "validation", (), config)
+    kept = Store.open(tmp_path / "part")
+    assert forecast_line(work, config, kept).evaluations == 3
+    again = lf.interpolate(*ends, task, store=tmp_path / "part", **options)
+    pd.testing.assert_frame_equal(again.table, whole.table)
+    assert again.added == whole.added
+    assert forecast_line(work, config, kept).evaluations == 0
+    assert forecast_line(work, config, MemoryStore()).evaluations == 5 + 5

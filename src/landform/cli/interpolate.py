@@ -19,7 +19,7 @@ from landform.cli.common import (
     open_existing,
     open_study,
 )
-from landform.geometry.line import InterpolateConfig, plan_line
+from landform.geometry.line import InterpolateConfig, forecast_line, line_work
 from landform.geometry.line import interpolate as walk
 from landform.store.study import publish, slug
 from landform.tasks.task import TaskConfig
@@ -69,8 +69,8 @@ def interpolate(
         check_figure(figure)
     task, further = make_task(data), also_tasks(also)
     if dry_run:
-        work, plan = plan_line(a, b, task, split, further, dict(options))
-        emit_forecast(work.forecast(plan, open_existing(store)), output)
+        work = line_work(a, b, task, split, further, options)
+        emit_forecast(forecast_line(work, options, open_existing(store)), output)
         return
     kept = open_study(store)
     result = walk(

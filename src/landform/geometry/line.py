@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import pairwise
 from typing import Any
 
@@ -15,11 +16,15 @@ from pydantic import Field, field_validator
 from landform.errors import ConfigError
 from landform.evaluation.evaluate import metric_names, metric_table
 from landform.evaluation.points import Data, PointsConfig, PointsWork, unpack
-from landform.geometry.curves import CurveStatistics, curve_statistics
+from landform.geometry.curves import (
+    CurveStatistics,
+    convexity_gap_location,
+    curve_statistics,
+)
 from landform.results import Result
 from landform.store.artifacts import ArtifactStore
 from landform.store.engines import run_plan
-from landform.store.plan import Plan
+from landform.store.plan import Forecast, Job, Plan
 from landform.store.study import open_store
 from landform.tasks.metrics import Predictions
 from landform.tasks.task import Examples, Task, loss_unit
@@ -29,12 +34,18 @@ __all__ = [
     "InterpolateConfig",
     "Interpolation",
     "LineConfig",
+    "Walk",
     "as_data",
+    "forecast_line",
     "interpolate",
     "line_predictions",
     "line_statistics",
-    "plan_line",
+    "line_work",
+    "walk_line",
 ]
+
+NEAREST = 1e-3
+"""Added points come no nearer to others than this: their losses would differ by rounding."""
 
 
 class LineConfig(PointsConfig):
@@ -66,6 +77,9 @@ class LineConfig(PointsConfig):
 class InterpolateConfig(LineConfig):
     """Options of `interpolate`."""
 
+    adaptive: int = Field(0, ge=0)
+    """Further points, put where the highest ridge so far stands, on the first data set."""
+
 
 @dataclass(frozen=True)
 class Interpolation(Result):
@@ -83,6 +97,8 @@ class Interpolation(Result):
     """one row per data set: data, barrier_height, barrier_low, barrier_high, convexity_gap,
     gap_low, gap_high, gap_p_value, noise_floor, area_under_curve, bump_height"""
     provenance: dict[str, Any]
+    added: tuple[float, ...] = ()
+    """positions that were added around the ridge, in the order of their choice"""
 
     @property
     def barrier_height(self) -> float:
@@ -118,6 +134,7 @@ class Interpolation(Result):
             "distance": self.distance,
             "barrier_height": self.barrier_height,
             "convexity_gap": self.convexity_gap,
+            "added": list(self.added),
             "table": self.table.to_dict("records"),
             "summary": self.summary.to_dict("records"),
             "provenance": self.provenance,
@@ -150,50 +167,151 @@ def interpolate(
 
     `also` names further data sets: each mixed model is evaluated on all of them. Options are the
     fields of `InterpolateConfig` (points, rows, max_length, device, replicates, ...).
+
+    With `adaptive` points, the line is refined where the convexity gap of the first data set is:
+    the middles of the two segments beside its ridge are evaluated, the gap is looked for again, and
+    so on. More points can only raise the gap; a convex curve gets none.
     """
-    work, plan = plan_line(a, b, task, split, also, options)
-    config, data = InterpolateConfig.parse(options), work.data
-    ts = config.ts
-    kept = open_store(store)
-    run_plan(plan, work, kept, progress=progress)
-    ends = [kept.read(work.point_job(m).key) for m in (0, 1)]
-    interior = kept.read(work.line_job(0, 1, ts[1:-1]).key)
+    config = InterpolateConfig.parse(options, where="interpolate")
+    work = line_work(a, b, task, split, also, config)
+    walk = walk_line(work, config, open_store(store), progress=progress)
     tables, rows = [], []
-    distance = float(interior.records["points"]["distance"])
-    for d, item in enumerate(data):
-        examples = item.examples(config.rows)
-        points = line_predictions(ends, interior, d, examples, item.task.kind)
-        statistics = line_statistics([points], config, distance)
-        tables.append(_table(item, ts, points, statistics, config))
-        rows.append(_summary(item, statistics))
+    for data, points in zip(work.data, walk.points, strict=True):
+        statistics = line_statistics([points], config, walk.distance, walk.ts)
+        tables.append(_table(data, walk.ts, points, statistics, config))
+        rows.append(_summary(data, statistics))
     return Interpolation(
         a=work.checkpoints[0].spec,
         b=work.checkpoints[1].spec,
-        distance=distance,
-        kind=data[0].task.kind,
+        distance=walk.distance,
+        kind=work.data[0].task.kind,
         table=pd.concat(tables, ignore_index=True),
         summary=pd.DataFrame(rows),
         provenance={
             "weights": [c.fingerprint for c in work.checkpoints],
             "config": config.model_dump(mode="json"),
         },
+        added=walk.added,
     )
 
 
-def plan_line(
+# --- walking -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Walk:
+    """A line whose points have been evaluated."""
+
+    ts: tuple[float, ...]
+    """all positions, rising"""
+    added: tuple[float, ...]
+    """those that were added around the ridge, in the order of their choice"""
+    points: tuple[list[Predictions], ...]
+    """predictions at every position, of every data set"""
+    distance: float
+    """|| a - b ||"""
+
+
+def line_work(
     a: str | os.PathLike[str] | Checkpoint,
     b: str | os.PathLike[str] | Checkpoint,
     task: Task,
     split: str,
     also: Sequence[Task | Data | tuple[Task, str]],
-    options: Mapping[str, Any],
-) -> tuple[PointsWork, Plan]:
-    """What walking a line would take, before anything is loaded: both ends, then the interior."""
-    config = InterpolateConfig.parse(options, where="interpolate")
+    config: LineConfig,
+) -> PointsWork:
+    """The two ends and the data sets of a line, before anything is loaded."""
     data = (as_data(task, split), *(as_data(item, split) for item in also))
-    work = PointsWork((resolve(a), resolve(b)), data, config)
+    return PointsWork((resolve(a), resolve(b)), data, config)
+
+
+def _first_plan(work: PointsWork, config: LineConfig) -> Plan:
+    """Both ends, then the interior."""
     interior = config.ts[1:-1]
-    return work, Plan((work.point_job(0), work.point_job(1), work.line_job(0, 1, interior)))
+    return Plan((work.point_job(0), work.point_job(1), work.line_job(0, 1, interior)))
+
+
+def forecast_line(work: PointsWork, config: InterpolateConfig, store: ArtifactStore) -> Forecast:
+    """What walking a line takes, with all `adaptive` points, which a flat line will not need."""
+    plan = _first_plan(work, config)
+    jobs, left = list(plan.jobs), config.adaptive
+    if not plan.missing(store):
+        for ts, job in _rounds(work, config, store):
+            left -= len(ts)
+            jobs.append(job)
+            if job.key not in store:
+                break
+        else:
+            left = 0  # it is known where the walk ends
+    if left:  # where they will be is not known yet: no round has its points at t = 0
+        jobs.append(work.line_job(0, 1, [0.0] * left))
+    return work.forecast(Plan(jobs), store)
+
+
+def walk_line(
+    work: PointsWork, config: InterpolateConfig, store: ArtifactStore, *, progress: bool = False
+) -> Walk:
+    """Evaluate what is missing of the line between members 0 and 1, and read all of it."""
+    worker = cache(work)  # one loaded model for all rounds
+    plan = _first_plan(work, config)
+    run_plan(plan, worker, store, progress=progress)
+    parts = [(config.ts[1:-1], plan.jobs[-1])]
+    for ts, job in _rounds(work, config, store):
+        run_plan(Plan([job]), worker, store, progress=progress, description="adding points")
+        parts.append((ts, job))
+    points = tuple(
+        _ordered(work, store, parts, d, data.examples(config.rows))
+        for d, data in enumerate(work.data)
+    )
+    return Walk(
+        ts=tuple(sorted((0.0, 1.0, *(t for ts, _ in parts for t in ts)))),
+        added=tuple(t for ts, _ in parts[1:] for t in ts),
+        points=points,
+        distance=float(store.read(parts[0][1].key).records["points"]["distance"]),
+    )
+
+
+Part = tuple[tuple[float, ...], Job]
+
+
+def _rounds(work: PointsWork, config: InterpolateConfig, store: ArtifactStore) -> Iterator[Part]:
+    """Added points and their job, round by round; each must be in the store before the next."""
+    parts: list[Part] = [(config.ts[1:-1], work.line_job(0, 1, config.ts[1:-1]))]
+    left = config.adaptive
+    examples = work.data[0].examples(config.rows) if left else None
+    while left and examples is not None:
+        ts = sorted((0.0, 1.0, *(t for part, _ in parts for t in part)))
+        points = _ordered(work, store, parts, 0, examples)
+        losses = [float(np.average(p.losses, weights=p.tokens)) for p in points]
+        new = _beside_the_ridge(ts, losses)[:left]
+        if not new:
+            return
+        parts.append((new, work.line_job(0, 1, new)))
+        yield parts[-1]
+        left -= len(new)
+
+
+def _beside_the_ridge(ts: Sequence[float], losses: Sequence[float]) -> tuple[float, ...]:
+    """Middles of the two segments beside the ridge of the convexity gap, the wider one first."""
+    place = convexity_gap_location(losses, t=ts)
+    if place is None:
+        return ()
+    k = place[1]
+    sides = sorted(((ts[k] - ts[k - 1], ts[k - 1]), (ts[k + 1] - ts[k], ts[k])), reverse=True)
+    return tuple(left + width / 2 for width, left in sides if width / 2 >= NEAREST)
+
+
+def _ordered(
+    work: PointsWork, store: ArtifactStore, parts: Sequence[Part], data: int, examples: Examples
+) -> list[Predictions]:
+    """Predictions at all positions of a line walked in parts, in rising order of t."""
+    kind = work.data[data].task.kind
+    ends = [store.read(work.point_job(m).key) for m in (0, 1)]
+    found: dict[float, Predictions] = {}
+    for ts, job in parts:
+        first, *inner, last = line_predictions(ends, store.read(job.key), data, examples, kind)
+        found |= {0.0: first, 1.0: last, **dict(zip(ts, inner, strict=True))}
+    return [found[t] for t in sorted(found)]
 
 
 def line_predictions(
@@ -209,8 +327,12 @@ def line_statistics(
     curves: Sequence[Sequence[Predictions]],
     config: LineConfig,
     distance: float | np.ndarray | None = None,
+    ts: Sequence[float] | None = None,
 ) -> CurveStatistics:
-    """Barrier, gap and their intervals of several lines over the same examples."""
+    """Barrier, gap and their intervals of several lines over the same examples.
+
+    `ts` are the positions of the points where they are not those of `config`.
+    """
     losses = np.stack([[point.losses for point in points] for points in curves])
     return curve_statistics(
         losses,
@@ -219,7 +341,7 @@ def line_statistics(
         seed=config.seed,
         level=config.level,
         distance=distance,
-        t=config.ts,
+        t=config.ts if ts is None else ts,
     )
 
 

@@ -173,7 +173,7 @@ class InterpolateStep(InterpolateConfig, Step):
 
     def forecast(self, file: StudyFile, store: ArtifactStore | None) -> str:
         file.task(self.task)
-        return f"{len(self.ts)} evaluations"
+        return f"{len(self.ts) + self.adaptive} evaluations"
 
     def run(self, file: StudyFile, store: ArtifactStore, progress: bool) -> list[Result]:
         task, split = file.task(self.task)
