@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from landform.tasks.task import Task, load_task
     from landform.training.ensemble import retrain
     from landform.training.finetune import train
+    from landform.weights.alignment import align
     from landform.weights.checkpoint import Checkpoint, load_model, load_tokenizer, select
     from landform.weights.distance import distance
     from landform.weights.space import ParameterSpace
@@ -80,6 +81,7 @@ _HOME = {
     "Surface": "landform.geometry.surface",
     "Task": "landform.tasks.task",
     "Transitivity": "landform.geometry.transitivity",
+    "align": "landform.weights.alignment",
     "area_under_curve": "landform.geometry.curves",
     "barrier_height": "landform.geometry.curves",
     "basin_statistics": "landform.geometry.statistics",

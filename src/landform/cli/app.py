@@ -64,6 +64,10 @@ _COMMANDS = {
         "landform surface --through runs/seed0 runs/seed1 runs/seed2 --task sst2",
         "landform surface --around runs/seed0 --directions random --task sst2 --store study",
     ),
+    "align": (
+        "Reorder the hidden units of one checkpoint to lie next to another; its function stays.",
+        "landform align runs/seed0 runs/seed1 --out aligned/seed1",
+    ),
     "distance": (
         "Distances between two checkpoints: L2, RMS, cosine, per group of parameters.",
         "landform distance runs/seed0 runs/seed1 --by layer",

@@ -109,11 +109,15 @@ class Checkpoint:
         files = [*self.weight_files, self.path / "config.json"]
         return fingerprint({path.name: fingerprint_file(path) for path in files})
 
+    @property
+    def tokenizer_files(self) -> tuple[Path, ...]:
+        """Files of the tokenizer that stand beside the weights."""
+        return tuple(self.path / name for name in _TOKENIZER_FILES if (self.path / name).exists())
+
     @cached_property
     def tokenizer_fingerprint(self) -> str:
         """Hash of the tokenizer's files."""
-        files = [self.path / name for name in _TOKENIZER_FILES if (self.path / name).exists()]
-        return fingerprint({path.name: fingerprint_file(path) for path in files})
+        return fingerprint({path.name: fingerprint_file(path) for path in self.tokenizer_files})
 
     @cached_property
     def config(self) -> dict[str, Any]:
