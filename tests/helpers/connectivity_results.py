@@ -80,7 +80,9 @@ def make_surface(
                      "accuracy_low": accuracy - 0.02, "accuracy_high": accuracy + 0.02,
                      "evaluated": done}
                 )  # fmt: skip
-    points = pd.DataFrame([{"name": n, "x": a, "y": b} for n, (a, b) in zip(names, wells, strict=False)])
+    points = pd.DataFrame(
+        [{"name": n, "x": a, "y": b} for n, (a, b) in zip(names, wells, strict=False)]
+    )
     return Surface(
         tuple(names[: len(wells)]), data, "classification", mode, x, y, 7.31, pd.DataFrame(rows),
         points, size * size, {"config": {"size": size}},
@@ -321,7 +323,7 @@ def make_transitivity(n: int = 8, seed: int = 0, metric: bool = False) -> Transi
         if excess > 1e-12:
             rows.append(
                 {"a": names[a], "b": names[b], "c": names[c], "direct": direct, "detour": detour,
-                 "excess": excess, "percent": 100 * excess / detour}
+                 "excess": excess, "percent": 100 * excess / direct}
             )  # fmt: skip
     columns = ["a", "b", "c", "direct", "detour", "excess", "percent"]
     table = pd.DataFrame(rows, columns=columns)

@@ -32,6 +32,25 @@ from landform.report.connections import (
     statistic,
     styles_of,
 )
+from landform.report.connectivity_figures import (
+    CONNECTIVITY_FIGURES,
+    plot_alignment,
+    plot_climb,
+    plot_complex,
+    plot_dynamics,
+    plot_fit,
+    plot_path,
+    plot_path_distances,
+    plot_ridge,
+    plot_sharpness_scatter,
+    plot_transitivity,
+)
+from landform.report.group_figures import (
+    kernel_density,
+    plot_ridges,
+    plot_score_distributions,
+    ridge_groups,
+)
 from landform.report.influence_figures import (
     INFLUENCE_FIGURES,
     plot_agreement,
@@ -72,6 +91,7 @@ from landform.report.style import (
     unknown,
     wrapped,
 )
+from landform.report.surface_figures import plot_surface, plot_surface_3d, plot_surfaces
 
 if TYPE_CHECKING:
     from landform.evaluation.evaluate import Evaluation
@@ -82,33 +102,50 @@ if TYPE_CHECKING:
 __all__ = [
     "FIGURES",
     "QUANTITIES",
+    "TOGETHER",
     "checkpoint_order",
     "draw",
     "gap_segment",
     "plot_agreement",
+    "plot_alignment",
     "plot_basin_histogram",
     "plot_centroid_scatter",
+    "plot_climb",
+    "plot_complex",
     "plot_counterfactual",
     "plot_curves",
+    "plot_dynamics",
     "plot_eigenvalues",
     "plot_endpoints",
     "plot_evaluation",
+    "plot_fit",
     "plot_heatmap",
     "plot_interpolation",
     "plot_lds",
     "plot_lds_queries",
     "plot_metrics",
     "plot_mislabel",
+    "plot_path",
+    "plot_path_distances",
     "plot_query_scores",
     "plot_reliability",
+    "plot_ridge",
+    "plot_ridges",
+    "plot_score_distributions",
     "plot_scores",
     "plot_self_influence",
+    "plot_sharpness_scatter",
     "plot_spectra",
+    "plot_surface",
+    "plot_surface_3d",
+    "plot_surfaces",
     "plot_timings",
     "plot_training",
+    "plot_transitivity",
     "quantities_of",
     "quantity_label",
     "quantity_range",
+    "ridge_groups",
     "save",
     "save_all",
 ]
@@ -743,9 +780,12 @@ def _curve_group(axes: Axes, curves: list[tuple[Array, Array]], colour: str, nam
 
 @styled
 def plot_basin_histogram(
-    connection: Connection, metric: str | None = None, *, bins: int = 12
+    connection: Connection, metric: str | None = None, *, bins: int = 12, density: bool = True
 ) -> Figure:
-    """How a metric of the checkpoints is distributed in each basin (every tick is a checkpoint)."""
+    """How a metric of the checkpoints is distributed in each basin (every tick is a checkpoint).
+
+    With `density`, the kernel density of every basin of at least three, in numbers per bin.
+    """
     column = endpoint_metric(connection, metric)
     basins, styles = styles_of(connection)
     values = connection.endpoints[column].reindex(basins.index).astype(float)
@@ -766,6 +806,13 @@ def plot_basin_histogram(
         alpha=0.85,
         label=[e.label for e in entries],
     )
+    if density:
+        grid = np.linspace(edges[0], edges[-1], 200)
+        for entry, member in zip(entries, members, strict=True):
+            curve = kernel_density(member.to_numpy(float), grid)
+            if curve is not None:
+                heights = curve * len(member) * (edges[1] - edges[0])
+                axes.plot(grid, heights, color=entry.colour, linewidth=1.1, label="_density")
     for entry, member in zip(entries, members, strict=True):
         axes.plot(
             member,
@@ -1005,10 +1052,18 @@ FIGURES: dict[str, dict[str, Callable[..., Figure]]] = {
         "scatter": plot_centroid_scatter,
         "endpoints": plot_endpoints,
         "eigenvalues": plot_eigenvalues,
+        "ridges": plot_ridges,
     },
+    **CONNECTIVITY_FIGURES,
     **INFLUENCE_FIGURES,
 }
 """The figures of each kind of result, its main one first."""
+
+TOGETHER: dict[str, Callable[..., Figure]] = {
+    "surfaces": plot_surfaces,
+    "score_distributions": plot_score_distributions,
+}
+"""The figures of several results: each takes them as a mapping from names."""
 
 
 def save_all(

@@ -11,7 +11,9 @@ import functools
 import io
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
@@ -35,6 +37,7 @@ __all__ = [
     "MUTED",
     "PAGE",
     "PALETTE",
+    "PAPER",
     "SEQUENTIAL",
     "SEQUENTIAL_COLOURS",
     "BasinStyle",
@@ -58,6 +61,7 @@ __all__ = [
     "shorten",
     "styled",
     "unknown",
+    "using",
     "wrapped",
 ]
 
@@ -131,13 +135,46 @@ STYLE: dict[str, Any] = {
 }
 
 
+_SHEETS: ContextVar[tuple[Any, ...]] = ContextVar("sheets", default=())
+
+PAPER = Path(__file__).with_name("paper.mplstyle")
+"""Large serif letters, for figures that a page makes smaller; `matplotlib.style.use` takes it."""
+
+
+@contextmanager
+def using(style: str | os.PathLike[str] | None) -> Iterator[None]:
+    """Draw what is drawn inside with another look: "paper", or a file of matplotlib's settings.
+
+    It is laid over the package's own style; figures grow with its letters. `ConfigError` where the
+    file is missing or holds no settings.
+    """
+    if style is None:
+        yield
+        return
+    path = PAPER if str(style) == "paper" else Path(style)
+    try:
+        sheet = matplotlib.rc_params_from_file(path, use_default_template=False)
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            f"style {str(style)!r} cannot be read: {error}",
+            remedy="use 'paper', or name a matplotlib style file",
+        ) from None
+    if not len(sheet):
+        raise ConfigError(f"style {str(style)!r} has no settings that matplotlib knows")
+    token = _SHEETS.set((*_SHEETS.get(), dict(sheet)))
+    try:
+        yield
+    finally:
+        _SHEETS.reset(token)
+
+
 def styled(draw: Callable[P, R]) -> Callable[P, R]:
     """Runs `draw` under the package's style, and leaves the caller's settings as they were."""
 
     @functools.wraps(draw)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
         # From the defaults, so that a caller's own settings do not leak into the figure.
-        with matplotlib.style.context(["default", STYLE]):
+        with matplotlib.style.context(["default", STYLE, *_SHEETS.get()]):
             return draw(*args, **kwargs)
 
     return wrapper
@@ -153,8 +190,9 @@ class Figure(MatplotlibFigure):
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """An empty figure, in inches."""
-    return Figure(figsize=(width, height), layout="constrained")
+    """An empty figure, in inches; larger where a style has larger letters, but less than they."""
+    grow = (float(matplotlib.rcParams["font.size"]) / STYLE["font.size"]) ** 0.7
+    return Figure(figsize=(width * grow, height * grow), layout="constrained")
 
 
 FORMATS = {".png": "png", ".pdf": "pdf", ".svg": "svg"}

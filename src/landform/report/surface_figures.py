@@ -1,0 +1,514 @@
+"""Figures of surfaces: planes through models, alone, side by side and in three dimensions.
+
+Both axes of a plane have one unit, so one inch is one length in every direction. Light is good in
+every map: low for losses and calibration errors, high for accuracies and the like.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
+
+import matplotlib
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.colors import Colormap, Normalize
+from matplotlib.patheffects import withStroke
+from matplotlib.ticker import MaxNLocator
+
+from landform.errors import ConfigError
+from landform.report.connections import metric_columns
+from landform.report.style import (
+    COLUMN,
+    INK,
+    MUTED,
+    PAGE,
+    SEQUENTIAL,
+    Figure,
+    loss_label,
+    metric_label,
+    new_figure,
+    pick,
+    plain,
+    short_labels,
+    shorten,
+    styled,
+    wrapped,
+)
+
+if TYPE_CHECKING:
+    from landform.geometry.surface import Surface
+
+__all__ = [
+    "colours_of",
+    "is_low_good",
+    "plot_surface",
+    "plot_surface_3d",
+    "plot_surfaces",
+    "surface_metrics",
+]
+
+Array = np.ndarray
+Range = Sequence[float]
+
+LOW_IS_GOOD = ("loss", "ece", "perplexity")
+
+
+def is_low_good(metric: str) -> bool:
+    """Whether small values of a metric are the good ones."""
+    return metric in LOW_IS_GOOD
+
+
+def colours_of(metric: str) -> Colormap:
+    """The colours of a metric: light is good."""
+    return SEQUENTIAL if is_low_good(metric) else SEQUENTIAL.reversed()
+
+
+def surface_metrics(surface: Surface) -> list[str]:
+    """What a surface holds per cell: the loss, then the metrics."""
+    return ["loss", *metric_columns(surface.table)]
+
+
+@dataclass(frozen=True)
+class _Panel:
+    """One map: what of which surface, between which limits."""
+
+    surface: Surface
+    data: str
+    metric: str
+    title: str = ""
+
+    @property
+    def values(self) -> Array:
+        """(len(y), len(x)), NaN where there is nothing."""
+        return np.asarray(self.surface.grid(self.metric, self.data), dtype=float)
+
+    @property
+    def skipped(self) -> Array:
+        """The (x, y) of the cells that were not evaluated, (n, 2)."""
+        table = self.surface.table
+        if "evaluated" not in table:
+            return np.empty((0, 2))
+        rows = table[(table["data"] == self.data) & ~table["evaluated"].astype(bool)]
+        return cast(Array, rows[["x", "y"]].to_numpy(float))
+
+
+@styled
+def plot_surface(
+    surface: Surface,
+    *,
+    metric: str = "loss",
+    data: str | None = None,
+    levels: int = 14,
+    clip_x: Range | None = None,
+    clip_y: Range | None = None,
+    clip_values: Range | None = None,
+    point_names: Sequence[str] | Mapping[str, str] | None = None,
+) -> Figure:
+    """Filled contours of one metric over a plane, with the models and the triangle they span.
+
+    `levels` is about the number of colours; `clip_x` and `clip_y` cut the plane, `clip_values` the
+    colours: what lies beyond has the colour of the end, and the bar ends in a tip. Small dots are
+    cells that were not evaluated but interpolated from those around them. `point_names` replace
+    the names of the models. Raises `ConfigError` for an unknown metric or data set.
+    """
+    panel = _panel(surface, data, metric)
+    figure = new_figure(COLUMN, 2.95)
+    axes = figure.subplots()
+    scale = _levels([panel], levels, clip_values, clip_x, clip_y)
+    image = _map(axes, panel, scale, clip_x, clip_y)
+    _models(axes, surface, point_names)
+    _axis_labels(axes, surface)
+    several = len(surface.data) > 1
+    _colour_bar(figure, image, [axes], panel, f" on {plain(panel.data)}" if several else "")
+    _say_skipped(axes, panel)
+    return figure
+
+
+@styled
+def plot_surfaces(
+    surfaces: Surface | Sequence[Surface] | Mapping[str, Surface],
+    *,
+    metric: str | Sequence[str] = "loss",
+    data: str | Sequence[str] | None = None,
+    names: Sequence[str] | None = None,
+    point_names: Sequence[str] | Mapping[str, str] | None = None,
+    levels: int = 14,
+    clip_x: Range | None = None,
+    clip_y: Range | None = None,
+    clip_values: Range | None = None,
+    columns: int | None = None,
+) -> Figure:
+    """Several maps side by side on one colour scale: planes, data sets of a plane, or metrics.
+
+    Without `data` every data set of a single surface is drawn, and the first one of several
+    surfaces. `names` are the titles of the panels (by default what tells them apart), and
+    `point_names` the names of the models of every plane, in order. The clips are those of
+    `plot_surface`. Raises `ConfigError` for unknown metrics and data sets, and where the number of
+    names is not that of the panels.
+    """
+    panels = _panels(surfaces, metric, data, names)
+    columns = min(columns or 3, len(panels))
+    rows = -(-len(panels) // columns)
+    width = COLUMN if columns == 1 else PAGE
+    shape = _aspect(panels[0].surface, clip_x, clip_y)
+    side = (width - 0.8) / columns - 0.42
+    figure = new_figure(width, float(np.clip(rows * (side * shape + 0.66) + 0.1, 1.9, 9.5)))
+    grid = figure.subplots(rows, columns, squeeze=False)
+    scale = _levels(panels, levels, clip_values, clip_x, clip_y)
+    image: Any = None
+    for place, (axes, panel) in enumerate(zip(grid.flat, panels, strict=False)):
+        image = _map(axes, panel, scale, clip_x, clip_y)
+        _models(axes, panel.surface, point_names, side)
+        axes.set_title(panel.title)
+        _axis_labels(axes, panel.surface, left=place % columns == 0)
+    for axes in grid.flat[len(panels) :]:
+        axes.set_axis_off()
+    shown = list(grid.flat)
+    bar = _colour_bar(figure, image, shown, panels[0], "")
+    if len({panel.metric for panel in panels}) > 1:
+        bar.set_label(", ".join(dict.fromkeys(_label(panel) for panel in panels)))
+    return figure
+
+
+@styled
+def plot_surface_3d(
+    surface: Surface,
+    *,
+    metric: str = "loss",
+    data: str | None = None,
+    clip_values: Range | None = None,
+    elevation: float = 34.0,
+    azimuth: float = -58.0,
+) -> Figure:
+    """The same map as a relief, with its contours on the floor and a pin at every model.
+
+    Angles are in degrees. Values beyond `clip_values` are cut off, so that one steep corner does
+    not flatten the rest.
+    """
+    panel = _panel(surface, data, metric)
+    scale = _levels([panel], 14, clip_values, None, None)
+    low, high = scale.limits
+    values = np.clip(panel.values, low, high)
+    x, y = np.meshgrid(surface.x, surface.y)
+    figure = new_figure(COLUMN, 3.0)
+    axes: Any = figure.add_subplot(projection="3d", computed_zorder=False)
+    floor = low - 0.35 * (high - low)
+    colours = colours_of(metric)
+    norm = Normalize(low, high)
+    relief = axes.plot_surface(
+        x, y, values, cmap=colours, norm=norm, rstride=1, cstride=1, linewidth=0.15,
+        edgecolor=(0.11, 0.14, 0.19, 0.35), antialiased=True, zorder=2,
+    )  # fmt: skip
+    axes.contourf(
+        x, y, values, levels=scale.edges, zdir="z", offset=floor, cmap=colours, norm=norm,
+        alpha=0.75, zorder=1,
+    )  # fmt: skip
+    for name, (p, q) in surface.models.items():
+        _pin(axes, panel, name, p, q, (low, high), floor)
+    axes.set_zlim(floor, high + 0.05 * (high - low))
+    _relief_looks(axes, surface, elevation, azimuth)
+    bar = figure.colorbar(relief, ax=axes, shrink=0.6, aspect=20, pad=0.04)
+    bar.outline.set_visible(False)
+    several = len(surface.data) > 1
+    bar.set_label(_label(panel) + (f" on {plain(panel.data)}" if several else ""))
+    return figure
+
+
+def _pin(
+    axes: Any, panel: _Panel, name: str, x: float, y: float, ends: tuple[float, float], floor: float
+) -> None:
+    """A model: a dot on the relief under a stalk that carries its name."""
+    at = float(np.clip(_value_at(panel, x, y), *ends))
+    top = at + 0.45 * (ends[1] - ends[0])
+    axes.plot([x, x], [y, y], [at, top], color=INK, linewidth=0.8, zorder=5)
+    axes.plot(
+        [x], [y], [at], "o", color="white", markeredgecolor=INK, markersize=4, zorder=6,
+        label=f"_model {name}",
+    )  # fmt: skip
+    axes.text(
+        x, y, top, plain(shorten(name, 16)), fontsize="small", ha="center", va="bottom", zorder=7,
+        path_effects=[withStroke(linewidth=2, foreground="white")],
+    )  # fmt: skip
+
+
+def _relief_looks(axes: Any, surface: Surface, elevation: float, azimuth: float) -> None:
+    axes.view_init(elev=elevation, azim=azimuth)
+    spans = np.ptp(surface.x), np.ptp(surface.y)
+    longest = max(spans)
+    axes.set_box_aspect((spans[0] / longest, spans[1] / longest, 0.62), zoom=1.08)
+    for axis in (axes.xaxis, axes.yaxis, axes.zaxis):
+        axis.set_pane_color((1, 1, 1, 0))
+        axis.line.set_color(MUTED)
+        axis._axinfo["grid"].update(color="#dfe3e8", linewidth=0.4)
+        axis.set_major_locator(MaxNLocator(4))
+    axes.tick_params(pad=-3, labelsize="small")
+    axes.set_xlabel("x", labelpad=-8)
+    axes.set_ylabel("y", labelpad=-8)
+    axes.zaxis.set_ticklabels([])  # the colour bar says it
+
+
+# --- parts of a map ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Scale:
+    """Edges of the colours, shared by all panels, and whether values lie beyond them."""
+
+    edges: Array
+    extend: Any
+
+    @property
+    def limits(self) -> tuple[float, float]:
+        return float(self.edges[0]), float(self.edges[-1])
+
+
+def _panel(surface: Surface, data: str | None, metric: str, title: str = "") -> _Panel:
+    name = pick("data set", data, list(surface.data))
+    return _Panel(surface, name, pick("metric", metric, surface_metrics(surface)), title)
+
+
+def _panels(
+    surfaces: Surface | Sequence[Surface] | Mapping[str, Surface],
+    metric: str | Sequence[str],
+    data: str | Sequence[str] | None,
+    names: Sequence[str] | None,
+) -> list[_Panel]:
+    named = _named(surfaces)
+    metrics = [metric] if isinstance(metric, str) else list(metric)
+    panels = []
+    for label, surface in named:
+        wanted = [data] if isinstance(data, str) else list(data or ())
+        sets = wanted or (list(surface.data) if len(named) == 1 else [surface.data[0]])
+        for chosen in sets:
+            panels += [_panel(surface, chosen, m, label) for m in metrics]
+    titles = list(names) if names is not None else _titles(panels)
+    if len(titles) != len(panels):
+        raise ConfigError(
+            f"there are {len(panels)} panels and {len(titles)} names",
+            remedy="name every panel, or leave the names out",
+        )
+    return [
+        _Panel(p.surface, p.data, p.metric, plain(title))
+        for p, title in zip(panels, titles, strict=True)
+    ]
+
+
+def _named(
+    surfaces: Surface | Sequence[Surface] | Mapping[str, Surface],
+) -> list[tuple[str, Surface]]:
+    if isinstance(surfaces, Mapping):
+        named = list(surfaces.items())
+    else:
+        each = list(surfaces) if isinstance(surfaces, Sequence) else [surfaces]
+        named = [(", ".join(short_labels(s.names, 14)), s) for s in each]
+    if not named:
+        raise ConfigError("there is no surface to draw", remedy="pass one surface or more")
+    return named
+
+
+def _titles(panels: Sequence[_Panel]) -> list[str]:
+    """What tells the panels apart: plane, data set, metric."""
+    parts = [(p.title, p.data, metric_label(p.metric)) for p in panels]
+    differ = [k for k in range(3) if len({part[k] for part in parts}) > 1] or [1]
+    return [wrapped(", ".join(part[k] for k in differ), 34) for part in parts]
+
+
+def _inside(values: Sequence[float], clip: Range | None) -> Array:
+    axis = np.asarray(values, dtype=float)
+    if clip is None:
+        return np.ones(len(axis), dtype=bool)
+    low, high = _range(clip, "clip")
+    return cast(Array, (axis >= low - 1e-9) & (axis <= high + 1e-9))
+
+
+def _range(clip: Range, name: str) -> tuple[float, float]:
+    if len(clip) != 2 or not float(clip[0]) < float(clip[1]):
+        raise ConfigError(
+            f"option {name}: {tuple(clip)} is no range", remedy="give two numbers, the lower first"
+        )
+    return float(clip[0]), float(clip[1])
+
+
+def _levels(
+    panels: Sequence[_Panel],
+    count: int,
+    clip: Range | None,
+    clip_x: Range | None,
+    clip_y: Range | None,
+) -> _Scale:
+    """Edges of the colours that suit all panels: round numbers over what is shown."""
+    if count < 2:
+        raise ConfigError(f"option levels: {count} is too few", remedy="use 2 or more")
+    shown = []
+    for panel in panels:
+        rows = np.ix_(_inside(panel.surface.y, clip_y), _inside(panel.surface.x, clip_x))
+        shown.append(panel.values[rows].ravel())
+    values = np.concatenate(shown)
+    values = values[np.isfinite(values)]
+    if not values.size:
+        raise ConfigError(
+            "no cell of the surface is shown", remedy="widen clip_x and clip_y, or drop them"
+        )
+    low, high = float(values.min()), float(values.max())
+    edges: Any
+    if clip is not None:
+        bottom, top = _range(clip, "clip_values")
+        inner = MaxNLocator(count, steps=[1, 2, 2.5, 5, 10]).tick_values(bottom, top)
+        inside = [v for v in inner if bottom + 1e-9 < v < top - 1e-9]
+        edges = np.array([bottom, *inside, top])
+    else:
+        top = high if high > low else low + max(abs(low), 1.0) * 1e-3
+        edges = MaxNLocator(count, steps=[1, 2, 2.5, 5, 10]).tick_values(low, top)
+    below, above = low < edges[0] - 1e-12, high > edges[-1] + 1e-12
+    extend = {(0, 0): "neither", (1, 0): "min", (0, 1): "max", (1, 1): "both"}[below, above]
+    return _Scale(np.asarray(edges, dtype=float), extend)
+
+
+def _aspect(surface: Surface, clip_x: Range | None, clip_y: Range | None) -> float:
+    x = _range(clip_x, "clip_x") if clip_x else (surface.x[0], surface.x[-1])
+    y = _range(clip_y, "clip_y") if clip_y else (surface.y[0], surface.y[-1])
+    return float((y[1] - y[0]) / (x[1] - x[0]))
+
+
+def _map(
+    axes: Axes, panel: _Panel, scale: _Scale, clip_x: Range | None, clip_y: Range | None
+) -> Any:
+    x, y = np.asarray(panel.surface.x, float), np.asarray(panel.surface.y, float)
+    values = np.ma.masked_invalid(panel.values)
+    axes.set_facecolor("#eef0f2")
+    image = axes.contourf(
+        x, y, values, levels=scale.edges, cmap=colours_of(panel.metric), extend=scale.extend
+    )
+    axes.contour(x, y, values, levels=scale.edges, colors="white", linewidths=0.35, alpha=0.75)
+    _mark_skipped(axes, panel, image)
+    axes.set_aspect("equal")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
+    axes.set_xlim(_range(clip_x, "clip_x") if clip_x else (x[0], x[-1]))
+    axes.set_ylim(_range(clip_y, "clip_y") if clip_y else (y[0], y[-1]))
+    axes.tick_params(length=2)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    return image
+
+
+def _mark_skipped(axes: Axes, panel: _Panel, image: Any) -> None:
+    """A dot in every cell that was not evaluated, dark on light and light on dark."""
+    skipped = panel.skipped
+    if not len(skipped):
+        return
+    colours = image.to_rgba([_value_at(panel, x, y) for x, y in skipped])
+    bright = colours[:, :3] @ (0.3, 0.6, 0.1) > 0.5
+    axes.scatter(
+        skipped[:, 0], skipped[:, 1], s=1.6, c=np.where(bright, INK, "white"), alpha=0.55,
+        linewidths=0, label="_skipped", zorder=2,
+    )  # fmt: skip
+
+
+def _axis_labels(axes: Axes, surface: Surface, left: bool = True) -> None:
+    axes.set_xlabel(f"x  (1 = {surface.unit:.3g} in weights)")
+    axes.set_ylabel("y  (same unit)" if left else "")
+
+
+def _label(panel: _Panel) -> str:
+    return loss_label(panel.surface) if panel.metric == "loss" else metric_label(panel.metric)
+
+
+def _colour_bar(figure: Figure, image: Any, axes: Sequence[Axes], panel: _Panel, where: str) -> Any:
+    bar = figure.colorbar(image, ax=list(axes), shrink=0.85, aspect=24, pad=0.03)
+    bar.outline.set_visible(False)
+    edges = np.asarray(image.levels, dtype=float)
+    bar.set_ticks(list(edges[:: -(-len(edges) // 8)]))
+    bar.ax.tick_params(length=0)
+    bar.set_label(_label(panel) + where)
+    return bar
+
+
+def _say_skipped(axes: Axes, panel: _Panel) -> None:
+    count = len(panel.skipped)
+    if count:
+        total = len(panel.surface.x) * len(panel.surface.y)
+        axes.set_title(f"dots: {count} of {total} cells interpolated")
+
+
+# --- the models on a map ----------------------------------------------------------------------
+
+
+def _models(
+    axes: Axes,
+    surface: Surface,
+    point_names: Sequence[str] | Mapping[str, str] | None,
+    inches: float = 2.2,
+) -> None:
+    """The models, joined by a dashed polygon, with their names outside of it."""
+    models = surface.models
+    labels = _point_labels(list(models), point_names)
+    places = np.array([models[name] for name in models], dtype=float).reshape(-1, 2)
+    if len(places) > 2:
+        ring = np.vstack([places, places[:1]])
+        axes.plot(
+            ring[:, 0], ring[:, 1], color=INK, linewidth=0.8, linestyle=(0, (4, 3)),
+            label="_polygon", zorder=4,
+        )  # fmt: skip
+    axes.plot(
+        places[:, 0], places[:, 1], "o", color="white", markeredgecolor=INK, markeredgewidth=1.0,
+        markersize=4.5, linestyle="none", label="_models", zorder=5,
+    )  # fmt: skip
+    centre = places.mean(axis=0) if len(places) else places
+    for (x, y), label in zip(places, labels, strict=True):
+        _name_outside(axes, x, y, centre, label, inches)
+
+
+def _point_labels(
+    names: Sequence[str], given: Sequence[str] | Mapping[str, str] | None
+) -> list[str]:
+    if isinstance(given, Mapping):
+        names = [given.get(name, name) for name in names]
+    elif given is not None:
+        if len(given) != len(names):
+            raise ConfigError(
+                f"there are {len(names)} models on the plane and {len(given)} point names",
+                remedy=f"name all of {', '.join(names)}",
+            )
+        names = list(given)
+    return [plain(label) for label in (short_labels(names, 16) if names else [])]
+
+
+def _name_outside(axes: Axes, x: float, y: float, centre: Array, label: str, inches: float) -> None:
+    """A name on the side of its model that faces away from the others.
+
+    Beside the model if it fits between there and the edge of the map, which is about `inches`
+    wide; above or below otherwise.
+    """
+    dx, dy = x - centre[0], y - centre[1]
+    low, high = sorted(axes.get_xlim())
+    span = high - low
+    # A letter is about 0.6 of the font's size wide, which is "small"; 6 points keep it off the dot.
+    points = 0.6 * 0.833 * float(matplotlib.rcParams["font.size"]) * len(label)
+    width = points / 72 / inches * span
+    room = (x - low if dx < 0 else high - x) - 9 / 72 / inches * span
+    if abs(dx) > abs(dy) and width < room:
+        shift, ha, va = (6 if dx > 0 else -6, 0), "left" if dx > 0 else "right", "center"
+    else:
+        shift, va = ((0, 5), "bottom") if dy >= 0 else ((0, -5), "top")
+        near = min(x - low, high - x) < width / 2
+        ha = "center" if not near else "left" if x - low < high - x else "right"
+    axes.annotate(
+        label, (x, y), xytext=shift, textcoords="offset points", ha=ha, va=va, fontsize="small",
+        path_effects=[withStroke(linewidth=2, foreground="white")], zorder=6,
+        annotation_clip=True,
+    )  # fmt: skip
+
+
+def _value_at(panel: _Panel, x: float, y: float) -> float:
+    """The value of the cell nearest to a point (the models lie on the grid)."""
+    values, surface = panel.values, panel.surface
+    column = int(np.abs(np.asarray(surface.x) - x).argmin())
+    row = int(np.abs(np.asarray(surface.y) - y).argmin())
+    value = float(values[row, column])
+    if np.isfinite(value):
+        return value
+    return float(np.nanmin(values)) if not bool(pd.isna(values).all()) else 0.0
