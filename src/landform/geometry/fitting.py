@@ -351,7 +351,7 @@ def fit_curve(
             "config": config.model_dump(mode="json"),
         },
     )
-    space = _space(ends[0], work.data.task.kind, config)
+    space = space_of(ends[0], work.data.task.kind, config)
     bends = tuple(
         Vertex(f"bend {k + 1} of {work.label}", space, torch.from_numpy(np.array(values)))
         for k, values in enumerate(contents.tensors["vertices"])
@@ -363,7 +363,8 @@ def _control_names(bends: int) -> list[str]:
     return ["a", *(f"bend{k + 1}" for k in range(bends)), "b"]
 
 
-def _space(checkpoint: Checkpoint, kind: str, config: LoadConfig) -> ParameterSpace:
+def space_of(checkpoint: Checkpoint, kind: str, config: LoadConfig) -> ParameterSpace:
+    """The space of a checkpoint's parameters, with this kind of head."""
     return ParameterSpace.of(load_model(checkpoint, kind, config))
 
 
@@ -556,7 +557,7 @@ def load_points(
         spec = str(named[i]) if named else item["spec"]
         checkpoints.append(Checkpoint(spec, found.path))
     config = LoadConfig.parse({n: fit.provenance["config"][n] for n in LoadConfig.model_fields})
-    space = _space(checkpoints[0], fit.task_kind, config)
+    space = space_of(checkpoints[0], fit.task_kind, config)
     vertices = []
     count = len(list(source.glob(f"{name}*.safetensors")))
     for k in range(1, count + 1):
