@@ -40,6 +40,7 @@ if TYPE_CHECKING:
         convexity_gap,
     )
     from landform.geometry.line import Interpolation, interpolate
+    from landform.geometry.ridge import Ridge, ridge
     from landform.geometry.similarity import Similarity, similarity
     from landform.geometry.statistics import basin_statistics
     from landform.geometry.surface import Surface, surface
@@ -76,6 +77,7 @@ _HOME = {
     "Mislabel": "landform.attribution.mislabel",
     "Objective": "landform.tasks.objective",
     "ParameterSpace": "landform.weights.space",
+    "Ridge": "landform.geometry.ridge",
     "SelfInfluence": "landform.attribution.influence",
     "Similarity": "landform.geometry.similarity",
     "Surface": "landform.geometry.surface",
@@ -106,6 +108,7 @@ _HOME = {
     "mislabel": "landform.attribution.mislabel",
     "retrain": "landform.training.ensemble",
     "score_predictions": "landform.evaluation.hans",
+    "ridge": "landform.geometry.ridge",
     "select": "landform.weights.checkpoint",
     "self_influence": "landform.attribution.influence",
     "similarity": "landform.geometry.similarity",

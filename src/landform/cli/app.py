@@ -55,6 +55,10 @@ _COMMANDS = {
         "Walk the straight line between two checkpoints.",
         "landform interpolate runs/seed0 runs/seed1 --task sst2 --figure line.png",
     ),
+    "ridge": (
+        "Which examples rise between two checkpoints, and by how much?",
+        "landform ridge runs/seed0 runs/seed1 --task sst2 --store study",
+    ),
     "connect": (
         "Lines between all pairs of many checkpoints: barriers, gaps, basins.",
         "landform connect 'runs/seed*' --task sst2 --store study",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from landform.config import Config
 from landform.evaluation.evaluate import EvaluateConfig, evaluate
 from landform.geometry.line import InterpolateConfig, interpolate
+from landform.geometry.ridge import RidgeConfig, ridge
 from landform.geometry.surface import SurfaceConfig, SurfaceStudy
 from landform.results import Result
 from landform.store.artifacts import ArtifactStore, MemoryStore
@@ -233,6 +234,46 @@ class SurfaceStep(SurfaceConfig, Step):
         )
 
 
+class RidgeStep(RidgeConfig, Step):
+    """The examples that rise between two checkpoints."""
+
+    a: str
+    """The checkpoint at t = 0."""
+    b: str
+    """The checkpoint at t = 1."""
+    task: str
+    """The data set, TASK or TASK:SPLIT."""
+    also: tuple[str, ...] = ()
+    """Further data sets, TASK or TASK:SPLIT."""
+    of: str | None = None
+    """List the examples of this one of the data sets (default: the first)."""
+
+    def check(self, file: StudyFile) -> None:
+        _resolve(file, [self.task, *self.also])
+        _find(file, [self.a, self.b])
+
+    def forecast(self, file: StudyFile, store: ArtifactStore | None) -> str:
+        file.task(self.task)
+        return f"{len(self.ts) + self.adaptive} evaluations"
+
+    def run(self, file: StudyFile, store: ArtifactStore, progress: bool) -> list[Result]:
+        task, split = file.task(self.task)
+        ends = [file.place(self.a), file.place(self.b)]
+        result = ridge(
+            ends[0],
+            ends[1],
+            task,
+            split=split,
+            also=[file.task(name) for name in self.also],
+            of=self.of,
+            store=store,
+            progress=progress,
+            **self.options(RidgeConfig),
+        )
+        publish(store, slug("ridge", *short_names(select(ends)), result.data), result)
+        return [result]
+
+
 class ConnectStep(ConnectConfig, Step):
     """Connect all pairs of checkpoints."""
 
@@ -431,6 +472,7 @@ STEPS: dict[str, type[Step]] = {
     "evaluate": EvaluateStep,
     "interpolate": InterpolateStep,
     "surface": SurfaceStep,
+    "ridge": RidgeStep,
     "connect": ConnectStep,
     "influence": InfluenceStep,
     "mislabel": MislabelStep,
