@@ -511,10 +511,8 @@ class PointsWorker:
     def run(self, job: Job) -> Contents:
         """Evaluate every mix of a job."""
         keys = list(job.spec["members"])
-        # All of them are needed at once: evicting one would only mean to read it again next time.
-        self.capacity = max(self.capacity, len(keys))
         outputs: list[tuple[RawOutputs, ...]] = []
-        points = [self.point(key) for key in keys]
+        points = self.points(keys)
         for weights in job.spec["weights"]:
             start = time.perf_counter()
             self._move(points, weights)
@@ -535,6 +533,12 @@ class PointsWorker:
             self.bound.lerp(points[0], points[1], weights[1])
         else:
             self.bound.combine(points, weights)
+
+    def points(self, keys: Sequence[str]) -> list[Tensor]:
+        """Members that are needed at once, as flat vectors, whatever memory the cache has."""
+        # Evicting one of them would only mean to read it again for the next mix.
+        self.capacity = max(self.capacity, len(keys))
+        return [self.point(key) for key in keys]
 
     def point(self, key: str) -> Tensor:
         """The member with this fingerprint as a flat vector, from the cache or made anew."""

@@ -24,6 +24,7 @@ Evaluate = Callable[[Sequence[Cell]], np.ndarray]
 
 _DIGITS = 12  # coordinates that two grids share are the same number, whatever their sizes
 _HIT = 1e-9
+_UNKNOWN = 1e300  # a second derivative beyond all; times 0 it is 0, as infinity is not
 
 
 @dataclass(frozen=True)
@@ -179,8 +180,10 @@ def _refine(
     new = np.isnan(values[fine][..., judged[0][0]])
     values[fine] = np.where(new[..., None], predicted, values[fine])
     lowest = np.array([values[..., value][done].min() for value, _ in judged])
+    highest = np.array([values[..., value][done].max() for value, _ in judged])
     height = predicted[..., [high for _, high in judged]] - lowest
-    allowed = tolerance * np.maximum(height, 0.0)
+    # At the lowest cell of data without noise rounding alone would be too much.
+    allowed = tolerance * np.maximum(height, 1e-9 * (highest - lowest))
     wanted = new & (error > allowed).any(-1)
     while wanted.any():
         places = [(int(columns[i]), int(rows[j])) for j, i in np.argwhere(wanted)]
@@ -197,7 +200,7 @@ def _neighbours(mask: np.ndarray) -> np.ndarray:
     padded = np.pad(mask, 1)
     m, n = mask.shape
     near = [padded[a : a + m, b : b + n] for a in range(3) for b in range(3)]
-    return np.logical_or.reduce(near)
+    return np.asarray(np.logical_or.reduce(near))
 
 
 def _predict(
@@ -219,8 +222,7 @@ def _predict(
     error = np.zeros((len(fine[1]), len(fine[0]), len(judged)))
     for bends, factor in ((bends_x, across[None, :, None]), (bends_y, along[:, None, None])):
         corners = [bends[a][:, b] for a in (below, above) for b in (left, right)]
-        # Where a coordinate is known already its factor is 0, however little is known of f''.
-        error += np.where(factor > 0, factor * np.maximum.reduce(corners), 0.0)
+        error += factor * np.maximum.reduce(corners)
     return predicted, error
 
 
@@ -238,9 +240,9 @@ def _brackets(
 
 def _bends(axis: np.ndarray, f: np.ndarray) -> np.ndarray:
     """|f''| along the first axis from second differences, the ends as their neighbours; unknown
-    (infinite) where there are fewer than three coordinates."""
+    where there are fewer than three coordinates."""
     if len(axis) < 3:
-        return np.full(f.shape, np.inf if len(axis) == 2 else 0.0)
+        return np.full(f.shape, _UNKNOWN)
     shape = (-1,) + (1,) * (f.ndim - 1)
     slopes = np.diff(f, axis=0) / np.diff(axis).reshape(shape)
     inner = 2 * np.abs(np.diff(slopes, axis=0)) / (axis[2:] - axis[:-2]).reshape(shape)

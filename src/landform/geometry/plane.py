@@ -127,7 +127,7 @@ class SurfaceWorker:
         """What the job asks for."""
         if job.kind != "span":
             return self.points.run(job)
-        vectors = [self.points.point(key) for key in job.spec["members"]]
+        vectors = self.points.points(job.spec["members"])
         if job.spec["mode"] == "random":
             return Contents(records={"span": {"gram": gram(vectors).tolist()}})
         return Contents(records={"span": _measure(vectors)})
