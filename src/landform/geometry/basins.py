@@ -19,7 +19,7 @@ import pandas as pd
 
 from landform.errors import ConfigError, DataError
 
-__all__ = ["Clustering", "checked_gaps", "cluster"]
+__all__ = ["Clustering", "checked_gaps", "cluster", "renumbered"]
 
 Floats = npt.NDArray[np.float64]
 Labels = npt.NDArray[np.intp]
@@ -315,7 +315,7 @@ def _divide(gaps: Floats, scale: float, k: int, unit: float, seed: int) -> Choic
         labels = np.arange(n, dtype=np.intp)
     else:
         labels = _means(rows[:, :k], k, seed)
-    labels = _by_size(labels)
+    labels = renumbered(labels)
     return Choice(labels, scale, _eigengap(values, k), _silhouette(gaps, labels, unit), "")
 
 
@@ -354,7 +354,7 @@ def _means(rows: Floats, k: int, seed: int) -> Labels:
     return labels
 
 
-def _by_size(labels: Labels) -> Labels:
+def renumbered(labels: Labels) -> Labels:
     """Renumber: the largest group is 0, equal sizes in the order of their first members."""
     found, first, size = np.unique(labels, return_index=True, return_counts=True)
     order = np.lexsort((first, -size))
@@ -431,7 +431,7 @@ def _compat(names: tuple[str, ...], gaps: Floats) -> Clustering:
         raise ConfigError(f"compat divides at least three checkpoints in two, got {len(names)}")
     affinity = np.exp(-0.5 * (gaps / COMPAT_SCALE) ** 2)
     fitted = SpectralClustering(2, affinity="precomputed", random_state=COMPAT_SEED).fit(affinity)
-    labels = _by_size(fitted.labels_.astype(np.intp))
+    labels = renumbered(fitted.labels_.astype(np.intp))
     embedding = spectral_embedding(
         affinity, n_components=2, drop_first=False, random_state=COMPAT_SEED
     )

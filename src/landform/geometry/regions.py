@@ -276,12 +276,14 @@ class Region:
         return u if norm <= self.radius else u * (self.radius / norm)
 
     def start(self, restart: int) -> Tensor:
-        """Where climb number `restart` begins: the centre for 0, else uniform in the region."""
+        """Where climb number `restart` begins: the centre for 0, else at random, a corner of a box
+        or uniform in a ball."""
         if restart == 0:
             return self.zero()
         generator = _generator("start", self.seed, restart)
         if self.norm == "linf":
-            drawn = torch.rand(self.dimension, generator=generator).to(self.weights)
+            # The gradient inside differs little from that of the centre, which leads to one corner.
+            drawn = torch.randint(0, 2, (self.dimension,), generator=generator).to(self.weights)
             return (2 * drawn - 1) * self.radius
         drawn = torch.randn(self.dimension, generator=generator).to(self.weights)
         share = float(torch.rand((), generator=generator, dtype=torch.float64))

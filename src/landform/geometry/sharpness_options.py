@@ -34,7 +34,8 @@ class SharpnessOptions(PointsConfig):
     steps: int = Field(20, ge=1)
     """Steps of each climb; 1 gives the first-order step (that of SAM and ASAM in balls)."""
     restarts: int = Field(1, ge=1)
-    """Climbs: the first from the checkpoint itself, the others from random points of the region."""
+    """Climbs: the first from the checkpoint itself, the others from random points of its region
+    (corners of a box)."""
     optimizer: Optimizer | None = None
     """sign, gradient (normalised), adam or sgd (plain); default: steepest ascent, which is sign in
     a box and gradient in a ball."""
