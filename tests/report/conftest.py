@@ -12,6 +12,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from connectivity_results import make_transitivity
+
 SUBSETS = (
     "lexical_overlap/entailment",
     "lexical_overlap/non-entailment",
@@ -45,6 +47,10 @@ class Connection:
         values = table.to_numpy(copy=True)
         np.fill_diagonal(values, 0.0)
         return pd.DataFrame(values, index=table.index, columns=table.columns)
+
+    @property
+    def transitivity(self) -> Any:
+        return make_transitivity(len(self.names)) if len(self.names) > 2 else None
 
     @property
     def gaps(self) -> pd.DataFrame:

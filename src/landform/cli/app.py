@@ -6,6 +6,7 @@ Exit status: 0 done; 1 a `LandformError` (what is wrong and what to do are on st
 
 from __future__ import annotations
 
+import keyword
 import os
 import sys
 import warnings
@@ -72,6 +73,12 @@ _COMMANDS = {
         "Reorder the hidden units of one checkpoint to lie next to another; its function stays.",
         "landform align runs/seed0 runs/seed1 --out aligned/seed1",
     ),
+    "sharpness": (
+        "How far the loss can rise near a checkpoint: boxes, balls, averages.",
+        "landform sharpness runs/seed0 --task sst2 --method sam --epsilon 0.05",
+        "landform sharpness 'runs/seed*' --task sst2 --also sst2_ood.yaml --method box sam "
+        "--store study",
+    ),
     "distance": (
         "Distances between two checkpoints: L2, RMS, cosine, per group of parameters.",
         "landform distance runs/seed0 runs/seed1 --by layer",
@@ -101,7 +108,37 @@ _COMMANDS = {
         "landform hans --out HANS",
         "landform hans --predictions predictions.txt --data HANS",
     ),
+    "import": (
+        "Read logs, pickles and per-sample files of the connectivity project.",
+        "landform import logs mnli_logs hans_logs --store study",
+        "landform import hub connectivity/feather_berts_ --match 'hans_eval*' --out hans",
+    ),
+    "export": (
+        "Write results of a study in the formats of the connectivity project.",
+        "landform export logs study --out logs",
+    ),
+    "convert": (
+        "Convert weights of TensorFlow, Flax or a PyTorch state dict to a checkpoint.",
+        "landform convert model.ckpt-34110 runs/bert --labels not_duplicate duplicate",
+    ),
+    "models": (
+        "List the hub's models of a prefix: PREFIX and a number.",
+        "landform models connectivity/bert_ft_qqp- --steps",
+    ),
+    "push": (
+        "Push a checkpoint, a study with its atlas, logs or a file to the hub, with a card.",
+        "landform push runs/seed0@300 org/model-0",
+    ),
+    "paws": (
+        "Build PAWS-QQP from Quora's question pairs and the released index files.",
+        "landform paws --quora quora_duplicate_questions.tsv --index paws_qqp --out paws_final",
+    ),
     "report": ("Write the HTML atlas of a study.", "landform report study"),
+    "figure": (
+        "Draw any figure of any result that a study keeps.",
+        "landform figure study",
+        "landform figure study connect --which heatmap --style paper --out heatmap.pdf",
+    ),
     "run": (
         "Run a whole study from a YAML file; resumes where it stopped.",
         "landform run study.yaml --dry-run",
@@ -110,7 +147,8 @@ _COMMANDS = {
 }
 for _place, (_name, (_line, *_examples)) in enumerate(_COMMANDS.items()):
     _help = "\n\n".join([_line, *(f"Example: {example}" for example in _examples)])
-    app.command(f"landform.cli.{_name}:{_name}", name=_name, help=_help, sort_key=_place)
+    _home = f"{_name}_" if keyword.iskeyword(_name) else _name  # `import` cannot be a module
+    app.command(f"landform.cli.{_home}:{_home}", name=_name, help=_help, sort_key=_place)
 app.register_install_completion_command()
 
 

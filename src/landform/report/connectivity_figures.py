@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from landform.geometry.sharpness import Sharpness, SharpnessComparison
     from landform.geometry.simplexes import ComplexFit
     from landform.geometry.transitivity import Transitivity
+    from landform.studies.connect import Connection
     from landform.studies.dynamics import Dynamics
     from landform.weights.alignment import AlignmentReport
 
@@ -415,12 +416,14 @@ def _vertex(result: ComplexFit, vertex: Any) -> str:
 
 
 @styled
-def plot_transitivity(result: Transitivity, *, bins: int = 20) -> Figure:
+def plot_transitivity(result: Transitivity | Connection, *, bins: int = 20) -> Figure:
     """By how much the triangle inequality of the gaps is violated: a histogram with counts.
 
     A triple violates it when its longest side exceeds the sum of the other two; the axis is that
-    excess in percent of the longest side. Raises `ConfigError` where no triple does.
+    excess in percent of the longest side. Of a connection, its triangles are drawn. Raises
+    `ConfigError` where it has none, and where no triple violates the inequality.
     """
+    result = _triangles(result)
     table = result.table[result.table["excess"] > 0]
     values = table["percent"].to_numpy(float)
     values = values[np.isfinite(values)]
@@ -449,6 +452,16 @@ def plot_transitivity(result: Transitivity, *, bins: int = 20) -> Figure:
         f" the\ntriangle inequality; dashed: their mean, {result.mean_percent:.3g} %"
     )
     return figure
+
+
+def _triangles(result: Any) -> Transitivity:
+    found = result if hasattr(result, "triples") else getattr(result, "transitivity", None)
+    if found is None:
+        raise ConfigError(
+            "this study has no triangles: not all pairs were walked",
+            remedy="run connect without a list of pairs, on three checkpoints or more",
+        )
+    return cast("Transitivity", found)
 
 
 # --- who rises --------------------------------------------------------------------------------
@@ -505,7 +518,8 @@ def _ridge_texts(figure: Any, result: Ridge, k: int) -> None:
         if len(" ".join(lines)) < len(words):
             lines[-1] = f"{lines[-1][:60].rstrip()}\N{HORIZONTAL ELLIPSIS}"
         label = f", {plain(shorten(row['label'], 18))}" if is_known(row.get("label")) else ""
-        head = f"{_number(row['rise'], '+.3g')}  (chord {row['chord']:.2g}, loss {row['loss']:.2g}{label})"
+        numbers = f"chord {row['chord']:.2g}, loss {row['loss']:.2g}{label}"
+        head = f"{_number(row['rise'], '+.3g')}  ({numbers})"
         axes.text(0, y, head, va="top", color=PALETTE[1], transform=axes.transAxes)
         body = "\n".join(plain(line) for line in lines)
         axes.text(0, y - 0.055, body, va="top", fontsize="small", transform=axes.transAxes)
@@ -606,16 +620,12 @@ def plot_alignment(result: AlignmentReport) -> Figure:
     y = np.arange(len(table))
     before, after = (table[f"distance_{when}"].to_numpy(float) for when in ("before", "after"))
     axes.hlines(y, after, before, color=MUTED, linewidth=1)
-    axes.plot(
-        before,
-        y,
-        "o",
-        color=MUTED,
-        linestyle="none",
-        label=f" before ({result.distance_before:.3g} in all)",
-    )
-    axes.plot(after, y, "D", color=PALETTE[0], linestyle="none",
-              label=f" after ({result.distance_after:.3g} in all)")  # fmt: skip
+    whole = (result.distance_before, result.distance_after)
+    for values, marker, colour, words in (
+        (before, "o", MUTED, f" before ({whole[0]:.3g} in all)"),
+        (after, "D", PALETTE[0], f" after ({whole[1]:.3g} in all)"),
+    ):
+        axes.plot(values, y, marker, color=colour, linestyle="none", label=words)
     axes.set_yticks(y, [plain(label) for label in labels])
     axes.set_ylim(len(table) - 0.5, -0.5)
     axes.tick_params(axis="y", length=0)

@@ -105,6 +105,7 @@ __all__ = [
     "TOGETHER",
     "checkpoint_order",
     "draw",
+    "figures_of",
     "gap_segment",
     "plot_agreement",
     "plot_alignment",
@@ -212,7 +213,7 @@ def draw(result: object, which: str | None = None, **options: Any) -> Figure:
     `FIGURES` lists them by the name of the result's class. `ConfigError` names an unknown figure,
     or a result that has none, and what there is.
     """
-    known = _figures_of(result)
+    known = figures_of(result)
     name = which or next(iter(known))
     if name not in known:
         raise unknown("figure", name, known)
@@ -1053,6 +1054,7 @@ FIGURES: dict[str, dict[str, Callable[..., Figure]]] = {
         "endpoints": plot_endpoints,
         "eigenvalues": plot_eigenvalues,
         "ridges": plot_ridges,
+        "transitivity": plot_transitivity,
     },
     **CONNECTIVITY_FIGURES,
     **INFLUENCE_FIGURES,
@@ -1075,7 +1077,7 @@ def save_all(
     """
     written = []
     for name, result in results.items():
-        for which in _figures_of(result):
+        for which in figures_of(result):
             try:
                 figure = draw(result, which)
             except ConfigError:
@@ -1084,7 +1086,8 @@ def save_all(
     return written
 
 
-def _figures_of(result: object) -> dict[str, Callable[..., Figure]]:
+def figures_of(result: object) -> dict[str, Callable[..., Figure]]:
+    """The figures of a result by name, its main one first; `ConfigError` where it has none."""
     for kind in type(result).__mro__:
         if kind.__name__ in FIGURES:
             return FIGURES[kind.__name__]
