@@ -26,6 +26,8 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("curvature",),
     ("attribution", "geometry", "training"),
     ("studies",),
+    # Reads and writes the results of studies and analyses in other programs' formats; draws none.
+    ("exchange",),
     ("report",),
     ("cli",),
 )

@@ -33,15 +33,24 @@ if TYPE_CHECKING:
     from landform.curvature.kronfluence import import_kronfluence
     from landform.evaluation.evaluate import Evaluation, evaluate
     from landform.evaluation.hans import score_predictions
+    from landform.exchange.evaluations import read_evaluations
+    from landform.exchange.hub import push
+    from landform.exchange.interpolations import read_interpolations
+    from landform.exchange.lines import connection_of
+    from landform.exchange.logs import read_logs
+    from landform.exchange.surfaces import read_surfaces
     from landform.geometry.curves import (
         area_under_curve,
         barrier_height,
         bump_height,
         convexity_gap,
     )
+    from landform.geometry.fitting import FittedPath, PathEvaluation, fit_curve, walk
     from landform.geometry.line import Interpolation, interpolate
     from landform.geometry.ridge import Ridge, ridge
+    from landform.geometry.sharpness import Sharpness, SharpnessComparison, sharpness
     from landform.geometry.similarity import Similarity, similarity
+    from landform.geometry.simplexes import ComplexFit, FittedComplex, fit_complex
     from landform.geometry.statistics import basin_statistics
     from landform.geometry.surface import Surface, surface
     from landform.geometry.transitivity import Transitivity, transitivity
@@ -49,6 +58,7 @@ if TYPE_CHECKING:
     from landform.studies.connect import Connection, connect
     from landform.studies.counterfactual import Counterfactual, counterfactual
     from landform.studies.lds import lds
+    from landform.studies.sharpness import compare_sharpness
     from landform.tasks.hans import generate_hans
     from landform.tasks.objective import Objective
     from landform.tasks.task import Task, load_task
@@ -56,6 +66,7 @@ if TYPE_CHECKING:
     from landform.training.finetune import train
     from landform.weights.alignment import align
     from landform.weights.checkpoint import Checkpoint, load_model, load_tokenizer, select
+    from landform.weights.convert import convert
     from landform.weights.distance import distance
     from landform.weights.space import ParameterSpace
 
@@ -66,10 +77,13 @@ except metadata.PackageNotFoundError:  # a source tree that was never installed
 
 _HOME = {
     "Checkpoint": "landform.weights.checkpoint",
+    "ComplexFit": "landform.geometry.simplexes",
     "Connection": "landform.studies.connect",
     "Counterfactual": "landform.studies.counterfactual",
     "Evaluation": "landform.evaluation.evaluate",
     "Factors": "landform.curvature.factors",
+    "FittedComplex": "landform.geometry.simplexes",
+    "FittedPath": "landform.geometry.fitting",
     "GradientIndex": "landform.attribution.index",
     "Influence": "landform.attribution.influence",
     "Interpolation": "landform.geometry.line",
@@ -77,8 +91,11 @@ _HOME = {
     "Mislabel": "landform.attribution.mislabel",
     "Objective": "landform.tasks.objective",
     "ParameterSpace": "landform.weights.space",
+    "PathEvaluation": "landform.geometry.fitting",
     "Ridge": "landform.geometry.ridge",
     "SelfInfluence": "landform.attribution.influence",
+    "Sharpness": "landform.geometry.sharpness",
+    "SharpnessComparison": "landform.geometry.sharpness",
     "Similarity": "landform.geometry.similarity",
     "Surface": "landform.geometry.surface",
     "Task": "landform.tasks.task",
@@ -89,12 +106,17 @@ _HOME = {
     "basin_statistics": "landform.geometry.statistics",
     "build_index": "landform.attribution.index",
     "bump_height": "landform.geometry.curves",
+    "compare_sharpness": "landform.studies.sharpness",
     "connect": "landform.studies.connect",
+    "connection_of": "landform.exchange.lines",
+    "convert": "landform.weights.convert",
     "convexity_gap": "landform.geometry.curves",
     "corrupt_labels": "landform.attribution.mislabel",
     "counterfactual": "landform.studies.counterfactual",
     "distance": "landform.weights.distance",
     "evaluate": "landform.evaluation.evaluate",
+    "fit_complex": "landform.geometry.simplexes",
+    "fit_curve": "landform.geometry.fitting",
     "fit_factors": "landform.curvature.factors",
     "generate_hans": "landform.tasks.hans",
     "import_kronfluence": "landform.curvature.kronfluence",
@@ -106,15 +128,22 @@ _HOME = {
     "load_task": "landform.tasks.task",
     "load_tokenizer": "landform.weights.checkpoint",
     "mislabel": "landform.attribution.mislabel",
+    "push": "landform.exchange.hub",
+    "read_evaluations": "landform.exchange.evaluations",
+    "read_interpolations": "landform.exchange.interpolations",
+    "read_logs": "landform.exchange.logs",
+    "read_surfaces": "landform.exchange.surfaces",
     "retrain": "landform.training.ensemble",
-    "score_predictions": "landform.evaluation.hans",
     "ridge": "landform.geometry.ridge",
+    "score_predictions": "landform.evaluation.hans",
     "select": "landform.weights.checkpoint",
     "self_influence": "landform.attribution.influence",
+    "sharpness": "landform.geometry.sharpness",
     "similarity": "landform.geometry.similarity",
     "surface": "landform.geometry.surface",
     "train": "landform.training.finetune",
     "transitivity": "landform.geometry.transitivity",
+    "walk": "landform.geometry.fitting",
     "write_atlas": "landform.report.atlas",
 }
 

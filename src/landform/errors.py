@@ -12,6 +12,7 @@ __all__ = [
     "CurvatureError",
     "DataError",
     "EngineError",
+    "HubError",
     "LabelError",
     "LandformError",
     "MissingExtraError",
@@ -72,6 +73,10 @@ class CurvatureError(LandformError):
 
 class StoreError(LandformError):
     """A study directory cannot be read or written."""
+
+
+class HubError(LandformError):
+    """The hub cannot be reached, refuses, or does not have what is asked for."""
 
 
 class EngineError(LandformError):

@@ -79,6 +79,14 @@ _COMMANDS = {
         "landform sharpness 'runs/seed*' --task sst2 --also sst2_ood.yaml --method box sam "
         "--store study",
     ),
+    "curve": (
+        "Fit a curve of low loss between two checkpoints, and walk it beside the line.",
+        "landform curve runs/seed0 runs/seed1 --task sst2 --bends 1 --store study",
+    ),
+    "simplex": (
+        "Fit a simplicial complex of low loss through checkpoints.",
+        "landform simplex runs/seed0 runs/seed1 runs/seed2 --task sst2 --connectors 2",
+    ),
     "distance": (
         "Distances between two checkpoints: L2, RMS, cosine, per group of parameters.",
         "landform distance runs/seed0 runs/seed1 --by layer",

@@ -1,0 +1,110 @@
+"""`landform export`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from cyclopts import Parameter
+
+from landform.cli.common import OutputConfig, OutputFlags, emit
+from landform.errors import ConfigError
+from landform.evaluation.evaluate import Evaluation
+from landform.evaluation.samples import write_samples
+from landform.store.artifacts import Store
+from landform.store.study import load_results, slug
+
+__all__ = ["export"]
+
+Kind = Literal["logs", "interpolations", "surface", "samples"]
+
+
+def export(
+    kind: Kind,
+    store: Path,
+    /,
+    *,
+    out: Annotated[Path, Parameter(required=True)],
+    result: str | None = None,
+    data: tuple[str, ...] = (),
+    output: Annotated[OutputConfig, OutputFlags] = OutputConfig(),
+) -> None:
+    """Write results of a study in the formats of the connectivity project.
+
+    Example: landform export logs study --out logs
+
+    Parameters
+    ----------
+    kind
+        logs: text logs of the lines of a connection; interpolations: its pickles; surface: pickles
+        of a plane through three models; samples: per-sample JSON of every evaluation.
+    store
+        The study directory.
+    out
+        Folder to write to.
+    result
+        Name of the result (default: the only one of its kind).
+    data
+        Only these data sets, as the result names them.
+    """
+    results = load_results(Store.open(store, create=False))
+    if kind == "samples":
+        wrote = _samples(results, out, result, data)
+    elif kind == "surface":
+        from landform.exchange.surfaces import write_surfaces
+        from landform.geometry.surface import Surface
+
+        wrote = write_surfaces(_one(results, Surface, result, store), out)
+    else:
+        from landform.exchange.interpolations import write_interpolations
+        from landform.exchange.logs import write_logs
+        from landform.studies.connect import Connection
+
+        connection: Connection = _one(results, Connection, result, store)
+        if kind == "logs":
+            wrote = write_logs(connection, out, data or None)
+        else:
+            wrote = [
+                write_interpolations(
+                    connection, out / f"interpol_{slug(*name.split(':'))}.pkl", name
+                )
+                for name in data or connection.data
+            ]
+    emit({"written": len(wrote)} if output.json_ else {}, output, wrote)
+
+
+def _one(results: dict[str, Any], kind: type, name: str | None, store: Path) -> Any:
+    """The result of a kind: the one that is named, or the only one."""
+    fitting = {title: value for title, value in results.items() if isinstance(value, kind)}
+    if name is not None and name in fitting:
+        return fitting[name]
+    if name is None and len(fitting) == 1:
+        return next(iter(fitting.values()))
+    known = ", ".join(fitting) or "none"
+    raise ConfigError(
+        f"{store} holds no {kind.__name__.lower()} {name!r}"
+        if name
+        else f"{store} holds {len(fitting)} results of the kind {kind.__name__.lower()}",
+        remedy=f"name one (--result): {known}",
+    )
+
+
+def _samples(
+    results: dict[str, Any], out: Path, name: str | None, data: tuple[str, ...]
+) -> list[Path]:
+    wrote = []
+    for title, value in results.items():
+        if not isinstance(value, Evaluation) or value.kind != "classification":
+            continue
+        own = f"{value.task}:{value.split}"
+        if (name in (None, title)) and (not data or own in data):
+            checkpoint = slug(Path(value.checkpoint).name)
+            path = out / slug(value.task, value.split) / f"{checkpoint}.json"
+            write_samples(path, value.log, value.label_names)
+            wrote.append(path)
+    if not wrote:
+        raise ConfigError(
+            "the study holds no evaluation of classes" + (f" called {name}" if name else ""),
+            remedy="make some: landform evaluate ... --store STUDY",
+        )
+    return wrote

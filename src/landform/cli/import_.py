@@ -1,0 +1,242 @@
+"""`landform import`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from cyclopts import Parameter
+
+from landform.cli.common import (
+    DataFlags,
+    OptionFlags,
+    OutputConfig,
+    OutputFlags,
+    emit,
+    make_task,
+    open_study,
+)
+from landform.errors import ConfigError
+from landform.evaluation.evaluate import Evaluation
+from landform.exchange.evaluations import endpoint_table, find_samples, read_evaluations
+from landform.exchange.lines import ImportConfig, Line, connection_of
+from landform.results import Result
+from landform.store.study import publish, slug
+from landform.studies.connect import Connection
+from landform.tasks.task import TaskConfig
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["import_"]
+
+Kind = Literal["logs", "interpolations", "surface", "samples", "hub"]
+
+
+def import_(
+    kind: Kind,
+    sources: Annotated[list[str], Parameter(required=True)],
+    /,
+    *,
+    store: Path | None = None,
+    keep_as: str | None = None,
+    name: tuple[str, ...] = (),
+    suffixes: tuple[str, ...] = (),
+    samples: tuple[str, ...] = (),
+    allow_pickle: Annotated[bool, Parameter(negative=())] = False,
+    skip_unfinished: Annotated[bool, Parameter(negative=())] = False,
+    metrics: tuple[str, ...] = (),
+    out: Path | None = None,
+    download: Literal["eval", "logs"] = "eval",
+    match: tuple[str, ...] = (),
+    repo_type: Literal["model", "dataset"] = "model",
+    data: Annotated[TaskConfig, DataFlags] = TaskConfig(),
+    split: str = "validation",
+    options: Annotated[ImportConfig, OptionFlags] = ImportConfig(),
+    output: Annotated[OutputConfig, OutputFlags] = OutputConfig(),
+) -> None:
+    """Read the files of the connectivity project, or download them from the hub.
+
+    Example: landform import logs mnli_logs hans_logs --store study
+
+    Parameters
+    ----------
+    kind
+        logs: text logs of interpolate_1d; interpolations: its pickles; surface: pickles of
+        interpolate_2d; samples: per-sample JSON of many models; hub: download, read nothing.
+    sources
+        logs: folders or files, one data set each, the first makes the basins. samples: prefixes or
+        folders, one data set each. hub: prefixes of models, or repositories of logs.
+    store
+        Study directory: the result is kept there, for 'landform report'.
+    keep_as
+        Name of the result in the study (default: connect, surface).
+    name
+        Names of the data sets, in the order of the sources (default: what the files say).
+    suffixes
+        samples: only these files, PREFIX + suffix + .json.
+    samples
+        logs, interpolations: prefixes or folders of per-sample files of the same models, whose
+        metrics are compared between basins.
+    allow_pickle
+        Read pickles: numbers, texts, containers and arrays in them, and nothing else.
+    skip_unfinished
+        logs: leave out pairs whose job was killed, instead of an error.
+    metrics
+        interpolations: names of the columns after the loss. samples: metrics to compute.
+    out
+        hub: folder to download to.
+    download
+        hub: the evaluations of all models of a prefix, or the logs of a repository.
+    match
+        hub: patterns of file names to download in place of the usual ones.
+    repo_type
+        hub: what kind of repository it is.
+    split
+        The split of the task that per-sample files are from.
+    """
+    if kind == "hub":
+        _download(sources, out, download, match, repo_type, output)
+        return
+    if name and len(name) != len(sources):
+        raise ConfigError(
+            f"{len(name)} names for {len(sources)} sources", remedy="give one --name for each"
+        )
+    wanted = _Wanted(name, allow_pickle, skip_unfinished, metrics)
+    if kind == "samples":
+        results = _evaluations(sources, suffixes, data, split, wanted)
+    elif kind == "surface":
+        from landform.exchange.surfaces import read_surfaces
+
+        surface = read_surfaces(sources, allow_pickle=allow_pickle, data=name[0] if name else None)
+        results = {keep_as or "surface": surface}
+    else:
+        lines = _lines(kind, sources, wanted)
+        further = _evaluations(samples, (), data, split, _Wanted((), False, False, metrics))
+        connection = connection_of(lines, endpoints=_table(further), config=options)
+        results = {**further, keep_as or "connect": connection}
+        if not output.json_:
+            _say_lines(connection, options)
+    _keep(results, store, output)
+
+
+def _say_lines(connection: Connection, options: ImportConfig) -> None:
+    for data in connection.data:
+        number = int((connection.pairs["data"] == data).sum())
+        print(f"{data}: {number} lines between {len(connection.names)} models")
+    print(f"intervals: none, the files hold no examples; noise floor {options.noise_floor:g} nats")
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """What was asked of the files."""
+
+    names: Sequence[str]
+    allow_pickle: bool
+    skip_unfinished: bool
+    metrics: Sequence[str]
+
+
+def _lines(kind: Kind, sources: Sequence[str], wanted: _Wanted) -> list[Line]:
+    from landform.exchange.interpolations import read_interpolations
+    from landform.exchange.logs import read_logs
+
+    lines: list[Line] = []
+    for place, source in enumerate(sources):
+        data = wanted.names[place] if wanted.names else None
+        if kind == "logs":
+            lines += read_logs(source, data=data, skip_unfinished=wanted.skip_unfinished)
+        else:
+            lines += read_interpolations(
+                source,
+                allow_pickle=wanted.allow_pickle,
+                data=data,
+                metrics=wanted.metrics or None,
+            )
+    return lines
+
+
+def _evaluations(
+    sources: Sequence[str],
+    suffixes: Sequence[str],
+    data: TaskConfig,
+    split: str,
+    wanted: _Wanted,
+) -> dict[str, Result]:
+    """Evaluations under the names that `landform evaluate` keeps them."""
+    task = make_task(data) if data.task or data.files else None
+    found: dict[str, Result] = {}
+    for place, source in enumerate(sources):
+        default = task.name if task else _data_name(source)
+        name = wanted.names[place] if wanted.names else default
+        evaluations = read_evaluations(
+            find_samples(source, suffixes),
+            task=task,
+            name=name,
+            split=split,
+            metrics=tuple(wanted.metrics),
+        )
+        found |= {slug("evaluate", m, name, split): e for m, e in evaluations.items()}
+    return found
+
+
+def _data_name(source: str) -> str:
+    """`hans` of logs/hans_eval_bert_."""
+    import re
+
+    return re.split(r"_?eval", Path(source).name)[0].strip("_-") or Path(source).name
+
+
+def _table(results: dict[str, Result]) -> pd.DataFrame | None:
+    """Columns of all data sets side by side; None where there are none."""
+    import pandas as pd
+
+    by_data: dict[str, dict[str, Evaluation]] = {}
+    for result in results.values():
+        if isinstance(result, Evaluation):
+            key = f"{result.task}:{result.split}"
+            by_data.setdefault(key, {})[result.checkpoint] = result
+    tables = [endpoint_table(evaluations) for evaluations in by_data.values()]
+    return pd.concat(tables, axis=1) if tables else None
+
+
+def _keep(results: dict[str, Result], store: Path | None, output: OutputConfig) -> None:
+    wrote = []
+    if store is not None:
+        kept = open_study(store)
+        for title, result in results.items():
+            publish(kept, title, result)
+            wrote.append(store / "results" / title)
+    shown = list(results.values())
+    if len(shown) == 1:
+        emit(shown[0], output, wrote)
+    elif output.json_:
+        emit({title: result.to_json() for title, result in results.items()}, output, wrote)
+    else:
+        for result in shown:
+            print(result.reading)
+        emit({}, output, wrote)
+    if store is not None and not output.json_:
+        print(f"next: landform report {store}")
+
+
+def _download(
+    sources: Sequence[str],
+    out: Path | None,
+    download: Literal["eval", "logs"],
+    match: tuple[str, ...],
+    repo_type: Literal["model", "dataset"],
+    output: OutputConfig,
+) -> None:
+    from landform.exchange.hub import fetch_files
+
+    if out is None:
+        raise ConfigError("no folder to download to", remedy="name one: --out FOLDER")
+    wrote: list[Path] = []
+    for source in sources:
+        wrote += fetch_files(source, out, kind=download, match=match, repo_type=repo_type)
+    if not output.json_:
+        print(f"downloaded {len(wrote)} files to {out}")
+    emit({"downloaded": len(wrote)}, output, wrote if output.json_ else [])

@@ -1,0 +1,1 @@
+"""Files of other programs, read into landform's results and written from them; the hub."""
