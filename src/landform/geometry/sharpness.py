@@ -34,7 +34,13 @@ from landform.tasks.task import Task, loss_unit
 from landform.weights.checkpoint import Checkpoint, resolve
 from landform.weights.points import Member
 
-__all__ = ["Sharpness", "SharpnessConfig", "SharpnessPlan", "sharpness"]
+__all__ = [
+    "Sharpness",
+    "SharpnessComparison",
+    "SharpnessConfig",
+    "SharpnessPlan",
+    "sharpness",
+]
 
 
 @dataclass(frozen=True)
@@ -109,6 +115,60 @@ class Sharpness(Result):
         """Plain values; the climbs stay a table."""
         names = [n for n in self.__dataclass_fields__ if n not in ("table", "provenance")]
         return {**{name: getattr(self, name) for name in names}, "provenance": self.provenance}
+
+
+@dataclass(frozen=True)
+class SharpnessComparison(Result):
+    """Sharpness of several checkpoints or by several methods, beside what the checkpoints do."""
+
+    data: tuple[str, ...]
+    """data sets; sharpness is measured on the first one"""
+    kind: str
+    """kind of the task: losses are in nats, for regression in squared units"""
+    table: pd.DataFrame
+    """checkpoint, method, epsilon, loss, maximum, value, value_low, value_high, radius, spread,
+    distance, reach, first_order (see `Sharpness`), and the endpoint columns `data/metric` and
+    `data/subset/metric`"""
+    correlations: pd.DataFrame
+    """method, metric, spearman, low, high, p_value, p_holm, partial, n, in_domain: sharpness with
+    every metric over checkpoints; `partial` holds the in-domain metric fixed, `p_holm` counts
+    all rows out of distribution as one question. Empty for fewer than three checkpoints"""
+    climbs: pd.DataFrame = field(default_factory=pd.DataFrame)
+    """checkpoint, method, restart, step, loss: see `Sharpness.table`"""
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def reading(self) -> str:
+        """One line for a person."""
+        count = self.table["checkpoint"].nunique()
+        parts = []
+        for method, part in self.table.groupby("method", sort=False):
+            low, high = part["value"].min(), part["value"].max()
+            text = f"{method} sharpness {low:.4g} to {high:.4g}"
+            parts.append(text + self._correlation(str(method)))
+        noun = "checkpoint" if count == 1 else "checkpoints"
+        return f"{count} {noun} on {self.data[0]}: {'; '.join(parts)}"
+
+    def _correlation(self, method: str) -> str:
+        """What a method goes along with: the first metric out of distribution, and in domain."""
+        rows = self.correlations[self.correlations["method"] == method]
+        said = []
+        for inside in (False, True):
+            for row in rows[rows["in_domain"] == inside].head(1).itertuples():
+                said.append(
+                    f"Spearman {row.spearman:+.2f} [{row.low:+.2f}, {row.high:+.2f}] with "
+                    f"{row.metric} (p = {row.p_value:.2g})"
+                )
+        return f", {', '.join(said)}" if said else ""
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values; the climbs stay a table."""
+        return {
+            "data": list(self.data),
+            "table": self.table.to_dict("records"),
+            "correlations": self.correlations.to_dict("records"),
+            "provenance": self.provenance,
+        }
 
 
 def sharpness(
