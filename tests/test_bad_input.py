@@ -383,6 +383,11 @@ ABSURD = {
         *["--pairs seed0", "--pairs no-such-file.txt", "--pairs seed0,seed0"],
         *["--pairs seed0,seed9"],
     ],
+    "surface": [
+        *["--size 0", "--size 2", "--size 12", "--extent 1 -1", "--extent 0.1 1", "--extent 0 nan"],
+        *["--range 0", "--range 0.9", "--density -1", "--density 3.7", "--refine -1"],
+        *["--tolerance 0", "--normalise layer", "--directions up", "--engine rya", "--workers 2"],
+    ],
     "distance": ["--by flower", "--dtype int8", "--origin none"],
     "train": [
         *["--seeds -1", "--seeds 0 0", "--seeds", "--percent 0", "--percent 101", "--rows 0"],
@@ -404,6 +409,7 @@ def test_options(refused, place, tmp_path, monkeypatch, command):
         "evaluate": [seeds[0], *data(place), "--store", tmp_path / "study"][:-2],
         "interpolate": [*seeds[:2], *data(place)],
         "connect": [*seeds, *data(place)],
+        "surface": ["--through", *seeds, *data(place)],
         "distance": seeds[:2],
         "train": [place / "base", *splits(place)[:-2], "--out", tmp_path / "out"],
         "demo": ["--out", tmp_path / "demo"],

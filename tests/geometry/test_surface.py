@@ -401,6 +401,14 @@ def test_interrupted_and_gone_on(tmp_path, models, task, plane, evaluations, mon
         assert one.equals(other)
 
 
+def test_a_truncated_cell_is_computed_again(tmp_path, models, task, plane, evaluations):
+    lf.surface(task, through=models, store=tmp_path / "study", **FOUR)
+    cell = next((tmp_path / "study" / "artifacts" / "mix").glob("*/*.safetensors"))
+    cell.write_bytes(cell.read_bytes()[:-9])
+    found = lf.surface(task, through=models, store=tmp_path / "study", **FOUR)
+    assert len(evaluations) == 26 and found.table.equals(plane.table)
+
+
 def test_nothing_is_opened_for_a_finished_surface(tmp_path, models, task, monkeypatch):
     options = {**FOUR, "store": tmp_path / "study"}
     first = lf.surface(task, through=models, **options)
@@ -441,7 +449,7 @@ def test_on_ray(tmp_path, models, task, plane):
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"size": 12}, "a grid of size 12 over -0.5 to 1.5 misses the models.*0 or 1.*9, 13, 17"),
+        ({"size": 12}, "size 12 .* over -0.5 to 1.5 misses the models.*0 or 1.*9, 13, 17"),
         ({"size": 12, "extent": (-1.0, 2.0)}, r"misses the models.*10, 13, 16"),
         ({"extent": (0.2, 1.5)}, "leaves the model at 0 outside"),
         ({"extent": (-1.0, 0.9)}, "leaves the model at 1 outside"),
@@ -466,13 +474,13 @@ def test_grids_that_miss_the_models(models, task, options, says, evaluations):
 
 
 def test_an_even_grid_misses_the_centre(models, task, evaluations):
-    with pytest.raises(ConfigError, match=r"(?s)size 12 over -1 to 1 misses.*11, 13"):
+    with pytest.raises(ConfigError, match=r"(?s)size 12 .* over -1 to 1 misses.*11, 13"):
         lf.surface(task, around=models[0], size=12)
     assert not evaluations
 
 
 def test_models_that_span_no_plane(tmp_path, place, models, task, evaluations):
-    a, b, c = models
+    a, b, _ = models
     with pytest.raises(ConfigError, match=r"are the same model"):
         lf.surface(task, through=[a, b, a])
     copies = save_mix(tmp_path / "copy", place, {"a": 1.0})

@@ -60,14 +60,16 @@ def regular(size: int, extent: tuple[float, float], needed: Sequence[float]) -> 
     outside = [value for value in needed if not low <= value <= high]
     if outside:
         raise ConfigError(
-            f"extent {low:g} to {high:g} leaves the model at {outside[0]:g} outside of the grid",
+            f"a grid from {low:g} to {high:g} (option extent or range) leaves the model at "
+            f"{outside[0]:g} outside",
             remedy=f"use an extent that holds {' and '.join(f'{v:g}' for v in needed)}, "
             "such as -0.5 1.5",
         )
-    if not _hits(size, extent, needed):
+    missed = _missed(size, extent, needed)
+    if missed:
         raise ConfigError(
-            f"a grid of size {size} over {low:g} to {high:g} misses the models: no coordinate is "
-            f"{' or '.join(f'{v:g}' for v in _missed(size, extent, needed))}",
+            f"a grid of size {size} (option size or density) over {low:g} to {high:g} misses the "
+            f"models: no coordinate is {' or '.join(f'{v:g}' for v in missed)}",
             remedy=_sizes_that_hit(size, extent, needed),
         )
     step = (high - low) / (size - 1)
@@ -88,8 +90,8 @@ def with_coordinate(
     low, high = coordinates[0], coordinates[-1]
     if not low <= value <= high:
         raise ConfigError(
-            f"extent {low:g} to {high:g} leaves {name} outside of the grid: it stands at "
-            f"x = {value:.4g}",
+            f"a grid from {low:g} to {high:g} (option extent or range) leaves {name} outside: it "
+            f"stands at x = {value:.4g}",
             remedy=f"use an extent that holds {value:.3g}, or give the models in another order",
         )
     nearest = min(coordinates, key=lambda other: abs(other - value))
@@ -105,12 +107,8 @@ def _missed(size: int, extent: tuple[float, float], needed: Sequence[float]) -> 
     return [v for v, step in zip(needed, steps, strict=True) if abs(step - round(step)) > _HIT]
 
 
-def _hits(size: int, extent: tuple[float, float], needed: Sequence[float]) -> bool:
-    return not _missed(size, extent, needed)
-
-
 def _sizes_that_hit(size: int, extent: tuple[float, float], needed: Sequence[float]) -> str:
-    found = [n for n in range(3, max(8 * size, 101)) if _hits(n, extent, needed)]
+    found = [n for n in range(3, max(8 * size, 101)) if not _missed(n, extent, needed)]
     near = sorted(sorted(found, key=lambda n: abs(n - size))[:3])
     if not near:
         return "use an extent of round numbers, such as -0.5 1.5 with size 13"
