@@ -283,6 +283,49 @@ def test_hans_filters(hans: Path) -> None:
         load_task("hans", data_dir=hans, filters={"heuristic": "lexical"}).examples("validation")
 
 
+def test_hans_has_a_split_per_heuristic_and_label(hans: Path) -> None:
+    task = load_task("hans", data_dir=hans)
+    whole = task.examples("validation")
+    lo = task.examples("lo")
+    assert lo.ids == ("ex5", "ex6", "ex7", "ex8", "ex9") and set(lo.labels.tolist()) == {1}
+    assert task.resolve("lexical_overlap_non_entailment") == task.resolve("lo")
+    assert task.resolve("lo") == "validation_lexical_overlap_non_entailment"
+    assert len(task.examples("train_lo")) == 5
+    parts = [
+        task.examples(f"validation_{heuristic}_{label}").ids
+        for heuristic in catalogue.HANS_HEURISTICS
+        for label in ("entailment", "non_entailment")
+    ]
+    assert sum(parts, ()) == whole.ids
+    # A filter of the user's own applies within the split.
+    chosen = load_task("hans", data_dir=hans, filters={"subcase": "nl_case2"})
+    assert chosen.examples("lo").ids == ("ex7",)
+
+
+def test_a_catalogue_task_takes_files_of_its_columns(hans: Path, glue: Path) -> None:
+    path = hans / "heuristics_evaluation_set.txt"
+    other = hans / "mine.tsv"
+    other.write_text(path.read_text())
+    task = load_task("hans", files={"validation": other})
+    assert task.splits[0] == "validation" and "train" not in task.splits
+    found = load_task("hans", data_dir=hans).fingerprint("validation")
+    assert task.fingerprint("validation") == found
+    assert Task.from_config(task.config).fingerprint("lo") == task.fingerprint("lo")
+    cola = load_task("cola", files={"dev": str(glue / "CoLA" / "dev.tsv")})
+    assert len(cola.examples("in_domain_dev")) == 527
+    mnli = load_task("mnli", files={"dev_mismatched": str(glue / "MNLI" / "dev_mismatched.tsv")})
+    assert mnli.splits == ("validation_mismatched",)
+    with pytest.raises(ConfigError, match=r"files.test: task 'hans' has no split"):
+        load_task("hans", files={"test": other})
+    with pytest.raises(ConfigError, match="files does not go with data_dir"):
+        load_task("hans", files={"validation": other}, data_dir=hans)
+    with pytest.raises(ConfigError, match="no published files; files= was given"):
+        load_task("embedded", files={"validation": other})
+    with pytest.raises(DataError, match=r"mine.tsv.*'premise'|no column"):
+        other.write_text("premise\thypothesis\nx\ty\n")
+        load_task("hans", files={"validation": other})
+
+
 @pytest.mark.parametrize("merge", [None, "logsumexp"])
 def test_hans_on_three_way_and_two_way_models(hans: Path, merge: Any) -> None:
     task = load_task("hans", data_dir=hans, **({} if merge is None else {"merge": merge}))

@@ -35,6 +35,7 @@ __all__ = [
     "missing_column",
     "read_columns",
     "read_file",
+    "read_text",
     "table_of",
 ]
 
@@ -198,6 +199,12 @@ def _opened(path: Path) -> Iterator[io.BufferedReader]:
         raise DataError(
             f"{path} cannot be read: {error.strerror or error}", remedy="check its permissions"
         ) from None
+
+
+def read_text(path: str | Path) -> str:
+    """The text of a UTF-8 file, line ends as they are; `DataError` names the file and the byte
+    that is not UTF-8, or is a NUL."""
+    return _decode(Path(path), _bytes(Path(path)))
 
 
 def _bytes(path: Path) -> bytes:
