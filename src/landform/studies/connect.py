@@ -3,6 +3,8 @@
 Every checkpoint is loaded once and evaluated once; every pair adds the interior points of its
 line. For N checkpoints, P pairs and k points that is N + P (k - 2) evaluations per data set, and
 each mixed model is evaluated on all data sets before it is moved on.
+
+With K landmarks, P is not N (N - 1) / 2 but about N K: see `landform.geometry.landmarks`.
 """
 
 from __future__ import annotations
@@ -10,8 +12,8 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
+from functools import cache, cached_property
 from itertools import combinations
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -22,8 +24,15 @@ from pydantic import Field
 from landform.config import nearest
 from landform.errors import ConfigError
 from landform.evaluation.evaluate import metric_names, subset_masks
-from landform.evaluation.points import Data, PointsWork, data_fingerprint
+from landform.evaluation.points import Data, PointsWork, data_fingerprint, unpack
 from landform.geometry.basins import Clustering, cluster
+from landform.geometry.landmarks import (
+    Landmarks,
+    LandmarkWork,
+    cluster_by_landmarks,
+    medoid_landmarks,
+    partners,
+)
 from landform.geometry.line import (
     SUMMARY_FIELDS,
     LineConfig,
@@ -31,11 +40,18 @@ from landform.geometry.line import (
     line_predictions,
     line_statistics,
 )
+from landform.geometry.similarity import (
+    SIMILARITIES,
+    error_agreement,
+    functional_similarity,
+    js_distance,
+)
 from landform.geometry.statistics import basin_summary, basin_table
+from landform.geometry.transitivity import Transitivity, transitivity
 from landform.results import Result
-from landform.store.artifacts import ArtifactStore, Store
+from landform.store.artifacts import ArtifactStore, Contents, Store
 from landform.store.engines import run_plan
-from landform.store.plan import Forecast, Plan
+from landform.store.plan import Forecast, Job, Plan
 from landform.store.study import open_store, publish
 from landform.tasks.metrics import Predictions, get_metric
 from landform.tasks.task import Task, loss_unit
@@ -58,6 +74,11 @@ class ConnectConfig(LineConfig):
     """Scale s of the affinity exp(-gap^2 / 2 s^2), in nats (default: chosen by the data)."""
     compat: Literal["connectivity"] | None = None
     """'connectivity' repeats the fixed choices of Juneja et al. 2023: scale 1 nat, two basins."""
+    landmarks: int | None = Field(None, ge=2)
+    """Walk lines to this many landmarks only, chosen far apart in weight space, and find the basins
+    from those (default: all pairs)."""
+    landmark_names: tuple[str, ...] = ()
+    """These checkpoints as the landmarks."""
     ood: tuple[str, ...] = ()
     """Columns of the endpoint table to compare between basins (default: the headline metric of
     every further data set and of its first group of subsets)."""
@@ -83,9 +104,10 @@ class Connection(Result):
     curves: pd.DataFrame
     """data, a, b, t, loss, loss_low, loss_high and the metrics at every point of every line"""
     pairs: pd.DataFrame
-    """data, a, b, distance, and barrier, gap, intervals, noise floor of every line"""
+    """data, a, b, distance; barrier, gap, intervals, noise floor of every line; and of its two ends
+    error_agreement, functional_similarity, js_distance (NaN unless the task has classes)"""
     clustering: Clustering | None
-    """None when not all pairs were walked: basins need the whole matrix"""
+    """None when pairs were chosen: basins need the whole matrix, or landmarks"""
     endpoints: pd.DataFrame
     """one row per checkpoint; columns `data/metric` and `data/subset/metric`"""
     statistics: pd.DataFrame | None
@@ -95,9 +117,14 @@ class Connection(Result):
     evaluations: int
     """model evaluations that this result is made of: N + pairs x (points - 2)"""
     provenance: dict[str, Any]
+    landmarks: Landmarks | None = None
+    """where basins were found by landmarks: which, and what other lines say of the basins"""
 
     def matrix(self, quantity: str = "convexity_gap", data: str | None = None) -> pd.DataFrame:
-        """A column of `pairs` as a square, symmetric table with zero diagonal (NaN: not walked)."""
+        """A column of `pairs` as a square, symmetric table (NaN: not walked).
+
+        The diagonal is what a checkpoint is to itself: 1 for the two similarities, else 0.
+        """
         name = data or self.data[0]
         if name not in self.data or quantity not in self.pairs:
             known = self.data if name not in self.data else self.pairs.columns[3:]
@@ -109,7 +136,7 @@ class Connection(Result):
         for a, b, value in zip(rows.a, rows.b, rows[quantity], strict=True):
             table.loc[a, b] = table.loc[b, a] = value
         values = table.to_numpy(copy=True)
-        np.fill_diagonal(values, 0.0)
+        np.fill_diagonal(values, SIMILARITIES.get(quantity, 0.0))
         return pd.DataFrame(values, index=table.index, columns=table.columns)
 
     @property
@@ -126,6 +153,19 @@ class Connection(Result):
     def distances(self) -> pd.DataFrame:
         """Euclidean distances."""
         return self.matrix("distance")
+
+    @cached_property
+    def transitivity(self) -> Transitivity | None:
+        """Triangle-inequality statistics of the gaps, at the noise floors and options of the study.
+
+        None where not all pairs were walked.
+        """
+        gaps = self.gaps
+        if gaps.isna().to_numpy().any():
+            return None
+        config = self.provenance.get("config", {})
+        options = {k: config[k] for k in ("replicates", "seed", "level", "compat") if k in config}
+        return transitivity(gaps, noise_floor=self.matrix("noise_floor").to_numpy(), **options)
 
     @property
     def basins(self) -> pd.Series:
@@ -146,7 +186,8 @@ class Connection(Result):
         )
         if self.clustering is None:
             return f"{len(self.names)} checkpoints, {len(rows)} lines: {gaps}"
-        return f"{len(self.names)} checkpoints: {self._basins_sentence()}; {gaps}"
+        text = f"{len(self.names)} checkpoints: {self._basins_sentence()}; {gaps}"
+        return text if self.landmarks is None else f"{text}; {self.landmarks.reading}"
 
     def _basins_sentence(self) -> str:
         assert self.clustering is not None
@@ -166,6 +207,8 @@ class Connection(Result):
             "pairs": self.pairs.to_dict("records"),
             "basins": {str(k): None if pd.isna(v) else int(v) for k, v in self.basins.items()},
             "clustering": None if self.clustering is None else self.clustering.note,
+            "landmarks": None if self.landmarks is None else self.landmarks.to_json(),
+            "transitivity": None if self.transitivity is None else self.transitivity.to_json(),
             "endpoints": self.endpoints.reset_index(names="name").to_dict("records"),
             "statistics": None if self.statistics is None else self.statistics.to_dict("records"),
             "provenance": self.provenance,
@@ -202,6 +245,8 @@ class ConnectionStudy:
     work: PointsWork
     pairs: tuple[tuple[int, int], ...]
     config: ConnectConfig
+    landmarks: tuple[int, ...] = ()
+    """the landmarks, once they are known"""
 
     @classmethod
     def of(
@@ -234,13 +279,14 @@ class ConnectionStudy:
                 remedy=f"use at most {len(chosen)}, or leave it out: the data choose",
             )
         names = short_names(chosen)
+        landmarks = _named_landmarks(config, names, pairs)
         wanted = (
             list(combinations(range(len(chosen)), 2))
             if pairs is None
             else _index_pairs(pairs, names)
         )
         work = PointsWork(tuple(chosen), data, config)
-        study = cls(names, work, tuple(wanted), config)
+        study = cls(names, work, tuple(wanted), config, landmarks)
         if config.ood or config.in_domain:
             study._columns(study._endpoint_columns())
         return study
@@ -258,8 +304,13 @@ class ConnectionStudy:
         return Plan((*ends, *lines))
 
     def forecast(self, store: ArtifactStore) -> Forecast:
-        """What is left to do, how long it takes here and how much memory."""
-        return self.work.forecast(self.plan, store, workers=self.config.workers)
+        """What is left to do, how long it takes here and how much memory.
+
+        By landmarks, the lines depend on what was found before them: what is not known yet is
+        counted at its most.
+        """
+        plan = self.plan if not self._by_landmarks else self._expected_plan(store)
+        return self.work.forecast(plan, store, workers=self.config.workers)
 
     def run(self, store: ArtifactStore | None, *, progress: bool = False) -> Connection:
         """Run what is missing, assemble the result and keep it under its name."""
@@ -267,18 +318,94 @@ class ConnectionStudy:
             # Per-example outputs of thousands of lines belong on a disk, not in memory.
             with tempfile.TemporaryDirectory(prefix="landform-") as scratch:
                 return self.run(Store.open(scratch), progress=progress)
+        study = self
+        # In this process one loaded model serves all plans; Ray's workers open their own.
+        worker = cache(self.work) if self.config.engine == "local" else self.work
+        if self._by_landmarks:
+            if not self.landmarks:
+                run_plan(Plan([self._choice.job()]), self._choice, store, progress=False)
+            study = self._starred(self._chosen(store))
+            study._walk(worker, store, progress)
+            study = study._verifying(store)
+        study._walk(worker, store, progress)
+        connection = study.collect(store)
+        publish(store, self.config.keep_as, connection)
+        return connection
+
+    def _walk(self, worker: Any, store: ArtifactStore, progress: bool) -> None:
         run_plan(
             self.plan,
-            self.work,
+            worker,
             store,
             engine=self.config.engine,
             workers=self.config.workers,
             progress=progress,
             description="connecting",
         )
-        connection = self.collect(store)
-        publish(store, self.config.keep_as, connection)
-        return connection
+
+    # --- landmarks: lines that depend on what was found before them ------------------------------
+
+    @property
+    def _by_landmarks(self) -> bool:
+        return self.config.landmarks is not None or bool(self.landmarks)
+
+    @property
+    def _choice(self) -> LandmarkWork:
+        """The choice of landmarks, where they are not named."""
+        first = self.work.data[0]
+        return LandmarkWork(
+            self.work.checkpoints,
+            first.task.kind,
+            self.config,
+            self.config.landmarks or 0,
+            self.config.seed,
+        )
+
+    def _chosen(self, store: ArtifactStore) -> tuple[int, ...]:
+        if self.landmarks:
+            return self.landmarks
+        record = store.read(self._choice.job().key).records["landmarks"]
+        return tuple(int(index) for index in record["chosen"])
+
+    def _starred(self, landmarks: tuple[int, ...]) -> ConnectionStudy:
+        """The study of the lines from every checkpoint to the landmarks."""
+        star = {
+            (min(i, k), max(i, k)): None
+            for i in range(len(self.names))
+            for k in landmarks
+            if i != k
+        }
+        return replace(self, pairs=tuple(sorted(star)), landmarks=landmarks)
+
+    def _verifying(self, store: ArtifactStore) -> ConnectionStudy:
+        """With a line from every checkpoint to a random member of its basin, once those are known
+        from the star of lines that is in the store."""
+        data = self.work.data[0]
+        ends = self._ends(store)
+        _, pairs = self._collect_lines(store, ends, 0, data, data.examples(self.config.rows), {})
+        basins = self._divide(pairs).basins
+        names = [self.names[k] for k in self.landmarks]
+        further = [
+            (self.names.index(a), self.names.index(b))
+            for a, b in partners(basins, names, self.config.seed)
+        ]
+        return replace(self, pairs=(*self.pairs, *further))
+
+    def _expected_plan(self, store: ArtifactStore) -> Plan:
+        """The jobs of the landmark way; stand-ins, as many as there can be, for unknown ones."""
+        jobs: list[Job] = []
+        known = bool(self.landmarks)
+        if not known:
+            jobs.append(self._choice.job())
+            known = jobs[0].key in store
+        star = self._starred(self._chosen(store) if known else tuple(range(self._choice.number)))
+        if known and not star.plan.missing(store):
+            return Plan([*jobs, *star._verifying(store).plan.jobs])
+        others = [i for i in range(len(self.names)) if i not in star.landmarks]
+        ring = {frozenset(pair) for pair in zip(others, [*others[1:], *others[:1]], strict=True)}
+        further = [sorted(pair) for pair in ring if len(pair) == 2]
+        lines = [self.work.line_job(a, b, self.ts[1:-1]) for a, b in sorted(further)]
+        return Plan([*jobs, *star.plan.jobs, *lines])
 
     def _ordered_pairs(self) -> list[tuple[int, int]]:
         """Pairs in tiles: a cache of k checkpoints then serves about k^2 / 4 lines per filling."""
@@ -289,11 +416,12 @@ class ConnectionStudy:
 
     def collect(self, store: ArtifactStore) -> Connection:
         """Assemble the result from the outputs in `store`."""
-        ends = [store.read(self.work.point_job(m).key) for m in range(len(self.names))]
+        ends = self._ends(store)
         curves, pairs, endpoints = [], [], []
         for d, data in enumerate(self.work.data):
             examples = data.examples(self.config.rows)
-            curve_rows, pair_rows = self._collect_lines(store, ends, d, data, examples)
+            alike = _alike(ends, d, examples, data.task.kind)
+            curve_rows, pair_rows = self._collect_lines(store, ends, d, data, examples, alike)
             curves.append(curve_rows)
             pairs.append(pair_rows)
             endpoints.append(self._collect_endpoints(ends, d, data, examples))
@@ -322,10 +450,21 @@ class ConnectionStudy:
                     )
                 ),
             },
+            landmarks=None if clustering is None else self._verified(clustering, pair_table),
         )
 
+    def _ends(self, store: ArtifactStore) -> list[Contents]:
+        """The outputs of the checkpoints themselves."""
+        return [store.read(self.work.point_job(m).key) for m in range(len(self.names))]
+
     def _collect_lines(
-        self, store: ArtifactStore, ends: Sequence[Any], d: int, data: Data, examples: Examples
+        self,
+        store: ArtifactStore,
+        ends: Sequence[Any],
+        d: int,
+        data: Data,
+        examples: Examples,
+        alike: Mapping[str, np.ndarray],
     ) -> tuple[pd.DataFrame, pd.DataFrame]:
         """Curves and pairs of one data set. Lines are read and reduced one block at a time:
         per-example outputs of thousands of lines never sit in memory together."""
@@ -346,6 +485,7 @@ class ConnectionStudy:
                 pair_rows.append(
                     {**head, "distance": distances[c]}
                     | {name: float(getattr(statistics, name)[c]) for name in SUMMARY_FIELDS}
+                    | {name: float(values[a, b]) for name, values in alike.items()}
                 )
                 curve_rows += [
                     {
@@ -363,8 +503,6 @@ class ConnectionStudy:
     def _collect_endpoints(
         self, ends: Sequence[Any], d: int, data: Data, examples: Examples
     ) -> pd.DataFrame:
-        from landform.evaluation.points import unpack
-
         masks = subset_masks(data.task, examples)
         rows = []
         for end in ends:
@@ -380,16 +518,11 @@ class ConnectionStudy:
         return pd.DataFrame(rows, index=list(self.names))
 
     def _cluster(self, pairs: pd.DataFrame) -> Clustering | None:
+        if self.landmarks:
+            return self._divide(pairs)
         if len(self.pairs) < len(self.names) * (len(self.names) - 1) // 2:
             return None
-        rows = pairs[pairs.data == self.work.data[0].name]
-        square = pd.DataFrame(0.0, index=list(self.names), columns=list(self.names))
-        floors = square.copy()
-        for a, b, gap, floor in zip(
-            rows.a, rows.b, rows.convexity_gap, rows.noise_floor, strict=True
-        ):
-            square.loc[a, b] = square.loc[b, a] = gap
-            floors.loc[a, b] = floors.loc[b, a] = floor
+        square, floors = self._squares(pairs)
         config = self.config
         return cluster(
             square,
@@ -398,6 +531,61 @@ class ConnectionStudy:
             noise_floor=floors.to_numpy(),
             compat=config.compat == "connectivity",
             seed=config.seed,
+        )
+
+    def _squares(self, pairs: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+        """Gaps and noise floors on the first data set, N x N; NaN where no line was walked."""
+        rows = pairs[pairs.data == self.work.data[0].name]
+        position = {name: i for i, name in enumerate(self.names)}
+        i, j = rows.a.map(position).to_numpy(), rows.b.map(position).to_numpy()
+        tables = []
+        for column in ("convexity_gap", "noise_floor"):
+            values = np.full((len(self.names), len(self.names)), np.nan)
+            np.fill_diagonal(values, 0.0)
+            values[i, j] = values[j, i] = rows[column]
+            tables.append(pd.DataFrame(values, list(self.names), list(self.names)))
+        return tables[0], tables[1]
+
+    def _divide(self, pairs: pd.DataFrame) -> Clustering:
+        """Basins by the lines to the landmarks."""
+        square, floors = self._squares(pairs)
+        columns = [self.names[k] for k in self.landmarks]
+        config = self.config
+        return cluster_by_landmarks(
+            square[columns],
+            floors[columns],
+            n_basins=config.basins,
+            scale="auto" if config.affinity_scale is None else config.affinity_scale,
+            seed=config.seed,
+        )
+
+    def _verified(self, clustering: Clustering, pairs: pd.DataFrame) -> Landmarks | None:
+        """What the lines say of the basins that the landmarks made."""
+        if not self.landmarks:
+            return None
+        names = [self.names[k] for k in self.landmarks]
+        basins = clustering.basins
+        medoids = medoid_landmarks(self._squares(pairs)[0][names], basins)
+        rows = []
+        for row in pairs[pairs.data == self.work.data[0].name].to_dict("records"):
+            a, b = row["a"], row["b"]
+            if basins[a] != basins[b]:
+                kind = "across"
+            elif {a, b} & set(medoids):
+                kind = "medoid"
+            elif not {a, b} & set(names):
+                kind = "member"
+            else:  # to another landmark of its own basin: that made the basin
+                continue
+            gap, floor = float(row["convexity_gap"]), float(row["noise_floor"])
+            values = {"a": a, "b": b, "kind": kind, "gap": gap, "noise_floor": floor}
+            rows.append({**values, "above": gap > floor})
+        n = len(self.names)
+        return Landmarks(
+            names=tuple(names),
+            medoids=medoids,
+            lines=pd.DataFrame(rows, columns=["a", "b", "kind", "gap", "noise_floor", "above"]),
+            evaluations_of_all_pairs=n + n * (n - 1) // 2 * (len(self.ts) - 2),
         )
 
     def _compare(
@@ -477,6 +665,57 @@ def _select(
         found = [item] if isinstance(item, Checkpoint) else select(item)
         chosen += [c for c in found if c.path.resolve() not in {k.path.resolve() for k in chosen}]
     return chosen
+
+
+def _named_landmarks(
+    config: ConnectConfig, names: Sequence[str], pairs: Iterable[tuple[str, str]] | None
+) -> tuple[int, ...]:
+    """Indices of the landmarks that are named; raises where the options do not go together."""
+    if config.landmarks is None and not config.landmark_names:
+        return ()
+    if pairs is not None or config.compat is not None:
+        raise ConfigError(
+            f"landmarks choose the lines: option {'pairs' if pairs is not None else 'compat'} "
+            "does not go with them",
+            remedy="leave one of the two out",
+        )
+    number = len(config.landmark_names) or config.landmarks or 0
+    if config.landmarks is not None and config.landmarks != number:
+        raise ConfigError(
+            f"option landmarks is {config.landmarks}, but landmark_names has {number} names",
+            remedy="leave one of the two out",
+        )
+    if number < max(2, config.basins or 1):
+        raise ConfigError(
+            f"{number} landmarks cannot show {config.basins or 2} basins",
+            remedy="take two landmarks at least, and one for every basin",
+        )
+    if number > len(names):
+        raise ConfigError(
+            f"option landmarks is {number}, but there are {len(names)} checkpoints",
+            remedy="leave it out to walk all pairs",
+        )
+    for name in config.landmark_names:
+        if name not in names:
+            raise ConfigError(
+                f"option landmark_names: no checkpoint is called {name!r}",
+                remedy=f"names: {', '.join(names)}",
+            )
+    return tuple(dict.fromkeys(names.index(name) for name in config.landmark_names))
+
+
+def _alike(
+    ends: Sequence[Contents], d: int, examples: Examples, kind: str
+) -> dict[str, np.ndarray]:
+    """The function-space measures of all pairs of checkpoints, (N, N) each; NaN without classes."""
+    if kind != "classification":
+        return {name: np.full((len(ends), len(ends)), np.nan) for name in SIMILARITIES}
+    logits = np.stack([np.asarray(unpack(end, d, examples, kind)[0].logits) for end in ends])
+    return {
+        "error_agreement": error_agreement(logits, np.asarray(examples.labels)),
+        "functional_similarity": functional_similarity(logits),
+        "js_distance": js_distance(logits),
+    }
 
 
 def _index_pairs(pairs: Iterable[tuple[str, str]], names: Sequence[str]) -> list[tuple[int, int]]:
