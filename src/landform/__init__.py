@@ -33,10 +33,10 @@ if TYPE_CHECKING:
     from landform.curvature.kronfluence import import_kronfluence
     from landform.evaluation.evaluate import Evaluation, evaluate
     from landform.evaluation.hans import score_predictions
+    from landform.exchange.connections import connection_of
     from landform.exchange.evaluations import read_evaluations
     from landform.exchange.hub import push
     from landform.exchange.interpolations import read_interpolations
-    from landform.exchange.lines import connection_of
     from landform.exchange.logs import read_logs
     from landform.exchange.surfaces import read_surfaces
     from landform.geometry.curves import (
@@ -108,7 +108,7 @@ _HOME = {
     "bump_height": "landform.geometry.curves",
     "compare_sharpness": "landform.studies.sharpness",
     "connect": "landform.studies.connect",
-    "connection_of": "landform.exchange.lines",
+    "connection_of": "landform.exchange.connections",
     "convert": "landform.weights.convert",
     "convexity_gap": "landform.geometry.curves",
     "corrupt_labels": "landform.attribution.mislabel",

@@ -26,7 +26,7 @@ def export(
     *,
     out: Annotated[Path, Parameter(required=True)],
     result: str | None = None,
-    data: tuple[str, ...] = (),
+    only: tuple[str, ...] = (),
     output: Annotated[OutputConfig, OutputFlags] = OutputConfig(),
 ) -> None:
     """Write results of a study in the formats of the connectivity project.
@@ -44,12 +44,12 @@ def export(
         Folder to write to.
     result
         Name of the result (default: the only one of its kind).
-    data
+    only
         Only these data sets, as the result names them.
     """
     results = load_results(Store.open(store, create=False))
     if kind == "samples":
-        wrote = _samples(results, out, result, data)
+        wrote = _samples(results, out, result, only)
     elif kind == "surface":
         from landform.exchange.surfaces import write_surfaces
         from landform.geometry.surface import Surface
@@ -62,13 +62,13 @@ def export(
 
         connection: Connection = _one(results, Connection, result, store)
         if kind == "logs":
-            wrote = write_logs(connection, out, data or None)
+            wrote = write_logs(connection, out, only or None)
         else:
             wrote = [
                 write_interpolations(
                     connection, out / f"interpol_{slug(*name.split(':'))}.pkl", name
                 )
-                for name in data or connection.data
+                for name in only or connection.data
             ]
     emit({"written": len(wrote)} if output.json_ else {}, output, wrote)
 
@@ -90,14 +90,14 @@ def _one(results: dict[str, Any], kind: type, name: str | None, store: Path) -> 
 
 
 def _samples(
-    results: dict[str, Any], out: Path, name: str | None, data: tuple[str, ...]
+    results: dict[str, Any], out: Path, name: str | None, only: tuple[str, ...]
 ) -> list[Path]:
     wrote = []
     for title, value in results.items():
         if not isinstance(value, Evaluation) or value.kind != "classification":
             continue
         own = f"{value.task}:{value.split}"
-        if (name in (None, title)) and (not data or own in data):
+        if (name in (None, title)) and (not only or own in only):
             checkpoint = slug(Path(value.checkpoint).name)
             path = out / slug(value.task, value.split) / f"{checkpoint}.json"
             write_samples(path, value.log, value.label_names)

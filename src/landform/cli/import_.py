@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
@@ -20,15 +20,13 @@ from landform.cli.common import (
 )
 from landform.errors import ConfigError
 from landform.evaluation.evaluate import Evaluation
-from landform.exchange.evaluations import endpoint_table, find_samples, read_evaluations
-from landform.exchange.lines import ImportConfig, Line, connection_of
+from landform.exchange.connections import ImportConfig, connection_of
+from landform.exchange.evaluations import find_samples, read_evaluations
+from landform.exchange.lines import Line
 from landform.results import Result
 from landform.store.study import publish, slug
 from landform.studies.connect import Connection
 from landform.tasks.task import TaskConfig
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 __all__ = ["import_"]
 
@@ -115,7 +113,7 @@ def import_(
     else:
         lines = _lines(kind, sources, wanted)
         further = _evaluations(samples, (), data, split, _Wanted((), False, False, metrics))
-        connection = connection_of(lines, endpoints=_table(further), config=options)
+        connection = connection_of(lines, evaluations=_by_data(further), config=options)
         results = {**further, keep_as or "connect": connection}
         if not output.json_:
             _say_lines(connection, options)
@@ -189,17 +187,14 @@ def _data_name(source: str) -> str:
     return re.split(r"_?eval", Path(source).name)[0].strip("_-") or Path(source).name
 
 
-def _table(results: dict[str, Result]) -> pd.DataFrame | None:
-    """Columns of all data sets side by side; None where there are none."""
-    import pandas as pd
-
-    by_data: dict[str, dict[str, Evaluation]] = {}
+def _by_data(results: dict[str, Result]) -> list[dict[str, Evaluation]]:
+    """The evaluations of each data set, by model."""
+    found: dict[str, dict[str, Evaluation]] = {}
     for result in results.values():
         if isinstance(result, Evaluation):
-            key = f"{result.task}:{result.split}"
-            by_data.setdefault(key, {})[result.checkpoint] = result
-    tables = [endpoint_table(evaluations) for evaluations in by_data.values()]
-    return pd.concat(tables, axis=1) if tables else None
+            data = f"{result.task}:{result.split}"
+            found.setdefault(data, {})[result.checkpoint] = result
+    return list(found.values())
 
 
 def _keep(results: dict[str, Result], store: Path | None, output: OutputConfig) -> None:

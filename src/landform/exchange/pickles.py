@@ -136,6 +136,11 @@ def _encode(text: str, coding: str = "latin1") -> bytes:
     return text.encode("utf-8" if coding in ("utf-8", "utf8") else "latin1")
 
 
+def _no_bytes() -> bytes:
+    """How old protocols write bytes where there are none; called with anything it is an error."""
+    return b""
+
+
 def _storage(data: bytes) -> _Array:
     """The numbers of a torch storage, which its pickle holds as a file of torch's inside."""
     import torch
@@ -183,6 +188,7 @@ _ADMITTED: dict[tuple[str, str], Callable[..., Any]] = {
     ("numpy", "ndarray"): _Name("numpy.ndarray"),
     ("numpy", "dtype"): _Type,
     ("_codecs", "encode"): _encode,
+    ("__builtin__", "bytes"): _no_bytes,
     ("collections", "OrderedDict"): dict,
     ("torch._utils", "_rebuild_tensor_v2"): _tensor,
     ("torch.storage", "_load_from_bytes"): _storage,
