@@ -15,6 +15,7 @@ same result: its state is kept in the store every `save_every` steps.
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -42,7 +43,7 @@ from landform.geometry.paths import squared_distances
 from landform.geometry.volumes import Cliques, log_volume
 from landform.store.artifacts import ArtifactStore, Contents, MemoryStore
 from landform.store.engines import run_plan
-from landform.store.plan import Job, Plan
+from landform.store.plan import Forecast, Job, Plan
 from landform.store.progress import Track, track
 from landform.weights.checkpoint import Checkpoint
 from landform.weights.space import ParameterSpace
@@ -80,8 +81,8 @@ class FitConfig(PointsConfig):
     noise: float = Option(0.0, ge=0, allow_inf_nan=False)
     """Length of a random step added to every point at its start, in units of the largest distance
     between the checkpoints (of a single one: of its norm)."""
-    volume_weight: float = Option(0.0, ge=0, allow_inf_nan=False)
-    """Weight of the log-volume, which keeps the points apart."""
+    volume_weight: float | None = Option(None, ge=0, allow_inf_nan=False)
+    """Weight of the log-volume, which keeps the points apart (default: 0 for curves)."""
     parameters: tuple[str, ...] = ("*",)
     """Patterns of the tensors that are fitted; all others stay where the start put them."""
     compat: Literal["connectivity"] | None = None
@@ -93,9 +94,9 @@ class FitConfig(PointsConfig):
     @property
     def lam(self) -> float:
         """The weight of the log-volume that applies."""
-        if self.compat == "connectivity" and "volume_weight" not in self.model_fields_set:
-            return 1e-4
-        return self.volume_weight
+        if self.volume_weight is not None:
+            return self.volume_weight
+        return 1e-4 if self.compat == "connectivity" else 0.0
 
     def rate(self, step: int) -> float:
         """The learning rate of a step, 0 <= step < steps."""
@@ -484,6 +485,22 @@ class FitWork:
         marks = [m for m in range(every, self.total, every) if m > done]
         stops = [*marks, self.total]
         return Plan(self.job(b, a) for a, b in zip([done, *marks], stops, strict=True))
+
+    def forecast(self, store: ArtifactStore) -> Forecast:
+        """Steps that remain, their time (from one real step, after a warm-up), and memory."""
+        if self.final.key in store:
+            return Plan((self.final,)).forecast(store, unit="steps")
+        worker = FitWorker(self, MemoryStore(), Track())
+        worker.descent.advance()
+        start = time.perf_counter()
+        worker.descent.advance()
+        seconds = time.perf_counter() - start
+        held = self.points.forecast(Plan(()), store).memory or 0.0
+        # The points, their gradient, and what Adam keeps of it.
+        own = 4 * worker.descent.free.numel() * worker.descent.free.element_size()
+        return self.plan(store).forecast(
+            store, seconds_per_unit=seconds, memory=held + own, unit="steps"
+        )
 
 
 def run_fit(work: FitWork, store: ArtifactStore, *, progress: bool = False) -> Contents:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Self
@@ -46,6 +47,7 @@ from landform.weights.checkpoint import (
     check_same_architecture,
     load_model,
     load_tokenizer,
+    quiet_transformers,
     resolve,
 )
 from landform.weights.points import Vertex
@@ -58,8 +60,9 @@ __all__ = [
     "PathConfig",
     "PathEvaluation",
     "WalkConfig",
+    "curve_work",
     "fit_curve",
-    "plan_curve",
+    "plan_path",
     "walk",
 ]
 
@@ -368,28 +371,20 @@ def space_of(checkpoint: Checkpoint, kind: str, config: LoadConfig) -> Parameter
     return ParameterSpace.of(load_model(checkpoint, kind, config))
 
 
-def plan_curve(
-    a: Named,
-    b: Named,
-    task: Task,
-    split: str,
+def plan_path(
+    fit: FitWork,
     evaluation: Data,
     also: Sequence[Task | Data | tuple[Task, str]],
-    config: CurveConfig,
-    path: PathConfig,
-) -> tuple[FitWork, PointsWork, Plan]:
-    """What fitting and evaluating a curve takes: the fit, and the evaluation with its jobs.
-
-    The points of the curve are not known before it is fitted; their jobs only stand for them.
-    """
-    fit = curve_work(a, b, task, split, config)
+    config: PathConfig,
+) -> tuple[PointsWork, Plan]:
+    """What evaluating a curve takes, before it is fitted: its own points are only stood for."""
     data = (evaluation, *(as_data(item, evaluation.split) for item in also))
-    work = PointsWork((fit.checkpoints[0], fit.checkpoints[1]), data, path)
-    shares = np.arange(path.points) / (path.points - 1)
-    extra = config.bends if path.bend_points else 0
-    curve = Job("mix", {"of": fit.final.key}, cost=float(path.points - 2 + extra), label="the path")
+    work = PointsWork(fit.checkpoints[:2], data, config)
+    shares = np.arange(config.points) / (config.points - 1)
+    extra = fit.shape.bends if config.bend_points else 0
+    curve = Job("mix", {"of": fit.final.key}, cost=float(config.points - 2 + extra), label="path")
     line = work.line_job(0, 1, shares[1:-1].tolist())
-    return fit, work, Plan((work.point_job(0), work.point_job(1), curve, line))
+    return work, Plan((work.point_job(0), work.point_job(1), curve, line))
 
 
 # --- evaluating ---------------------------------------------------------------------------------
@@ -435,13 +430,17 @@ class FittedPath:
         bend_points, rows, ...); how the model is run (dtype, token_budget, device, ...) is as in
         the fit unless given.
         """
+        data = (as_data(task, split), *(as_data(item, split) for item in also))
+        walked = self.walked(data, **options)
+        return walked.run(open_store(store), progress=progress)
+
+    def walked(self, data: Sequence[Data], **options: Any) -> WalkWork:
+        """Its evaluation, before it is run."""
         kept = self.fit.provenance["config"]
         inherited = {n: kept[n] for n in DataConfig.model_fields if n not in ("rows", "seed")}
         config = PathConfig.parse({**inherited, **options}, where="evaluate")
-        data = (as_data(task, split), *(as_data(item, split) for item in also))
-        work = PointsWork(self.checkpoints, data, config, self.vertices)
-        members = [0, *range(2, 2 + len(self.vertices)), 1]
-        return evaluate_path(work, members, self.course, open_store(store), progress=progress)
+        work = PointsWork(self.checkpoints, tuple(data), config, self.vertices)
+        return WalkWork(work, (0, *range(2, 2 + len(self.vertices)), 1), self.course, config)
 
     def checkpoint(self, t: float, directory: str | os.PathLike[str], **options: Any) -> Checkpoint:
         """Write the model at position t as a checkpoint: config and tokenizer are those of a.
@@ -462,7 +461,7 @@ class FittedPath:
         bound = space.bind(model)
         bound.combine(points, self.course.weights(t)[0].tolist())
         tokenizer = load_tokenizer(self.checkpoints[0])
-        with atomic_directory(target) as fresh:
+        with atomic_directory(target) as fresh, quiet_transformers():
             model.save_pretrained(fresh)
             tokenizer.save_pretrained(fresh)
         return resolve(target)
@@ -604,7 +603,8 @@ def walk(
                 remedy="name each checkpoint once",
             )
     course = Course("polyline", squared)
-    return evaluate_path(work, range(len(members)), course, open_store(store), progress=progress)
+    walked = WalkWork(work, tuple(range(len(members))), course, config)
+    return walked.run(open_store(store), progress=progress)
 
 
 def _walked(work: PointsWork) -> Floats:
@@ -621,69 +621,84 @@ def _walked(work: PointsWork) -> Floats:
     return squared_distances(points)
 
 
-def evaluate_path(
-    work: PointsWork,
-    members: Sequence[int],
-    course: Course,
-    store: ArtifactStore,
-    *,
-    progress: bool = False,
-) -> PathEvaluation:
-    """Evaluate a path whose control points are these members of `work`, first to last."""
-    config = work.config
-    assert isinstance(config, PathConfig)
-    ts, shares = course.positions(config.points, bends=config.bend_points)
-    jobs = [_point(work, members, row) for row in course.weights(ts)]
-    line = work.line_job(members[0], members[-1], shares[1:-1].tolist())
-    run_plan(
-        Plan((jobs[0], jobs[-1], *jobs[1:-1], line)),
-        work,
-        store,
-        progress=progress,
-        description="walking",
-    )
-    contents, chord = [store.read(job.key) for job in jobs], store.read(line.key)
-    tables: list[pd.DataFrame] = []
-    lines: list[pd.DataFrame] = []
-    summary: list[dict[str, Any]] = []
-    reduction: list[dict[str, Any]] = []
-    for d, data in enumerate(work.data):
-        examples, kind = data.examples(config.rows), data.task.kind
-        curve = [unpack(one, d, examples, kind)[0] for one in contents]
-        straight = line_predictions((contents[0], contents[-1]), chord, d, examples, kind)
-        places = {
-            "t": ts,
-            "arc": shares,
-            "distance_a": course.distances(ts, 0),
-            "distance_b": course.distances(ts, course.points - 1),
-        }
-        on_line = {"t": shares, "arc": shares}
-        on_line |= {"distance_a": shares * course.chord, "distance_b": (1 - shares) * course.chord}
-        for name, points, where, length, rows in (
-            ("curve", curve, places, course.length, tables),
-            ("line", straight, on_line, course.chord, lines),
-        ):
-            row, table = _statistics(data, points, where, length, config)
-            rows.append(table)
-            summary.append({"data": data.name, "path": name, **row})
-        reduction.append({"data": data.name, **_reduction(straight, curve, shares, config)})
-    ends = work.members[members[0]], work.members[members[-1]]
-    return PathEvaluation(
-        a=ends[0].spec,
-        b=ends[1].spec,
-        kind=work.data[0].task.kind,
-        curve=course.kind,
-        table=pd.concat(tables, ignore_index=True),
-        line=pd.concat(lines, ignore_index=True),
-        summary=pd.DataFrame(summary),
-        reduction=pd.DataFrame(reduction),
-        length=course.length,
-        chord=course.chord,
-        provenance={
-            "members": [work.members[m].fingerprint for m in members],
-            "config": config.model_dump(mode="json"),
-        },
-    )
+@dataclass(frozen=True, eq=False)
+class WalkWork:
+    """The evaluation of a path whose control points are these members of `work`, in order."""
+
+    work: PointsWork
+    members: tuple[int, ...]
+    course: Course
+    config: PathConfig
+
+    @cached_property
+    def places(self) -> tuple[Floats, Floats]:
+        """(t, share of the arc length) of the points."""
+        return self.course.positions(self.config.points, bends=self.config.bend_points)
+
+    @cached_property
+    def jobs(self) -> list[Job]:
+        """One for each point: a vertex is evaluated as itself, so that it is evaluated once."""
+        weights = self.course.weights(self.places[0])
+        return [_point(self.work, self.members, row) for row in weights]
+
+    @cached_property
+    def line(self) -> Job:
+        """The inner points of the straight line."""
+        shares = self.places[1][1:-1].tolist()
+        return self.work.line_job(self.members[0], self.members[-1], shares)
+
+    @property
+    def plan(self) -> Plan:
+        """Everything to be evaluated."""
+        return Plan((self.jobs[0], self.jobs[-1], *self.jobs[1:-1], self.line))
+
+    def run(self, store: ArtifactStore, *, progress: bool = False) -> PathEvaluation:
+        """Evaluate what is missing."""
+        work, course = self.work, self.course
+        run_plan(self.plan, work, store, progress=progress, description="walking")
+        contents, chord = [store.read(job.key) for job in self.jobs], store.read(self.line.key)
+        parts = []
+        for d, data in enumerate(work.data):
+            examples, kind = data.examples(self.config.rows), data.task.kind
+            curve = [unpack(one, d, examples, kind)[0] for one in contents]
+            straight = line_predictions((contents[0], contents[-1]), chord, d, examples, kind)
+            parts.append(self._compare(data, curve, straight))
+        ends = work.members[self.members[0]], work.members[self.members[-1]]
+        tables = [pd.concat([part[i] for part in parts], ignore_index=True) for i in range(4)]
+        return PathEvaluation(
+            a=ends[0].spec,
+            b=ends[1].spec,
+            kind=work.data[0].task.kind,
+            curve=course.kind,
+            table=tables[0],
+            line=tables[1],
+            summary=tables[2],
+            reduction=tables[3],
+            length=course.length,
+            chord=course.chord,
+            provenance={
+                "members": [work.members[m].fingerprint for m in self.members],
+                "config": self.config.model_dump(mode="json"),
+            },
+        )
+
+    def _compare(
+        self, data: Data, curve: Sequence[Predictions], line: Sequence[Predictions]
+    ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+        """(table, line, summary, reduction) of one data set."""
+        course, (t, share) = self.course, self.places
+        on_curve = {"t": t, "arc": share, "distance_a": course.distances(t, 0)}
+        on_curve["distance_b"] = course.distances(t, course.points - 1)
+        on_line = {"t": share, "arc": share, "distance_a": share * course.chord}
+        on_line["distance_b"] = (1.0 - share) * course.chord
+        first, table = _statistics(data, curve, on_curve, course.length, self.config)
+        second, straight = _statistics(data, line, on_line, course.chord, self.config)
+        summary = [
+            {"data": data.name, "path": "curve", **first},
+            {"data": data.name, "path": "line", **second},
+        ]
+        saved = {"data": data.name, **_reduction(line, curve, share, self.config)}
+        return table, straight, pd.DataFrame(summary), pd.DataFrame([saved])
 
 
 def _point(work: PointsWork, members: Sequence[int], weights: Floats) -> Job:

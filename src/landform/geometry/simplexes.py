@@ -44,6 +44,7 @@ __all__ = [
     "ComplexFit",
     "FittedComplex",
     "SampleConfig",
+    "complex_work",
     "fit_complex",
     "plan_complex",
 ]
@@ -57,7 +58,7 @@ class ComplexConfig(FitConfig):
 
     connectors: int = Option(2, ge=1)
     """Vertices that are fitted, added one after another."""
-    volume_weight: float = Option(1e-4, ge=0, allow_inf_nan=False)
+    volume_weight: float | None = Option(1e-4, ge=0, allow_inf_nan=False)
     """Weight of the log-volume: larger complexes are worth a little loss."""
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from landform.config import Config
 from landform.evaluation.evaluate import EvaluateConfig, evaluate
+from landform.geometry.fitting import STARTS
 from landform.geometry.line import InterpolateConfig, interpolate
 from landform.geometry.ridge import RidgeConfig, ridge
 from landform.geometry.surface import SurfaceConfig, SurfaceStudy
@@ -22,7 +23,14 @@ from landform.studies.attribute import (
 )
 from landform.studies.connect import ConnectConfig, ConnectionStudy
 from landform.studies.counterfactual import CounterfactualConfig, CounterfactualStudy
+from landform.studies.fits import (
+    ComplexStudy,
+    ComplexStudyConfig,
+    CurveStudy,
+    CurveStudyConfig,
+)
 from landform.studies.lds import LdsConfig, LdsStudy
+from landform.studies.sharpness import CompareSharpnessConfig, SharpnessStudy
 from landform.tasks.task import Task
 from landform.training.finetune import TrainStudy
 from landform.training.options import TrainConfig
@@ -78,6 +86,11 @@ def _placed(file: StudyFile, options: dict[str, Any], *names: str) -> dict[str, 
 def _queries(file: StudyFile, task: str, name: str) -> tuple[Task, str]:
     """A split of the task by its name, or TASK:SPLIT."""
     return file.task(name if ":" in name else f"{task.partition(':')[0]}:{name}")
+
+
+def _train_split(name: str) -> str:
+    """The split that TASK:SPLIT names, train where it names none."""
+    return name.partition(":")[2] or "train"
 
 
 class TrainStep(TrainConfig, Step):
@@ -310,6 +323,141 @@ class ConnectStep(ConnectConfig, Step):
         )
 
 
+class SharpnessStep(CompareSharpnessConfig, Step):
+    """How far the loss rises around checkpoints."""
+
+    checkpoints: str | tuple[str, ...]
+    """Names or patterns."""
+    task: str
+    """The data set to measure on, TASK or TASK:SPLIT."""
+    also: tuple[str, ...] = ()
+    """Further data sets to correlate with, TASK or TASK:SPLIT."""
+
+    def check(self, file: StudyFile) -> None:
+        """Look for the data, and for the checkpoints that are there already."""
+        _resolve(file, [self.task, *self.also])
+        if _find(file, _as_tuple(self.checkpoints)):
+            self.study(file)
+
+    def forecast(self, file: StudyFile, store: ArtifactStore | None) -> str:
+        """Evaluations, time and memory."""
+        return self.study(file).forecast(store or MemoryStore()).reading
+
+    def run(self, file: StudyFile, store: ArtifactStore, progress: bool) -> list[Result]:
+        """Climb what is missing."""
+        return [self.study(file).run(store, progress=progress)]
+
+    def study(self, file: StudyFile) -> SharpnessStudy:
+        """The plan of all climbs."""
+        task, split = file.task(self.task)
+        return SharpnessStudy.of(
+            file.places(self.checkpoints),
+            task,
+            split=split,
+            also=[file.task(name) for name in self.also],
+            **self.options(CompareSharpnessConfig),
+        )
+
+
+class CurveStep(CurveStudyConfig, Step):
+    """Fit a curve between two checkpoints, and walk it beside the line."""
+
+    a: str
+    """The checkpoint at t = 0."""
+    b: str
+    """The checkpoint at t = 1."""
+    task: str
+    """The data set to fit on, TASK or TASK:SPLIT (default split: train)."""
+    eval_split: str = "validation"
+    """The split to evaluate on."""
+    also: tuple[str, ...] = ()
+    """Further data sets to evaluate, TASK or TASK:SPLIT."""
+    out: str | None = None
+    """Keep the fitted path in this directory."""
+
+    def _names(self) -> list[str]:
+        return [self.a, self.b, *([] if self.start in STARTS else [self.start])]
+
+    def check(self, file: StudyFile) -> None:
+        """Look for the data, and for the checkpoints that are there already."""
+        _resolve(file, self.also)
+        file.task(self.task)[0].resolve(self.eval_split)
+        if _find(file, self._names()):
+            self.study(file)
+
+    def forecast(self, file: StudyFile, store: ArtifactStore | None) -> str:
+        """Steps and evaluations, time and memory."""
+        parts = self.study(file).forecast(store or MemoryStore())
+        return "; then ".join(part.reading for part in parts)
+
+    def run(self, file: StudyFile, store: ArtifactStore, progress: bool) -> list[Result]:
+        """Fit and evaluate what is missing."""
+        path, found = self.study(file).run(store, progress=progress)
+        if self.out is not None:
+            path.save(file.base / self.out)
+        return [path.fit, found]
+
+    def study(self, file: StudyFile) -> CurveStudy:
+        """The plan of the fit and the walk."""
+        options = self.options(CurveStudyConfig)
+        if self.start not in STARTS:
+            options["start"] = str(file.place(self.start))
+        return CurveStudy.of(
+            file.place(self.a),
+            file.place(self.b),
+            file.task(self.task)[0],
+            split=_train_split(self.task),
+            eval_split=self.eval_split,
+            also=[file.task(name) for name in self.also],
+            options=options,
+        )
+
+
+class SimplexStep(ComplexStudyConfig, Step):
+    """Fit a simplicial complex through checkpoints."""
+
+    checkpoints: str | tuple[str, ...]
+    """Names or patterns."""
+    task: str
+    """The data set to fit on, TASK or TASK:SPLIT (default split: train)."""
+    eval_split: str = "validation"
+    """The split to evaluate on."""
+    also: tuple[str, ...] = ()
+    """Further data sets to evaluate, TASK or TASK:SPLIT."""
+    out: str | None = None
+    """Keep the fitted complex in this directory."""
+
+    def check(self, file: StudyFile) -> None:
+        """Look for the data, and for the checkpoints that are there already."""
+        _resolve(file, self.also)
+        file.task(self.task)[0].resolve(self.eval_split)
+        if _find(file, _as_tuple(self.checkpoints)):
+            self.study(file)
+
+    def forecast(self, file: StudyFile, store: ArtifactStore | None) -> str:
+        """Steps and evaluations, time and memory."""
+        parts = self.study(file).forecast(store or MemoryStore())
+        return "; then ".join(part.reading for part in parts)
+
+    def run(self, file: StudyFile, store: ArtifactStore, progress: bool) -> list[Result]:
+        """Fit and evaluate what is missing."""
+        found, fit = self.study(file).run(store, progress=progress)
+        if self.out is not None:
+            found.save(file.base / self.out)
+        return [fit]
+
+    def study(self, file: StudyFile) -> ComplexStudy:
+        """The plan of the fit and the samples."""
+        return ComplexStudy.of(
+            select(file.places(self.checkpoints)),
+            file.task(self.task)[0],
+            split=_train_split(self.task),
+            eval_split=self.eval_split,
+            also=[file.task(name) for name in self.also],
+            options=self.options(ComplexStudyConfig),
+        )
+
+
 class InfluenceStep(AttributionConfig, Step):
     """Score training rows for queries."""
 
@@ -474,6 +622,9 @@ STEPS: dict[str, type[Step]] = {
     "surface": SurfaceStep,
     "ridge": RidgeStep,
     "connect": ConnectStep,
+    "curve": CurveStep,
+    "simplex": SimplexStep,
+    "sharpness": SharpnessStep,
     "influence": InfluenceStep,
     "mislabel": MislabelStep,
     "lds": LdsStep,

@@ -1,0 +1,112 @@
+"""`landform curve`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from landform.cli.common import (
+    DataFlags,
+    OptionFlags,
+    OutputConfig,
+    OutputFlags,
+    also_tasks,
+    emit,
+    make_task,
+    open_existing,
+    open_study,
+)
+from landform.cli.influence import say_forecasts
+from landform.errors import ConfigError
+from landform.geometry.fitting import check_target
+from landform.studies.fits import CurveStudy, CurveStudyConfig
+from landform.tasks.task import TaskConfig
+
+__all__ = ["curve"]
+
+
+def curve(
+    a: str,
+    b: str,
+    /,
+    *,
+    data: Annotated[TaskConfig, DataFlags] = TaskConfig(),
+    split: str = "train",
+    eval_split: str = "validation",
+    also: tuple[str, ...] = (),
+    store: Path | None = None,
+    out: Path | None = None,
+    models_at: tuple[float, ...] = (),
+    figure: Path | None = None,
+    dry_run: Annotated[bool, Parameter(negative=())] = False,
+    options: Annotated[CurveStudyConfig, OptionFlags] = CurveStudyConfig(),
+    output: Annotated[OutputConfig, OutputFlags] = OutputConfig(),
+) -> None:
+    """Fit a curve of low loss between two checkpoints, and walk it beside the line.
+
+    Example: landform curve runs/seed0 runs/seed1 --task sst2 --bends 1 --store study
+
+    Parameters
+    ----------
+    a
+        The checkpoint at t = 0.
+    b
+        The checkpoint at t = 1.
+    split
+        The split to fit on.
+    eval_split
+        The split to evaluate on.
+    also
+        Further data sets to evaluate: NAME, NAME:SPLIT, FILE.yaml or FILE.yaml:SPLIT.
+    store
+        Study directory: the fit goes on from there after a kill, points are kept and reused.
+    out
+        Keep the fitted path in this directory, for `FittedPath.load`.
+    models_at
+        Write the models at these t as checkpoints into OUT/at<T>.
+    figure
+        Write the curve as a figure (.png, .pdf or .svg).
+    dry_run
+        Say what would be fitted and evaluated, with time and memory; keep nothing.
+    """
+    if figure is not None:
+        from landform.report.style import check_figure
+
+        check_figure(figure)
+    if models_at and out is None:
+        raise ConfigError("option models_at needs a directory", remedy="give --out DIR too")
+    if any(not 0 <= t <= 1 for t in models_at):
+        raise ConfigError(f"option models_at: {models_at}", remedy="a curve runs from 0 to 1")
+    if out is not None:
+        check_target(out, "path.json")
+    study = CurveStudy.of(
+        a,
+        b,
+        make_task(data),
+        split=split,
+        eval_split=eval_split,
+        also=also_tasks(also),
+        options=dict(options),
+    )
+    if dry_run:
+        say_forecasts(["fit", "evaluation"], study.forecast(open_existing(store)), output)
+        return
+    kept = open_study(store)
+    path, result = study.run(kept, progress=not output.quiet)
+    wrote: list[Path] = []
+    if store is not None:
+        wrote += [store / "results" / study.name(what) for what in ("curve", "fit")]
+    if out is not None:
+        wrote.append(path.save(out))
+        for t in models_at:
+            path.checkpoint(t, out / f"at{t:g}")
+            wrote.append(out / f"at{t:g}")
+    if figure is not None:
+        from landform.report.figures import save
+
+        wrote.append(save(result.plot(), figure))
+    if not output.json_:
+        print(path.reading)
+    emit(result, output, wrote)
