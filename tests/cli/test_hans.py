@@ -65,6 +65,11 @@ def test_evaluate_says_every_group(say: Any, tmp_path: Path, save_checkpoint: An
     subsets = {row["subset"] for row in found["subsets"]}
     assert {"lexical_overlap/non-entailment", "ln_subject/object_swap", "temp1"} <= subsets
     assert all(row["low"] <= row["value"] <= row["high"] for row in found["subsets"])
+    status, out, err = say(*words, "--breakdown")
+    assert status == 0, err
+    lines = out.splitlines()
+    assert lines[1].split() == ["subset", "n", "accuracy", "low", "high"]
+    assert len(lines) == 2 + len(subsets) and any("temp68" in line for line in lines)
     status, out, err = say(*words, "--split", "lo", "--shuffle-seed", 0, "--shard", "1/2", "--json")
     assert status == 0, err
     (found,) = json.loads(out)["evaluations"]

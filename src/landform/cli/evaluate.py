@@ -17,12 +17,12 @@ from landform.cli.common import (
     make_task,
     open_existing,
     open_study,
+    print_table,
 )
 from landform.errors import ConfigError
-from landform.evaluation.evaluate import EvaluateConfig, plan_evaluation
+from landform.evaluation.evaluate import EvaluateConfig, Evaluation, plan_evaluation
 from landform.evaluation.evaluate import evaluate as evaluate_checkpoint
 from landform.evaluation.samples import write_samples
-from landform.results import Result
 from landform.store.atomic import check_place
 from landform.store.plan import Plan
 from landform.store.study import publish, slug
@@ -40,6 +40,7 @@ def evaluate(
     split: str = "validation",
     store: Path | None = None,
     samples: Path | None = None,
+    breakdown: Annotated[bool, Parameter(negative=())] = False,
     dry_run: Annotated[bool, Parameter(negative=())] = False,
     options: Annotated[EvaluateConfig, OptionFlags] = EvaluateConfig(),
     output: Annotated[OutputConfig, OutputFlags] = OutputConfig(),
@@ -59,6 +60,8 @@ def evaluate(
         results/evaluate-NAME-TASK-SPLIT/log.parquet.
     samples
         Directory for per-sample JSON files, NAME.json, in the connectivity project's format.
+    breakdown
+        Print the task's headline metric on every subset (--json and --store have all metrics).
     dry_run
         Say what would be evaluated, with time and memory; keep nothing.
     """
@@ -73,7 +76,7 @@ def evaluate(
         return
     names = short_names(chosen)
     kept = open_study(store)
-    results: list[Result] = []
+    results: list[Evaluation] = []
     wrote: list[Path] = []
     for name, checkpoint in zip(names, chosen, strict=True):
         result = evaluate_checkpoint(
@@ -93,7 +96,19 @@ def evaluate(
         return
     for shown in results:
         print(shown.reading)
+        if breakdown:
+            print_subsets(shown, task)
     emit({}, output, wrote)
+
+
+def print_subsets(result: Evaluation, task: Task) -> None:
+    """The headline metric on every subset, as a table."""
+    metric = task.metrics[0]
+    rows = result.subsets[result.subsets.metric == metric].rename(columns={"value": metric})
+    if len(rows):
+        print_table(rows[["subset", "n", metric, "low", "high"]])
+    else:
+        print(f"task {task.name} has no subsets; --subsets COLUMN makes some")
 
 
 def check_samples(folder: Path, task: Task) -> None:
