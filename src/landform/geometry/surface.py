@@ -62,7 +62,7 @@ class SurfaceConfig(PointsConfig):
     refine: int = Field(0, ge=0, le=6)
     """Levels from coarse to fine: first every 2^REFINE-th coordinate, then what lies between where
     it cannot be interpolated."""
-    tolerance: float = Field(0.05, gt=0, allow_inf_nan=False)
+    tolerance: float = Field(0.1, gt=0, allow_inf_nan=False)
     """With refine: the error of interpolation that is allowed, as a share of the height above the
     lowest point found."""
     directions: Literal["random"] | None = None
@@ -162,16 +162,22 @@ class Surface(Result):
     def reading(self) -> str:
         """One line for a person."""
         rows = self.table[(self.table.data == self.data[0]) & self.table.evaluated]
-        at = rows.set_index(["x", "y"])
-        losses = ", ".join(f"{at.loss[place]:.4g}" for place in self.models.values())
+        cells = [_nearest(rows, place) for place in self.models.values()]
+        losses = ", ".join(f"{cell.loss:.4g}" for cell in cells)
+        # Every grid of landform's has the models on it; those of other programs need not.
+        on_grid = all(
+            math.isclose(cell[c], value, abs_tol=1e-9)
+            for cell, place in zip(cells, self.models.values(), strict=True)
+            for c, value in zip("xy", place, strict=True)
+        )
         count = f"{self.evaluations} evaluations"
         if self.saved:
             count += f" in place of {self.evaluations + self.saved}"
         between = "between the models" if self.mode == "plane" else "of all"
-        inside = rows[self._inside(rows)]
+        inside = rows[self._inside(rows)] if self._inside(rows).any() else rows
         return (
             f"{self._title} on {self.data[0]}, {count}: "
-            f"loss {losses} {loss_unit(self.kind)} there; "
+            f"loss {losses} {loss_unit(self.kind)} {'there' if on_grid else 'in the cells nearest'}; "
             f"lowest {_cell(rows.iloc[int(rows.loss.argmin())])}; "
             f"highest {between} {_cell(inside.iloc[int(inside.loss.argmax())])}"
         )
@@ -213,9 +219,15 @@ def _metric_columns(rows: pd.DataFrame) -> list[str]:
     return [c for c in rows.columns if f"{c}_low" in rows and rows[c].notna().any()]
 
 
+def _nearest(rows: pd.DataFrame, place: tuple[float, float]) -> Any:
+    """The evaluated cell nearest to a place."""
+    return rows.iloc[int(((rows.x - place[0]) ** 2 + (rows.y - place[1]) ** 2).argmin())]
+
+
 def _cell(row: Any) -> str:
     low, high = row["loss_low"], row["loss_high"]
-    return f"{row['loss']:.4g} [{low:.4g}, {high:.4g}] at ({row['x']:.3g}, {row['y']:.3g})"
+    interval = "" if math.isnan(low) else f" [{low:.4g}, {high:.4g}]"
+    return f"{row['loss']:.4g}{interval} at ({row['x']:.3g}, {row['y']:.3g})"
 
 
 def surface(
