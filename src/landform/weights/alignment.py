@@ -62,8 +62,8 @@ class AlignConfig(LoadConfig):
     """What may be reordered: attention heads and the dimensions inside them, feed-forward units
     (with those of a pooler or classifier), the residual stream."""
     restarts: int = Field(3, ge=1)
-    """Starts of the search; the best is kept. The first is b as it is, the second begins with what
-    the embeddings tell, further ones take the layers in other orders."""
+    """Starts of the search; the best is kept. The first begins with what the embeddings tell, the
+    others with b as it is, taking the layers in random orders."""
     seed: int = 0
     """Seed of the orders in which layers are matched."""
     max_iterations: int = Field(50, ge=1)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -46,6 +46,9 @@ def assign(scores: Scores) -> Array:
     """
     from scipy.optimize import linear_sum_assignment
 
+    best: Array = scores.argmax(axis=1)
+    if len(set(best.tolist())) == len(best):
+        return best  # everyone's first choice: no sum can be larger, and no search is needed
     scale = float(np.abs(scores).max(initial=0.0)) or 1.0
     stay = 1e-9 * scale * np.eye(len(scores))
     found: Array = linear_sum_assignment(scores + stay, maximize=True)[1].astype(np.int64)
@@ -63,25 +66,27 @@ def match_weights(
 ) -> Matching:
     """Permutations of `b` with the largest inner product with `a` that was found.
 
-    Starts: from b as it is, in random orders of the blocks; and once *anchored*, where each block
-    is first matched by the tensors that nothing unmatched moves (the embeddings: a token is the
-    same one in both models), from the residual stream inwards. The first start is b as it is, and
-    only gains are accepted, so that the result is never farther from `a` than `b` was.
+    The first start is *anchored*: each block is matched by the tensors that nothing unmatched
+    moves (the embeddings: a token is the same one in both models), the residual stream first. The
+    others go from b as it is, in random orders of the blocks. The best end is kept, and b as it is
+    where none is nearer.
     """
     generator = np.random.default_rng(seed)
-    blocks = symmetries.blocks
-    best = _State(a, dict(b), blocks).descend(generator, max_iterations, "as it is")
-    still = best.rounds <= 1  # no block gains alone: neither would it in another order
-    for number in range(1, restarts):
-        state = _State(a, dict(b), blocks)
-        anchored = number == 1
-        if not anchored and still:
-            continue
-        if anchored:
+    origin = _State.of(a, b, symmetries.blocks)
+    best = Matching(origin.permutations, origin.total, 0, "as it is")
+    ends: list[Matching] = []
+    for number in range(restarts):
+        state = origin.start()
+        if number == 0:
             state.anchor()
-        found = state.descend(generator, max_iterations, "anchored" if anchored else "as it is")
-        if found.inner_product > best.inner_product + state.tolerance:
-            best = found
+        if any(state.at(end.permutations) for end in ends):
+            continue  # an earlier start ended here: nothing improves it, in whatever order
+        title = "as it is" if number else "anchored"
+        ends.append(state.descend(generator, max_iterations, title))
+        if ends[-1].inner_product > best.inner_product + origin.tolerance:
+            best = ends[-1]
+        if best.inner_product >= origin.bound - origin.tolerance:
+            break  # || a || || b ||: the same point
     return best
 
 
@@ -92,19 +97,50 @@ class _State:
     a: Mapping[str, Tensor]
     now: dict[str, Tensor]
     blocks: Sequence[Block]
-    permutations: dict[str, Array] = field(default_factory=dict)
-    products: dict[str, float] = field(default_factory=dict)
-    tolerance: float = 0.0
+    permutations: dict[str, Array]
+    products: dict[str, float]
+    """<a, b> of every tensor that a block moves"""
+    bound: float
+    """|| a || || b || over these tensors"""
 
-    def __post_init__(self) -> None:
-        touched = sorted({name for block in self.blocks for name in block.tensors})
-        self.products = {name: _dot(self.a[name], self.now[name]) for name in touched}
-        norms = [
-            math.sqrt(math.fsum(_dot(x[name], x[name]) for name in touched))
-            for x in (self.a, self.now)
-        ]
-        self.tolerance = _TOLERANCE * norms[0] * norms[1]
-        self.permutations = {s.name: identity(s) for block in self.blocks for s in block.symmetries}
+    @classmethod
+    def of(
+        cls, a: Mapping[str, Tensor], b: Mapping[str, Tensor], blocks: Sequence[Block]
+    ) -> _State:
+        """Nothing permuted yet."""
+        touched = sorted({name for block in blocks for name in block.tensors})
+        norms = [math.fsum(_dot(x[name], x[name]) for name in touched) for x in (a, b)]
+        return cls(
+            a,
+            dict(b),
+            blocks,
+            {s.name: identity(s) for block in blocks for s in block.symmetries},
+            {name: _dot(a[name], b[name]) for name in touched},
+            math.sqrt(norms[0]) * math.sqrt(norms[1]),
+        )
+
+    def start(self) -> _State:
+        """A copy that moves on its own."""
+        return replace(
+            self,
+            now=dict(self.now),
+            permutations=dict(self.permutations),
+            products=dict(self.products),
+        )
+
+    @property
+    def total(self) -> float:
+        """<a, pi(b)> over the tensors that the blocks move."""
+        return math.fsum(self.products.values())
+
+    def at(self, permutations: Mapping[str, Array]) -> bool:
+        """Whether these are the permutations so far."""
+        return all((order == permutations[name]).all() for name, order in self.permutations.items())
+
+    @property
+    def tolerance(self) -> float:
+        """A smaller gain is rounding."""
+        return _TOLERANCE * self.bound
 
     def descend(self, generator: np.random.Generator, max_iterations: int, start: str) -> Matching:
         """Blocks in random order, until a whole round brings nothing."""
@@ -118,8 +154,7 @@ class _State:
                 waiting.discard(number)
                 if self.improve(self.blocks[number]):
                     waiting |= self._neighbours(number)
-        total = math.fsum(self.products.values())
-        return Matching(dict(self.permutations), total, rounds, start)
+        return Matching(dict(self.permutations), self.total, rounds, start)
 
     def _neighbours(self, number: int) -> set[int]:
         """Blocks whose scores a move of this one changes (its own, where it reads itself)."""
