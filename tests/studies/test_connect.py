@@ -168,6 +168,72 @@ def test_bad_requests(study_parts, tmp_path):
         lf.connect([f"{runs}/seed*"], task, points=2, ood=("dev:validation/acuracy",))
 
 
+def test_pairs_say_how_alike_their_ends_answer(connection, study_parts):
+    """The endpoints alone, of every pair, as two evaluations compared."""
+    for name, data in zip(connection.data, tasks(study_parts), strict=True):
+        a, b = (lf.evaluate(study_parts / "runs" / f"seed{i}", data) for i in (1, 3))
+        found = lf.similarity(a, b)
+        row = connection.pairs.query("data == @name and a == 'seed1' and b == 'seed3'").iloc[0]
+        for measure in ("functional_similarity", "error_agreement", "js_distance"):
+            value = getattr(found, measure)
+            assert row[measure] == pytest.approx(value, rel=1e-5)
+            matrix = connection.matrix(measure, name)
+            assert matrix.loc["seed3", "seed1"] == pytest.approx(value, rel=1e-5)
+            assert (np.diag(matrix) == (0 if measure == "js_distance" else 1)).all()
+
+
+def test_regression_has_no_classes_to_agree_on(tmp_path, save_checkpoint, write_rows):
+    for i in range(2):
+        save_checkpoint(tmp_path / f"s{i}", kind="regression", seed=i, num_labels=1)
+    rows = write_rows(tmp_path / "dev.tsv", 12).read_text().splitlines()
+    text = [rows[0], *(f"{row}.{i}" for i, row in enumerate(rows[1:]))]
+    (tmp_path / "dev.tsv").write_text("\n".join(text) + "\n")
+    task = lf.load_task(str(tmp_path / "dev.tsv"), text="sentence", label="label")
+    two = lf.connect([f"{tmp_path}/s*"], task, points=3)
+    assert two.pairs[["error_agreement", "js_distance"]].isna().all(axis=None)
+
+
+def test_triples_are_those_of_the_gaps(connection, study_parts):
+    found = connection.transitivity
+    expected = lf.transitivity(connection.gaps, noise_floor=connection.matrix("noise_floor"))
+    pd.testing.assert_frame_equal(found.table, expected.table)
+    assert found.triples == 4 and found.clear == expected.clear and found.compat is None
+    assert connection.to_json()["transitivity"]["triples"] == 4
+    task, _ = tasks(study_parts)
+    old = lf.connect([f"{study_parts}/runs/seed*"], task, points=3, compat="connectivity")
+    assert old.transitivity.compat["triples"] == 4**3
+    some = lf.connect([f"{study_parts}/runs/*"], task, points=3, pairs=[("seed0", "seed1")])
+    assert some.transitivity is None and some.to_json()["transitivity"] is None
+
+
+def test_two_checkpoints(study_parts):
+    """The least there is to connect: one line, one basin or two, and no triple."""
+    task, ood = tasks(study_parts)
+    runs = [study_parts / "runs" / f"seed{i}" for i in (0, 1)]
+    two = lf.connect(runs, task, points=4, also=[ood])
+    assert two.evaluations == 2 + 2 and len(two.basins) == 2
+    assert two.transitivity.triples == 0 and "no triple" in two.transitivity.reading
+    alone = lf.connect(runs, task, points=4, also=[ood], basins=2)
+    assert sorted(alone.basins) == [0, 1] and "a basin of its own" in alone.reading
+    assert json.dumps(alone.to_json(), default=str)
+    with pytest.raises(ConfigError, match="at least three checkpoints in two, got 2"):
+        lf.connect(runs, task, points=4, compat="connectivity")
+
+
+def test_a_basin_of_one(study_parts):
+    """As in the published CoLA study, 1 against 47: every number exists, or is NaN."""
+    task, ood = tasks(study_parts)
+    forced = lf.connect(
+        [f"{study_parts}/runs/seed*"], task, points=4, also=[ood], basins=3, affinity_scale=0.05
+    )
+    assert 1 in forced.basins.value_counts().tolist()
+    alone = forced.basins.index[forced.basins == 2]
+    table = forced.basin_metrics
+    assert table[table.basin == 2].sd.isna().all() and len(alone) == 1
+    assert forced.statistics.auc.between(0, 1).all()
+    assert json.dumps(forced.to_json(), default=str)
+
+
 # --- killed and resumed ------------------------------------------------------------------------
 
 SCRIPT = """

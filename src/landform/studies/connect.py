@@ -278,6 +278,11 @@ class ConnectionStudy:
                 f"option basins is {config.basins}, but there are {len(chosen)} checkpoints",
                 remedy=f"use at most {len(chosen)}, or leave it out: the data choose",
             )
+        if config.compat is not None and len(chosen) < 3:
+            raise ConfigError(
+                f"compat divides at least three checkpoints in two, got {len(chosen)}",
+                remedy="leave compat out",
+            )
         names = short_names(chosen)
         landmarks = _named_landmarks(config, names, pairs)
         wanted = (
