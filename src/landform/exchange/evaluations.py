@@ -219,8 +219,8 @@ def _evaluation(
     points = EvaluateConfig(replicates=config.replicates, level=config.level, seed=config.seed)
     table = metric_table(predictions, metrics, points)
     groups = task.subsets if task is not None else (("domain",),)
-    log.attrs = {}
-    whole = log if extra is None else pd.concat([log.drop(columns=["text_id"]), extra], axis=1)
+    whole = log.copy() if extra is None else pd.concat([log.drop(columns="text_id"), extra], axis=1)
+    whole.attrs = {}
     rows = [
         {"subset": subset, "n": int(mask.sum()), "metric": metric}
         | dict(zip(("value", "low", "high"), values, strict=True))

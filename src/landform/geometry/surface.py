@@ -170,6 +170,7 @@ class Surface(Result):
             for cell, place in zip(cells, self.models.values(), strict=True)
             for c, value in zip("xy", place, strict=True)
         )
+        where = "there" if on_grid else "in the cells nearest to them"
         count = f"{self.evaluations} evaluations"
         if self.saved:
             count += f" in place of {self.evaluations + self.saved}"
@@ -177,7 +178,7 @@ class Surface(Result):
         inside = rows[self._inside(rows)] if self._inside(rows).any() else rows
         return (
             f"{self._title} on {self.data[0]}, {count}: "
-            f"loss {losses} {loss_unit(self.kind)} {'there' if on_grid else 'in the cells nearest'}; "
+            f"loss {losses} {loss_unit(self.kind)} {where}; "
             f"lowest {_cell(rows.iloc[int(rows.loss.argmin())])}; "
             f"highest {between} {_cell(inside.iloc[int(inside.loss.argmax())])}"
         )
