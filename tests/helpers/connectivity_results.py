@@ -260,8 +260,11 @@ class ComplexFit:
     cliques: tuple[tuple[int, ...], ...]
     history: pd.DataFrame
     samples: pd.DataFrame
+    control: pd.DataFrame
+    vertices: pd.DataFrame
     volume_squared: float
     volume: float
+    task_kind: str = "classification"
     provenance: dict[str, Any] = field(default_factory=dict)
     reading: str = "2 simplexes over 5 vertices, volume 3.2"
 
@@ -279,14 +282,15 @@ def make_complex(samples: int = 8) -> ComplexFit:
     ]  # fmt: skip
     rows = []
     for c in range(len(cliques)):
-        for value in 0.35 + 0.05 * c + 0.02 * random.random(samples):
+        for k, value in enumerate(0.35 + 0.05 * c + 0.02 * random.random(samples)):
             rows.append(
-                {"clique": c, "loss": value, "loss_low": value - 0.02, "loss_high": value + 0.02,
+                {"data": "nli:validation", "clique": c, "sample": k, "loss": value, "loss_low": value - 0.02, "loss_high": value + 0.02,
                  "accuracy": 0.9 - value / 10}
             )  # fmt: skip
     return ComplexFit(
         names, (True, True, True, False, False), cliques, pd.DataFrame(history),
-        pd.DataFrame(rows), 10.24, 3.2,
+        pd.DataFrame(rows), pd.DataFrame(rows[:samples]).assign(clique=0, loss=0.6),
+        pd.DataFrame(), 10.24, 3.2,
     )  # fmt: skip
 
 

@@ -29,6 +29,7 @@ from landform.report.connections import (
     split_curves,
     styles_of,
 )
+from landform.report.connectivity_pages import CONNECTIVITY_KINDS, transitivity_part
 from landform.report.influence_pages import INFLUENCE_KINDS
 from landform.report.parts import (
     Kind,
@@ -251,6 +252,7 @@ def _connection(result: Any, anchor: str, few: bool) -> Row:
             alt="Every checkpoint on every data set and subset, coloured by basin",
         ),
         "checkpoints": _checkpoints(result, basins),
+        "triangles": transitivity_part(getattr(result, "transitivity", None)),
     }
 
 
@@ -445,7 +447,12 @@ def _explorer(result: Any) -> Row:
         "basinColours": [styles[int(basins[name])].colour for name in names],
         "basinNames": [f"basin {int(basins[name])}" if known else "" for name in names],
         "quantities": [
-            {"key": key, "label": figures.quantity_label(result, key)}
+            {
+                "key": key,
+                "label": figures.quantity_label(result, key),
+                "height": key in figures.HEIGHTS,
+                "share": key in figures.SHARES,
+            }
             for key in figures.QUANTITIES
             if key in result.pairs
         ],
@@ -473,6 +480,11 @@ PAIR_FIELDS = (
     "barrier_high",
     "noise_floor",
     "distance",
+    "bump_height",
+    "area_under_curve",
+    "error_agreement",
+    "functional_similarity",
+    "js_distance",
 )
 
 
@@ -590,5 +602,6 @@ KINDS: dict[str, Kind] = {
         together=_comparison,
     ),
     "Training": Kind("Training", "training.html.j2", _training, lambda r: f"{r.model} on {r.task}"),
+    **CONNECTIVITY_KINDS,
     **INFLUENCE_KINDS,
 }

@@ -34,7 +34,7 @@ __all__ = [
 Array = np.ndarray
 
 # Columns that say where a point is: on a line, a bent path, a plane, in a complex.
-PLACES = ("t", "arc", "distance_a", "distance_b", "x", "y", "evaluated", "clique")
+PLACES = ("t", "arc", "distance_a", "distance_b", "x", "y", "evaluated", "clique", "sample")
 
 
 def basins_of(connection: Connection) -> pd.Series | None:

@@ -314,8 +314,7 @@ def plot_fit(result: CurveFit) -> Figure:
     window = max(1, len(losses) // 20)
     mean = pd.Series(losses).rolling(window, min_periods=1).mean()
     panels[0].plot(step, mean, color=PALETTE[0], linewidth=1.5, label="_mean")
-    unit = "squared error" if result.task_kind == "regression" else "cross-entropy (nats)"
-    panels[0].set_ylabel(unit)
+    panels[0].set_ylabel(loss_label(result))
     panels[0].grid(axis="y")
     ratio = result.length / result.chord if result.chord else float("nan")
     bends = f"{result.bends} bend{'' if result.bends == 1 else 's'}"
@@ -344,40 +343,62 @@ def clique_label(result: ComplexFit, clique: Any) -> str:
 
 
 @styled
-def plot_complex(result: ComplexFit, *, column: str = "loss") -> Figure:
+def plot_complex(result: ComplexFit, *, column: str = "loss", data: str | None = None) -> Figure:
     """The loss of random points of every simplex of a complex, and the history of the fit.
 
-    Left, a row per clique: dots are points drawn uniformly from its simplex, the bar their mean.
-    `column` is the loss or a metric of `samples`. Right, the loss of the fit and the volume, step
-    by step; a colour per vertex that was fitted.
+    Left, a row per clique: dots are points drawn uniformly from its simplex, the bar their mean;
+    in grey, below, points of the flat simplex of the checkpoints alone. `column` is the loss or a
+    metric of `samples`. Right, the loss of the fit and the volume, step by step; a colour per
+    vertex that was fitted. A complex that was not evaluated has its history alone.
     """
+    if not len(result.samples):
+        figure = new_figure(COLUMN, 2.6)
+        _complex_history(figure, figure.subplots(), result)
+        return figure
     pick("column", column, ["loss", *metric_columns(result.samples)])
-    cliques = list(dict.fromkeys(result.samples["clique"]))
-    figure = new_figure(PAGE, max(2.5, 0.3 * len(cliques) + 1.3))
+    groups = _simplex_groups(result, column, data)
+    figure = new_figure(PAGE, max(2.5, 0.3 * len(groups) + 1.3))
     left, right = figure.subplots(1, 2, width_ratios=[1.15, 1])
-    for row, clique in enumerate(cliques):
-        values = result.samples[column][result.samples["clique"] == clique].to_numpy(float)
+    for row, (_, values, colour) in enumerate(groups):
         shifts = 0.3 * (np.arange(len(values)) % 5 / 4 - 0.5)
         left.plot(
-            values, row + shifts, "o", color=PALETTE[0], markersize=3, alpha=0.7,
-            markeredgewidth=0, linestyle="none", label=f"_clique {clique}",
+            values, row + shifts, "o", color=colour, markersize=3, alpha=0.7,
+            markeredgewidth=0, linestyle="none", label=f"_simplex {row}",
         )  # fmt: skip
         left.plot(
             [np.nanmean(values)], [row], "|", color=INK, markersize=13, markeredgewidth=1.2,
             label="_mean",
         )  # fmt: skip
-    labels = [plain(clique_label(result, c)) for c in cliques]
-    left.set_yticks(range(len(cliques)), [wrapped(label, 30) for label in labels])
-    left.set_ylim(len(cliques) - 0.4, -0.6)
+    left.set_yticks(range(len(groups)), [wrapped(label, 30) for label, *_ in groups])
+    left.set_ylim(len(groups) - 0.4, -0.6)
     left.tick_params(axis="y", length=0)
     left.spines["left"].set_visible(False)
     left.grid(axis="x")
     left.set_xlabel(_loss_or(result, column))
-    left.set_title(
-        f"{len(cliques)} simplexes, {len(result.samples)} points, volume {result.volume:.3g}"
-    )
+    left.set_title(f"{len(result.cliques)} simplexes, volume {result.volume:.3g}")
     _complex_history(figure, right, result)
     return figure
+
+
+def _simplex_groups(
+    result: ComplexFit, column: str, data: str | None
+) -> list[tuple[str, Array, str]]:
+    """(label, values, colour) of the points of every simplex, the flat one last."""
+
+    def of_data(table: pd.DataFrame) -> pd.DataFrame:
+        if "data" not in table or not len(table):
+            return table
+        return table[table["data"] == pick("data set", data, list(dict.fromkeys(table["data"])))]
+
+    samples = of_data(result.samples)
+    groups = [
+        (plain(clique_label(result, clique)), part[column].to_numpy(float), PALETTE[0])
+        for clique, part in samples.groupby("clique", sort=False)
+    ]
+    control = of_data(getattr(result, "control", pd.DataFrame()))
+    if len(control) and column in control:
+        groups.append(("flat, between the checkpoints", control[column].to_numpy(float), LONE))
+    return groups
 
 
 def _loss_or(result: Any, column: str) -> str:
@@ -485,7 +506,7 @@ def plot_ridge(result: Ridge, *, k: int = 5) -> Figure:
         )
     upper.axhline(0, color=INK, linewidth=0.6)
     upper.set_ylabel(f"rise ({loss_unit_of(result)})")
-    rising = percent(float((rises > 0).mean()))
+    rising = percent(result.rising)
     upper.set_title(f"{rising} of {len(rises):,} examples rise at t = {result.t:.3g}")
     positive = np.clip(rises, 0, None)
     total = positive.sum()

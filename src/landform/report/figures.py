@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -646,7 +647,7 @@ def _heatmap_ticks(
         axes.set_xlabel(wrapped(plain(metric_label(column)), 44))
     else:
         labels = [plain(label) for label in short_labels([names[p] for p in places], 14)]
-    size = 7 if len(places) <= 12 else 5.5
+    size = (0.93 if len(places) <= 12 else 0.73) * float(matplotlib.rcParams["font.size"])
     turn = 0 if max(map(len, labels)) * len(labels) < 36 else 90
     axes.set_xticks(places, labels, rotation=turn, fontsize=size)
     axes.set_yticks(places, labels, fontsize=size)
@@ -691,7 +692,7 @@ def _basin_strips(axes: Axes, connection: Connection, names: list[str], order: s
             xycoords=("data", "axes fraction"),
             ha="center",
             va="bottom",
-            fontsize=6.5,
+            fontsize=0.87 * float(matplotlib.rcParams["font.size"]),
             annotation_clip=False,
             color=styles[labels[start]].colour,
         )
@@ -826,6 +827,7 @@ def plot_basin_histogram(
             zorder=6,
         )
     axes.tick_params(axis="x", pad=7)
+    axes.xaxis.set_major_locator(MaxNLocator(5))
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set(xlabel=wrapped(plain(metric_label(column)), 48), ylabel="checkpoints")
     axes.set_title(_separation(connection, column))

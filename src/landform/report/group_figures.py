@@ -46,6 +46,7 @@ __all__ = [
 
 Array = np.ndarray
 
+MOST_PANELS = 16  # the loss and a metric of the 3 x 2 subsets of HANS, of HANS and of MNLI
 GROUPS = ("gen.", "middle", "heur.")
 
 
@@ -231,8 +232,9 @@ def plot_score_distributions(
     subset that both have: histograms as densities with kernel density estimates, ticks for the
     runs, and in the title the p of the `test` (Kolmogorov-Smirnov, or Mann-Whitney). `metrics` are
     columns `data/subset/metric`, or the last word of them ("accuracy": all of those). With
-    `same_x_scale` panels of one metric share their axis. Many panels are many tests: expect a
-    small p among twenty.
+    `same_x_scale` panels of one metric share their axis. Without `metrics`, the loss and the first
+    metric of the data set and of its first subsets, at most 16 panels. Many panels are many tests:
+    expect a small p among twenty.
     """
     named = _two_groups(groups, names)
     shown = _shared_columns(named, metrics)
@@ -293,7 +295,7 @@ def _shared_columns(
         words = list(dict.fromkeys(c.rpartition("/")[2] for c in shared))
         others = [word for word in words if word != "loss"]
         keep = {"loss", *others[:1]}
-        return [c for c in shared if c.rpartition("/")[2] in keep]
+        return [c for c in shared if c.rpartition("/")[2] in keep][:MOST_PANELS]
     chosen: list[str] = []
     for asked in [metrics] if isinstance(metrics, str) else metrics:
         ends = [c for c in shared if c.rpartition("/")[2] == asked]
@@ -319,7 +321,7 @@ def _densities(
 ) -> None:
     every = np.concatenate(samples)
     low, high = limits or (float(every.min()), float(every.max()))
-    span = high - low or max(abs(high), 1.0) * 0.01
+    span = high - low or max(abs(high), 1.0) * 0.1
     edges = np.linspace(low - 0.04 * span, high + 0.04 * span, bins + 1)
     grid = np.linspace(edges[0], edges[-1], 200)
     for g, values in enumerate(samples):

@@ -262,13 +262,17 @@ def metric_label(name: str) -> str:
 
 def loss_unit_of(result: object) -> str:
     """The unit of a result's loss, and so of its gaps and barriers."""
-    return loss_unit(str(getattr(result, "kind", "classification")))
+    return loss_unit(str(_task_kind(result)))
 
 
 def loss_label(result: object) -> str:
     """The loss of a result with its unit: squared error for regression, else nats."""
-    kind = getattr(result, "kind", None)
-    return "squared error" if kind == "regression" else "cross-entropy (nats)"
+    return "squared error" if _task_kind(result) == "regression" else "cross-entropy (nats)"
+
+
+def _task_kind(result: object) -> object:
+    """Of fits `kind` is that of the curve, and the task's stands beside it."""
+    return getattr(result, "task_kind", getattr(result, "kind", "classification"))
 
 
 def plain(text: object) -> str:

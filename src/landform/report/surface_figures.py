@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, cast
 
 import matplotlib
 import numpy as np
-import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.colors import Colormap, Normalize
 from matplotlib.patheffects import withStroke
@@ -48,6 +47,7 @@ __all__ = [
     "plot_surface_3d",
     "plot_surfaces",
     "surface_metrics",
+    "value_at",
 ]
 
 Array = np.ndarray
@@ -221,7 +221,7 @@ def _pin(
     axes: Any, panel: _Panel, name: str, x: float, y: float, ends: tuple[float, float], floor: float
 ) -> None:
     """A model: a dot on the relief under a stalk that carries its name."""
-    at = float(np.clip(_value_at(panel, x, y), *ends))
+    at = float(np.clip(np.nan_to_num(_height(panel, x, y), nan=ends[0]), *ends))
     top = at + 0.45 * (ends[1] - ends[0])
     axes.plot([x, x], [y, y], [at, top], color=INK, linewidth=0.8, zorder=5)
     axes.plot(
@@ -400,7 +400,7 @@ def _mark_skipped(axes: Axes, panel: _Panel, image: Any) -> None:
     skipped = panel.skipped
     if not len(skipped):
         return
-    colours = image.to_rgba([_value_at(panel, x, y) for x, y in skipped])
+    colours = image.to_rgba([_height(panel, x, y) for x, y in skipped])
     bright = colours[:, :3] @ (0.3, 0.6, 0.1) > 0.5
     axes.scatter(
         skipped[:, 0], skipped[:, 1], s=1.6, c=np.where(bright, INK, "white"), alpha=0.55,
@@ -503,12 +503,13 @@ def _name_outside(axes: Axes, x: float, y: float, centre: Array, label: str, inc
     )  # fmt: skip
 
 
-def _value_at(panel: _Panel, x: float, y: float) -> float:
-    """The value of the cell nearest to a point (the models lie on the grid)."""
-    values, surface = panel.values, panel.surface
+def value_at(surface: Surface, metric: str, x: float, y: float, data: str | None = None) -> float:
+    """The value of the cell nearest to a point (models lie on the grid); NaN where none is."""
+    values = np.asarray(surface.grid(metric, data), dtype=float)
     column = int(np.abs(np.asarray(surface.x) - x).argmin())
     row = int(np.abs(np.asarray(surface.y) - y).argmin())
-    value = float(values[row, column])
-    if np.isfinite(value):
-        return value
-    return float(np.nanmin(values)) if not bool(pd.isna(values).all()) else 0.0
+    return float(values[row, column])
+
+
+def _height(panel: _Panel, x: float, y: float) -> float:
+    return value_at(panel.surface, panel.metric, x, y, panel.data)

@@ -138,8 +138,12 @@
       const order = this.data.orders[this.state.order].rows;
       const n = this.n, key = this.state.quantity;
       const values = this.data.sets[this.state.set].pairs.map((p) => p[key]).filter((v) => v !== null);
-      const top = Math.max(...values, 0) || 1;
-      const low = key === "distance" && values.length ? 0.9 * Math.min(...values) : 0;
+      const kind = this.data.quantities.find((q) => q.key === key);
+      const least = values.length ? Math.min(...values) : 0;
+      const top = (kind.height ? Math.max(...values, 0) : Math.max(...values, least)) || 1;
+      const low = kind.height ? 0 : kind.share ? least : least - 0.1 * Math.abs(least);
+      // What is alike is light in every map.
+      const scale = kind.share ? [...colours].reverse() : colours;
       const longest = Math.max(...names.map((name) => name.length));
       const label = n <= 40 ? Math.min(96, Math.max(24, 10 + 6.8 * longest)) : 8, size = 420 / n, strip = 7;
       const width = label + 420 + 12 + strip, height = strip + 4 + 420 + label;
@@ -153,7 +157,7 @@
           if (i === j) return;
           const found = this.pair(i, j), value = found && found[key];
           const known = value !== undefined && value !== null;
-          const fill = known ? mix(colours, (value - low) / (top - low || 1)) : "none";
+          const fill = known ? mix(scale, (value - low) / (top - low || 1)) : "none";
           const cell = svg("rect", { x: x0 + c * size, y: y0 + r * size, width: size, height: size, fill }, cells);
           if (!known) { cell.setAttribute("stroke", "currentColor"); cell.setAttribute("stroke-opacity", 0.12); }
           cell.dataset.at = `${r},${c}`;
@@ -161,7 +165,7 @@
             const text = svg("text", { x: x0 + (c + 0.5) * size, y: y0 + (r + 0.5) * size, "text-anchor": "middle",
               "dominant-baseline": "central", "font-size": Math.min(13, size * 0.3), "pointer-events": "none" }, cells);
             text.textContent = (top < 1 ? value.toFixed(n > 8 ? 2 : 3) : number(value)).replace(/^0\./, ".");
-            text.style.fill = (value - low) / (top - low || 1) > 0.5 ? "#fff" : "#1d2430";
+            text.style.fill = kind.share !== ((value - low) / (top - low || 1) > 0.5) ? "#fff" : "#1d2430";
           }
         });
       });
@@ -184,9 +188,9 @@
       this.listen(picture, cells);
       const legend = html("div", undefined, undefined, "legend");
       html("span", number(low, 2), legend);
-      html("i", "", legend).style.background = `linear-gradient(90deg, ${colours.join(",")})`;
+      html("i", "", legend).style.background = `linear-gradient(90deg, ${scale.join(",")})`;
       html("span", number(top), legend);
-      html("span", this.data.quantities.find((q) => q.key === key).label, legend);
+      html("span", kind.label, legend);
       this.left.replaceChildren(picture, legend);
       root.dataset.cells = cells.querySelectorAll("rect").length;
       this.place(this.pin, ...this.pinned);
@@ -243,7 +247,8 @@
       html("p", `convexity gap ${number(pair.convexity_gap)}${span(pair.gap_low, pair.gap_high)} ${unit}` +
         (pair.noise_floor === null || pair.noise_floor === undefined ? "" : `, noise floor ${number(pair.noise_floor, 2)}`), this.readout);
       html("p", `barrier height ${number(pair.barrier_height)}${span(pair.barrier_low, pair.barrier_high)} ${unit}`, this.readout);
-      html("p", `distance ${number(pair.distance)}`, this.readout);
+      const others = this.data.quantities.filter(({ key }) => !["convexity_gap", "barrier_height"].includes(key) && pair[key] !== null && pair[key] !== undefined);
+      html("p", others.map(({ key, label }) => `${label.replace(/ \(.*\)/, "")} ${number(pair[key])}`).join(", "), this.readout);
       this.curve(pair, i, j);
     }
 
@@ -281,6 +286,206 @@
       this.plot.append(picture);
       html("p", `${set.loss} on ${set.name} along the line. Dashed: the chord between the ends.`, this.plot, "hint");
       root.dataset.curves = Number(root.dataset.curves || 0) + 1;
+    }
+  }
+
+  // --- a plane of models ----------------------------------------------------------------------
+  class Plane {
+    constructor(place, data) {
+      this.data = data;
+      this.state = { set: 0, metric: 0, clip: [0, 100] };
+      this.box = html("div", undefined, undefined, "explorer");
+      this.bar = html("div", undefined, this.box, "controls");
+      this.left = html("div", undefined, this.box);
+      this.readout = html("div", undefined, html("div", undefined, this.box), "readout");
+      this.readout.setAttribute("aria-live", "polite");
+      const first = data.models[0] || { x: data.x[0], y: data.y[0] };
+      this.cell = [this.nearest(data.x, first.x), this.nearest(data.y, first.y)];
+      this.edges = [this.between(data.x), this.between(data.y)];
+      this.controls();
+      this.draw();
+      this.show(...this.cell);
+      place.replaceChildren(this.box);
+    }
+
+    nearest(list, value) {
+      return list.reduce((best, v, k) => (Math.abs(v - value) < Math.abs(list[best] - value) ? k : best), 0);
+    }
+
+    // Cells reach half way to their neighbours; the grid need not be even.
+    between(list) {
+      const n = list.length, inner = list.slice(1).map((v, k) => (v + list[k]) / 2);
+      const step = (a, b) => (n > 1 ? (list[a] - list[b]) / 2 : 0.5);
+      return [list[0] - step(1, 0), ...inner, list[n - 1] + step(n - 1, n - 2)];
+    }
+
+    get metric() {
+      const { metrics } = this.data.sets[this.state.set];
+      return metrics[Math.min(this.state.metric, metrics.length - 1)];
+    }
+
+    controls() {
+      const choose = (label, options, key) => {
+        if (options.length < 2) return;
+        const select = html("select", undefined, html("label", label + " ", this.bar));
+        options.forEach((text, k) => { html("option", short(text, 60), select).value = k; });
+        select.addEventListener("change", () => {
+          this.state[key] = Number(select.value);
+          this.draw();
+          this.show(...this.cell);
+        });
+      };
+      choose("Show", this.data.sets[0].metrics.map((m) => m.label), "metric");
+      choose("on", this.data.sets.map((s) => s.name), "set");
+      ["Colours from", "to"].forEach((label, end) => {
+        const slider = html("input", undefined, html("label", label + " ", this.bar));
+        Object.assign(slider, { type: "range", min: 0, max: 100, value: 100 * end });
+        slider.setAttribute("aria-label", end ? "upper end of the colours" : "lower end of the colours");
+        slider.addEventListener("input", () => {
+          this.state.clip[end] = Number(slider.value);
+          this.draw();
+        });
+      });
+      html("span", "Point at a cell, or use the arrow keys.", this.bar, "hint");
+    }
+
+    get ends() {
+      const known = this.metric.values.filter((v) => v !== null);
+      const min = Math.min(...known), max = Math.max(...known), [a, b] = this.state.clip;
+      const low = min + (Math.min(a, b) / 100) * (max - min);
+      const high = min + (Math.max(a, b) / 100) * (max - min);
+      return [low, high > low ? high : low + (Math.abs(low) || 1) * 1e-6];
+    }
+
+    draw() {
+      const { x, y, models, colours, unit } = this.data;
+      const [ex, ey] = this.edges, spanX = ex[x.length] - ex[0], spanY = ey[y.length] - ey[0];
+      const left = 46, bottom = 40, top = 8, w = 420, h = Math.min(Math.max((w * spanY) / spanX, 120), 640);
+      const width = left + w + 10, height = top + h + bottom;
+      this.px = (v) => left + ((v - ex[0]) / spanX) * w;
+      this.py = (v) => top + (1 - (v - ey[0]) / spanY) * h;
+      const picture = svg("svg", { viewBox: `0 0 ${width} ${height}`, tabindex: 0, role: "img",
+        "aria-label": `map of ${this.metric.label} over the plane` });
+      svg("image", { x: left, y: top, width: w, height: h, href: this.image(w, h), preserveAspectRatio: "none" }, picture);
+      this.axes(picture, left, top, w, h, unit);
+      this.cursor = svg("rect", { class: "cursor" }, picture);
+      if (models.length > 2) {
+        const points = models.map((m) => `${this.px(m.x)},${this.py(m.y)}`).join(" ");
+        svg("polygon", { points, class: "triangle" }, picture);
+      }
+      const centre = [0, 1].map((k) => models.reduce((sum, m) => sum + (k ? m.y : m.x), 0) / (models.length || 1));
+      for (const model of models) this.model(picture, model, centre);
+      this.listen(picture);
+      const scale = this.metric.low_is_good ? colours : [...colours].reverse();
+      const legend = html("div", undefined, undefined, "legend"), [low, high] = this.ends;
+      html("span", number(low), legend);
+      html("i", "", legend).style.background = `linear-gradient(90deg, ${scale.join(",")})`;
+      html("span", number(high), legend);
+      html("span", this.metric.label, legend);
+      const focused = this.left.contains(document.activeElement);
+      this.left.replaceChildren(picture, legend);
+      if (focused) picture.focus();
+      this.mark();
+    }
+
+    // One pixel picture for all cells: thousands of rectangles would be slow.
+    image(w, h) {
+      const { x, y, colours } = this.data, { values, low_is_good: plain } = this.metric;
+      const evaluated = this.data.sets[this.state.set].evaluated;
+      const canvas = document.createElement("canvas"), factor = 2;
+      canvas.width = w * factor;
+      canvas.height = Math.round(h * factor);
+      const pen = canvas.getContext("2d"), [low, high] = this.ends, [ex, ey] = this.edges;
+      const at = (edges, k, size) => Math.round(((edges[k] - edges[0]) / (edges[edges.length - 1] - edges[0])) * size);
+      const scale = plain ? colours : [...colours].reverse();
+      y.forEach((_, r) => {
+        x.forEach((__, c) => {
+          const value = values[r * x.length + c];
+          if (value === null) return;
+          const share = (value - low) / (high - low);
+          const [x0, x1] = [at(ex, c, canvas.width), at(ex, c + 1, canvas.width)];
+          const [y0, y1] = [canvas.height - at(ey, r + 1, canvas.height), canvas.height - at(ey, r, canvas.height)];
+          pen.fillStyle = mix(scale, share);
+          pen.fillRect(x0, y0, x1 - x0, y1 - y0);
+          if (evaluated.length && !evaluated[r * x.length + c]) {
+            pen.fillStyle = share > 0.5 === plain ? "rgba(255,255,255,.6)" : "rgba(29,36,48,.6)";
+            pen.fillRect((x0 + x1) / 2 - 2, (y0 + y1) / 2 - 2, 4, 4);
+          }
+        });
+      });
+      return canvas.toDataURL();
+    }
+
+    axes(picture, left, top, w, h, unit) {
+      const { x, y } = this.data;
+      const ticks = (list) => {
+        const [a, b] = [list[0], list[list.length - 1]], step = 10 ** Math.floor(Math.log10((b - a) / 5 || 1));
+        const size = [1, 2, 5, 10].map((m) => m * step).find((u) => (b - a) / u <= 5) || 1;
+        const found = [];
+        for (let v = Math.ceil(a / size - 1e-9) * size; v <= b + 1e-9; v += size) found.push(v);
+        return found;
+      };
+      const text = (value, attributes) => {
+        svg("text", { "font-size": 11, class: "soft", ...attributes }, picture).textContent = value;
+      };
+      for (const v of ticks(x)) text(number(v), { x: this.px(v), y: top + h + 15, "text-anchor": "middle" });
+      for (const v of ticks(y)) text(number(v), { x: left - 5, y: this.py(v), "text-anchor": "end", "dominant-baseline": "central" });
+      text(`both axes: 1 = ${number(unit)} in the space of weights`, { x: left + w / 2, y: top + h + 33, "text-anchor": "middle" });
+    }
+
+    model(picture, model, centre) {
+      const [x, y] = [this.px(model.x), this.py(model.y)];
+      svg("circle", { cx: x, cy: y, r: 5, class: "model" }, picture);
+      const dx = model.x - centre[0], dy = model.y - centre[1], beside = Math.abs(dx) > Math.abs(dy);
+      const text = svg("text", { "font-size": 12.5, class: "model-name", "pointer-events": "none",
+        x: x + (beside ? 9 * Math.sign(dx) : 0), y: y + (beside ? 0 : dy >= 0 ? -12 : 14),
+        "text-anchor": beside ? (dx > 0 ? "start" : "end") : "middle", "dominant-baseline": "central" }, picture);
+      text.textContent = short(model.name, 18);
+      // A name that would leave the map goes above its model.
+      const wide = 7.2 * text.textContent.length + 12;
+      if (beside && (dx > 0 ? x + wide > this.px(this.edges[0][this.data.x.length]) : x - wide < this.px(this.edges[0][0]))) {
+        for (const [key, value] of [["x", x], ["y", y - 13], ["text-anchor", "middle"]]) text.setAttribute(key, value);
+      }
+    }
+
+    listen(picture) {
+      picture.addEventListener("pointermove", (event) => {
+        const box = picture.getBoundingClientRect(), { width, height } = picture.viewBox.baseVal;
+        const [p, q] = [((event.clientX - box.left) / box.width) * width, ((event.clientY - box.top) / box.height) * height];
+        const find = (list, to, value) => list.reduce((best, v, k) => (Math.abs(to(v) - value) < Math.abs(to(list[best]) - value) ? k : best), 0);
+        this.show(find(this.data.x, this.px, p), find(this.data.y, this.py, q));
+      });
+      picture.addEventListener("keydown", (event) => {
+        const step = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1] }[event.key];
+        if (!step) return;
+        event.preventDefault();
+        const clip = (k, n) => Math.min(Math.max(k, 0), n - 1);
+        this.show(clip(this.cell[0] + step[0], this.data.x.length), clip(this.cell[1] + step[1], this.data.y.length));
+      });
+    }
+
+    mark() {
+      const [c, r] = this.cell, [ex, ey] = this.edges;
+      const x = this.px(ex[c]), y = this.py(ey[r + 1]);
+      for (const [key, value] of [["x", x], ["y", y], ["width", this.px(ex[c + 1]) - x], ["height", this.py(ey[r]) - y]]) {
+        this.cursor.setAttribute(key, value);
+      }
+    }
+
+    show(c, r) {
+      this.cell = [c, r];
+      this.mark();
+      const { x, y, models, sets } = this.data, set = sets[this.state.set], k = r * x.length + c;
+      this.readout.replaceChildren();
+      const here = models.filter((m) => this.nearest(x, m.x) === c && this.nearest(y, m.y) === r).map((m) => m.name);
+      html("h5", `x ${number(x[c])}, y ${number(y[r])}${here.length ? `: ${here.join(", ")}` : ""}`, this.readout);
+      html("p", `on ${set.name}${set.evaluated.length && !set.evaluated[k] ? ", interpolated from its neighbours" : ""}`, this.readout, "hint");
+      for (const metric of set.metrics) {
+        const known = metric.low && metric.low[k] !== null && metric.high && metric.high[k] !== null;
+        const span = known ? ` [${number(metric.low[k])}, ${number(metric.high[k])}]` : "";
+        html("p", `${metric.label} ${number(metric.values[k])}${span}`, this.readout);
+      }
+      root.dataset.cell = `${c},${r}`;
     }
   }
 
@@ -356,6 +561,14 @@
         new Explorer(place, await unpack(node));
       } catch (error) {
         // The static figure stays in its place.
+        report(error);
+      }
+    }
+    for (const place of document.querySelectorAll(".plane")) {
+      try {
+        new Plane(place, await unpack(document.getElementById(place.dataset.source)));
+        root.dataset.planes = Number(root.dataset.planes || 0) + 1;
+      } catch (error) {
         report(error);
       }
     }
