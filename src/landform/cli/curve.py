@@ -21,10 +21,18 @@ from landform.cli.common import (
 from landform.cli.influence import say_forecasts
 from landform.errors import ConfigError
 from landform.geometry.fitting import check_target
+from landform.geometry.paths import CurveKind
 from landform.studies.fits import CurveStudy, CurveStudyConfig
 from landform.tasks.task import TaskConfig
 
 __all__ = ["curve"]
+
+
+class CurveFlags(CurveStudyConfig):
+    """The options under the names of flags: `--kind` is the task's."""
+
+    kind: Annotated[CurveKind, Parameter(name="--curve")] = "bezier"
+    """bezier: a Bezier curve of degree BENDS + 1; polyline: straight pieces from bend to bend."""
 
 
 def curve(
@@ -41,7 +49,7 @@ def curve(
     models_at: tuple[float, ...] = (),
     figure: Path | None = None,
     dry_run: Annotated[bool, Parameter(negative=())] = False,
-    options: Annotated[CurveStudyConfig, OptionFlags] = CurveStudyConfig(),
+    options: Annotated[CurveFlags, OptionFlags] = CurveFlags(),
     output: Annotated[OutputConfig, OutputFlags] = OutputConfig(),
 ) -> None:
     """Fit a curve of low loss between two checkpoints, and walk it beside the line.

@@ -288,15 +288,17 @@ class Descent:
             with _dropout(self.config, self.step):
                 loss = self._collect(stage, gradient)
         except NonFiniteError as error:
-            raise NonFiniteError(
-                f"step {self.step + 1} of the fit: {error.what}",
-                remedy=f"lower learning_rate (it is {self.config.learning_rate:g})",
-            ) from None
+            raise self._diverged(f"step {self.step + 1} of the fit: {error.what}") from None
         volume = self._regularise(stage, gradient)
         rate = self.config.rate(inner)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        self.optimizer.step()
+        try:
+            self.optimizer.step()
+        except RuntimeError as error:
+            if "overflow" not in str(error):
+                raise
+            raise self._diverged(f"step {self.step + 1} of the fit: {error}") from None
         self.step += 1
         row = {"step": self.step, "vertex": self.shape.count(stage) - 1, "loss": loss}
         row |= {"volume": volume, "learning_rate": rate}
@@ -353,10 +355,11 @@ class Descent:
     def check_finite(self) -> None:
         """Raise `NonFiniteError` where a fitted point is not finite."""
         if not torch.isfinite(self.free).all():
-            raise NonFiniteError(
-                f"after step {self.step} of the fit a fitted point is NaN or infinite",
-                remedy=f"lower learning_rate (it is {self.config.learning_rate:g})",
-            )
+            raise self._diverged(f"after step {self.step} a fitted point is NaN or infinite")
+
+    def _diverged(self, what: str) -> NonFiniteError:
+        remedy = f"lower learning_rate (it is {self.config.learning_rate:g})"
+        return NonFiniteError(what, remedy=remedy)
 
     # --- state ------------------------------------------------------------------------------
 
