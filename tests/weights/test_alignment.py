@@ -16,7 +16,7 @@ import landform as lf
 from landform.errors import CheckpointError, ConfigError, SpaceMismatchError, StoreError
 from landform.results import from_parts, to_parts
 from landform.weights import alignment as module
-from landform.weights.alignment import _nearest, _probe, align
+from landform.weights.alignment import _nearest, _probe, align, align_once
 from landform.weights.checkpoint import load_model
 from landform.weights.matching import assign, match_weights, propose
 from landform.weights.permutations import (
@@ -406,6 +406,39 @@ def test_a_temporary_copy_goes_with_the_process(pair, monkeypatch):
     assert aligned.path.is_dir()
     remove()
     assert not aligned.path.parent.exists()
+
+
+def test_an_alignment_that_is_there_already_is_used_again(pair, tmp_path, monkeypatch):
+    first = align_once(*pair, tmp_path / "out")
+    monkeypatch.setattr(module, "match_weights", None)
+    again = align_once(*pair, tmp_path / "out")
+    assert again.report.reading == first.report.reading
+    assert again.report.parts.equals(first.report.parts) and again.spec == first.spec
+    assert all((again.permutations[n] == o).all() for n, o in first.permutations.items())
+    with pytest.raises(StoreError, match="other checkpoints, or with other options"):
+        align_once(*pair, tmp_path / "out", seed=1)
+
+
+def test_an_aligned_checkpoint_in_a_study_file(pair, tmp_path, write_rows):
+    from landform.studies.study_file import StudyFile, describe_study, run_study
+
+    write_rows(tmp_path / "dev.tsv", 16)
+    names = {"a": str(pair[0]), "b": str(pair[1])}
+    options = {
+        "study": "study",
+        "tasks": {"dev": {"task": "dev.tsv", "text": "sentence", "label": "label"}},
+        "steps": [
+            {"align": {**names, "out": "study/aligned"}},
+            {"interpolate": {"a": names["a"], "b": "study/aligned", "task": "dev", "points": 3}},
+        ],
+    }
+    file = StudyFile.of(options, base=tmp_path, where="study.yaml")
+    assert [row["step"] for row in describe_study(file)] == ["1 align", "2 interpolate"]
+    assert not (tmp_path / "study").exists()
+    for _ in range(2):
+        said = []
+        run_study(file, progress=False, say=said.append)
+        assert "residual coordinates" in said[0] and "convexity gap" in said[1]
 
 
 # --- refused --------------------------------------------------------------------------------------

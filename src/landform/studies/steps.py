@@ -23,6 +23,7 @@ from landform.studies.attribute import (
 )
 from landform.studies.connect import ConnectConfig, ConnectionStudy
 from landform.studies.counterfactual import CounterfactualConfig, CounterfactualStudy
+from landform.studies.dynamics import DynamicsConfig, DynamicsStudy
 from landform.studies.fits import (
     ComplexStudy,
     ComplexStudyConfig,
@@ -34,6 +35,7 @@ from landform.studies.sharpness import CompareSharpnessConfig, SharpnessStudy
 from landform.tasks.task import Task
 from landform.training.finetune import TrainStudy
 from landform.training.options import TrainConfig
+from landform.weights.alignment import AlignConfig, align_once
 from landform.weights.checkpoint import select, short_names
 
 if TYPE_CHECKING:
@@ -55,6 +57,10 @@ class Step(Config):
     def run(self, file: StudyFile, store: ArtifactStore, progress: bool) -> list[Result]:
         """Do it, keep the results in the store, and return those to be said."""
         raise NotImplementedError
+
+    def makes(self) -> str | None:
+        """The directory of the checkpoints, or the checkpoint, that this step writes."""
+        return None
 
     def options(self, kind: type[Config]) -> dict[str, Any]:
         """The options that belong to the operation itself."""
@@ -122,6 +128,10 @@ class TrainStep(TrainConfig, Step):
         training = self.study(file).run(progress=progress)
         publish(store, slug("train", Path(self.out).name), training)
         return [training]
+
+    def makes(self) -> str | None:
+        """The directory of the runs."""
+        return self.out
 
     def study(self, file: StudyFile) -> TrainStudy:
         """The plan of the training."""
@@ -285,6 +295,35 @@ class RidgeStep(RidgeConfig, Step):
         )
         publish(store, slug("ridge", *short_names(select(ends)), result.data), result)
         return [result]
+
+
+class AlignStep(AlignConfig, Step):
+    """Reorder the units of one checkpoint to lie next to another."""
+
+    a: str
+    """The checkpoint that stays."""
+    b: str
+    """The checkpoint whose units are reordered."""
+    out: str
+    """Directory of the reordered copy."""
+
+    def check(self, file: StudyFile) -> None:
+        _find(file, [self.a, self.b])
+
+    def forecast(self, file: StudyFile, store: ArtifactStore | None) -> str:
+        select([file.place(self.a), file.place(self.b)])
+        return "one alignment"
+
+    def run(self, file: StudyFile, store: ArtifactStore, progress: bool) -> list[Result]:
+        ends = [file.place(self.a), file.place(self.b)]
+        place = file.base / self.out
+        report = align_once(ends[0], ends[1], place, **self.options(AlignConfig)).report
+        publish(store, slug("align", *short_names(select(ends))), report)
+        return [report]
+
+    def makes(self) -> str | None:
+        """The reordered copy."""
+        return self.out
 
 
 class ConnectStep(ConnectConfig, Step):
@@ -458,6 +497,39 @@ class SimplexStep(ComplexStudyConfig, Step):
         )
 
 
+class DynamicsStep(DynamicsConfig, Step):
+    """Connect the same runs at several training steps."""
+
+    checkpoints: str | tuple[str, ...]
+    """Runs, or patterns; their `steps` are an option."""
+    task: str
+    """The data set that makes the basins, TASK or TASK:SPLIT."""
+    also: tuple[str, ...] = ()
+    """Further data sets, TASK or TASK:SPLIT."""
+
+    def check(self, file: StudyFile) -> None:
+        _resolve(file, [self.task, *self.also])
+        if not any(file.makes(name) for name in _as_tuple(self.checkpoints)):
+            self.study(file)
+
+    def forecast(self, file: StudyFile, store: ArtifactStore | None) -> str:
+        return self.study(file).forecast(store or MemoryStore()).reading
+
+    def run(self, file: StudyFile, store: ArtifactStore, progress: bool) -> list[Result]:
+        return [self.study(file).run(store, progress=progress)]
+
+    def study(self, file: StudyFile) -> DynamicsStudy:
+        """The plan of all steps."""
+        task, split = file.task(self.task)
+        return DynamicsStudy.of(
+            file.places(self.checkpoints),
+            task,
+            split=split,
+            also=[file.task(name) for name in self.also],
+            **self.options(DynamicsConfig),
+        )
+
+
 class InfluenceStep(AttributionConfig, Step):
     """Score training rows for queries."""
 
@@ -621,10 +693,12 @@ STEPS: dict[str, type[Step]] = {
     "interpolate": InterpolateStep,
     "surface": SurfaceStep,
     "ridge": RidgeStep,
+    "align": AlignStep,
     "connect": ConnectStep,
     "curve": CurveStep,
     "simplex": SimplexStep,
     "sharpness": SharpnessStep,
+    "dynamics": DynamicsStep,
     "influence": InfluenceStep,
     "mislabel": MislabelStep,
     "lds": LdsStep,

@@ -25,7 +25,7 @@ from typing import Any
 from landform.config import read_yaml
 from landform.errors import CheckpointError, ConfigError, LandformError
 from landform.store.artifacts import ArtifactStore, Store
-from landform.studies.steps import STEPS, ReportStep, Step, TrainStep
+from landform.studies.steps import STEPS, ReportStep, Step
 from landform.tasks.task import Task, TaskConfig
 
 __all__ = ["ReportStep", "StudyFile", "describe_study", "read_study", "run_study"]
@@ -83,8 +83,8 @@ class StudyFile:
         if meant or glob.glob(stem) or glob.glob(str(path)):
             return str(path)
         # What an earlier step makes is local before it is there: no hub is asked for it.
-        outs = [Path(step.out) for step in self.steps if isinstance(step, TrainStep)]
-        made = any(out in Path(name).parents for out in outs)
+        outs = [Path(out) for out in (step.makes() for step in self.steps) if out is not None]
+        made = any(out in (Path(name), *Path(name).parents) for out in outs)
         return str(path.absolute()) if made else name
 
     def places(self, names: str | tuple[str, ...]) -> list[str]:
@@ -92,10 +92,11 @@ class StudyFile:
         return [self.place(name) for name in ([names] if isinstance(names, str) else names)]
 
     def makes(self, name: str) -> bool:
-        """Whether a checkpoint or pattern lies in a directory that a training step fills."""
+        """Whether a checkpoint or pattern is, or lies in, a directory that a step fills."""
         path = os.path.normpath(self.base / name)
-        folders = [self.base / step.out for step in self.steps if isinstance(step, TrainStep)]
-        return any(path.startswith(f"{os.path.normpath(f)}{os.sep}") for f in folders)
+        made = [step.makes() for step in self.steps]
+        folders = [os.path.normpath(self.base / out) for out in made if out is not None]
+        return any(f"{path}{os.sep}".startswith(f"{folder}{os.sep}") for folder in folders)
 
 
 def _mapping(value: Any, where: str) -> dict[str, Any]:
@@ -180,6 +181,6 @@ def _forecast(file: StudyFile, step: Step, store: ArtifactStore | None) -> str:
     try:
         return step.forecast(file, store)
     except CheckpointError as error:
-        if not any(isinstance(other, TrainStep) for other in file.steps):
+        if not any(other.makes() for other in file.steps):
             raise
         return f"waits for the runs of an earlier step ({error.what})"

@@ -25,7 +25,14 @@ from torch import Tensor
 
 from landform.errors import CheckpointError, StoreError
 from landform.results import Result
-from landform.store.atomic import atomic_directory, check_place, write_json, write_tensors
+from landform.store.atomic import (
+    atomic_directory,
+    check_place,
+    read_json,
+    read_tensors,
+    write_json,
+    write_tensors,
+)
 from landform.weights.checkpoint import (
     Checkpoint,
     LoadConfig,
@@ -50,7 +57,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from transformers import PreTrainedModel
 
-__all__ = ["AlignConfig", "AlignedCheckpoint", "AlignmentReport", "align"]
+__all__ = ["AlignConfig", "AlignedCheckpoint", "AlignmentReport", "align", "align_once"]
 
 _PARTS: tuple[Part, ...] = ("heads", "feed_forward", "residual")
 
@@ -135,6 +142,15 @@ class AlignmentReport(Result):
             "parts": self.parts.to_dict("records"),
         }
 
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> AlignmentReport:
+        """The report that `to_json` wrote."""
+        import pandas as pd
+
+        fields = {name: item for name, item in value.items() if name != "moved"}
+        fields |= {"parts": pd.DataFrame(value["parts"]), "notes": tuple(value["notes"])}
+        return cls(**fields)
+
 
 @dataclass(frozen=True)
 class AlignedCheckpoint(Checkpoint):
@@ -209,6 +225,35 @@ def align(
         write_json(directory / "alignment.json", report.to_json())
         write_tensors(directory / "permutations.safetensors", permutations)
     return AlignedCheckpoint(spec, place.absolute(), report, permutations)
+
+
+def align_once(
+    a: str | os.PathLike[str] | Checkpoint,
+    b: str | os.PathLike[str] | Checkpoint,
+    out: str | os.PathLike[str],
+    **options: Any,
+) -> AlignedCheckpoint:
+    """`align`, or what it wrote to `out` before, from the same weights with the same options.
+
+    Raises `StoreError` where `out` holds anything else.
+    """
+    place = Path(out).expanduser()
+    if not (place / "alignment.json").exists():
+        return align(a, b, out, **options)
+    config = AlignConfig.parse(options, where="align")
+    kept = read_json(place / "alignment.json")
+    asked = {
+        "weights": [resolve(a).fingerprint, resolve(b).fingerprint],
+        "config": config.model_dump(mode="json"),
+    }
+    if any(kept.get("provenance", {}).get(name) != value for name, value in asked.items()):
+        raise StoreError(
+            f"{out} holds the alignment of other checkpoints, or with other options",
+            remedy="remove it, or name another directory",
+        )
+    report = AlignmentReport.from_json(kept)
+    orders = read_tensors(place / "permutations.safetensors")
+    return AlignedCheckpoint(str(out), place.absolute(), report, orders)
 
 
 def _check_free(out: Path) -> None:
