@@ -96,8 +96,8 @@ class Checkpoint:
         foreign = sorted(p.name for e in _FOREIGN for p in self.path.glob(f"*{e}"))
         if foreign:
             remedy = (
-                f"{foreign[0]} is in the format of another framework: convert it to safetensors, "
-                "or get the PyTorch weights of this model"
+                f"{foreign[0]} is in the format of another framework: convert it to safetensors "
+                "(landform convert), or get the PyTorch weights of this model"
             )
         raise CheckpointError(
             f"{self.spec}: no weights in {self.path} (model.safetensors is missing)", remedy=remedy
