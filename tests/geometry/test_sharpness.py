@@ -69,6 +69,7 @@ def best_of(field, region, restarts=1, **ascent):
     return max(found, key=lambda c: c.loss)
 
 
+@settings(max_examples=25)
 @given(st.integers(0, 10**6), st.sampled_from([0.05, 0.5]))
 def test_the_box_of_a_convex_quadratic_is_climbed_to_its_best_corner(seed, epsilon):
     field = quadratic(5, seed)
@@ -102,7 +103,7 @@ def ball_maximum(slope, hessian, radius):
     return float(b @ v + 0.5 * v @ (values * v))
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(st.integers(0, 10**6), st.booleans(), st.sampled_from(["sam", "adaptive"]))
 def test_the_ball_of_a_quadratic_is_climbed_to_the_secular_solution(seed, convex, method):
     field = quadratic(6, seed, convex)

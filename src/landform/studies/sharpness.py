@@ -206,15 +206,16 @@ class SharpnessStudy:
 
     def _run(self, store: ArtifactStore, progress: bool) -> None:
         engine, workers = self.config.engine, self.config.workers
-        run_plan(
-            self.endpoints.plan,
-            self.endpoints.work,
-            store,
-            engine=engine,
-            workers=workers,
-            progress=progress,
-            description="evaluating",
-        )
+        if len(self.endpoints.work.data) > 1:  # one data set: the climbs' own evaluations
+            run_plan(
+                self.endpoints.plan,
+                self.endpoints.work,
+                store,
+                engine=engine,
+                workers=workers,
+                progress=progress,
+                description="evaluating",
+            )
         self.climbs.run(store, engine=engine, workers=workers, progress=progress)
 
     # --- from kept outputs to the result -----------------------------------------------------
