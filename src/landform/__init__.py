@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from landform.report.atlas import write_atlas
     from landform.studies.connect import Connection, connect
     from landform.studies.counterfactual import Counterfactual, counterfactual
+    from landform.studies.dynamics import Dynamics, dynamics
     from landform.studies.lds import lds
     from landform.studies.sharpness import compare_sharpness
     from landform.tasks.hans import generate_hans
@@ -80,6 +81,7 @@ _HOME = {
     "ComplexFit": "landform.geometry.simplexes",
     "Connection": "landform.studies.connect",
     "Counterfactual": "landform.studies.counterfactual",
+    "Dynamics": "landform.studies.dynamics",
     "Evaluation": "landform.evaluation.evaluate",
     "Factors": "landform.curvature.factors",
     "FittedComplex": "landform.geometry.simplexes",
@@ -114,6 +116,7 @@ _HOME = {
     "corrupt_labels": "landform.attribution.mislabel",
     "counterfactual": "landform.studies.counterfactual",
     "distance": "landform.weights.distance",
+    "dynamics": "landform.studies.dynamics",
     "evaluate": "landform.evaluation.evaluate",
     "fit_complex": "landform.geometry.simplexes",
     "fit_curve": "landform.geometry.fitting",

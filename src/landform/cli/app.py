@@ -87,6 +87,10 @@ _COMMANDS = {
         "Fit a simplicial complex of low loss through checkpoints.",
         "landform simplex runs/seed0 runs/seed1 runs/seed2 --task sst2 --connectors 2",
     ),
+    "dynamics": (
+        "Basins of the same runs at several training steps: who changes?",
+        "landform dynamics 'runs/seed*' --steps 100 200 --task sst2 --store study",
+    ),
     "distance": (
         "Distances between two checkpoints: L2, RMS, cosine, per group of parameters.",
         "landform distance runs/seed0 runs/seed1 --by layer",

@@ -293,7 +293,7 @@ class ConnectionStudy:
         work = PointsWork(tuple(chosen), data, config)
         study = cls(names, work, tuple(wanted), config, landmarks)
         if config.ood or config.in_domain:
-            study._columns(study._endpoint_columns())
+            study.compared_columns()
         return study
 
     @property
@@ -615,7 +615,7 @@ class ConnectionStudy:
         )
         return table, summary
 
-    def _endpoint_columns(self) -> list[str]:
+    def endpoint_columns(self) -> list[str]:
         """The columns that the table of endpoints will have."""
         known: list[str] = []
         for data in self.work.data:
@@ -624,6 +624,10 @@ class ConnectionStudy:
             parts = ["loss", *names, *(f"{mask}/{name}" for mask in masks for name in names)]
             known += [f"{data.name}/{part}" for part in parts]
         return known
+
+    def compared_columns(self) -> tuple[tuple[str, ...], str]:
+        """The OOD columns and the in-domain column of the endpoint table, before it is there."""
+        return self._columns(self.endpoint_columns())
 
     def _columns(self, known: Sequence[str]) -> tuple[tuple[str, ...], str]:
         """The OOD columns and the in-domain column: as asked, or by default."""
