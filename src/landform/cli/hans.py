@@ -21,7 +21,7 @@ def hans(
     seed: int = 0,
     split: HansSplit = "validation",
     predictions: Path | None = None,
-    data: Path | None = None,
+    pairs: Annotated[Path | None, Parameter(name="--data")] = None,
     options: Annotated[ScoreConfig, OptionFlags] = ScoreConfig(),
     output: Annotated[OutputConfig, OutputFlags] = OutputConfig(),
 ) -> None:
@@ -42,7 +42,7 @@ def hans(
         validation or train, for a file; no pair is in both.
     predictions
         Score this file instead: the header pairID,gold_label, then a line per pair: ex0,entailment.
-    data
+    pairs
         The HANS file or folder that the predictions are about.
     """
     if (out is None) == (predictions is None):
@@ -51,19 +51,19 @@ def hans(
             remedy="--out hans.tsv, or --predictions FILE --data hans.tsv",
         )
     if out is not None:
-        if data is not None:
+        if pairs is not None:
             raise ConfigError(
                 "option data goes with --predictions", remedy="leave --data or --out out"
             )
         _generate(out, rows_per_subcase, seed, split, output)
         return
     assert predictions is not None
-    if data is None:
+    if pairs is None:
         raise ConfigError(
             "option data is missing: which pairs are the predictions about?",
             remedy="--data hans.tsv, or the folder with heuristics_evaluation_set.txt",
         )
-    scores = score_predictions(predictions, data, **dict(options))
+    scores = score_predictions(predictions, pairs, **dict(options))
     if not output.json_:
         for title, table in scores.sections().items():
             print(f"{title}:")
