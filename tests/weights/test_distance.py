@@ -1,11 +1,12 @@
 import json
 import math
 
+import numpy as np
 import pytest
 import torch
 
 from landform.errors import CheckpointError, SpaceMismatchError
-from landform.weights.distance import distance, euclidean
+from landform.weights.distance import distance, euclidean, gram, off_line
 from landform.weights.space import ParameterSpace
 
 
@@ -81,3 +82,19 @@ def test_origin_saved_with_another_head(tmp_path, pair, tiny_model, word_tokeniz
     x, y = space.flatten(a).double() - o, space.flatten(b).double() - o
     result = distance(*map(str, pair), origin=str(tmp_path / "base"))
     assert result.cosine == pytest.approx(float(x @ y / x.norm() / y.norm()), rel=1e-10)
+
+
+def test_inner_products_against_numpy():
+    """More entries than one block has, and vectors so close to a line that products lose it."""
+    generator = torch.Generator().manual_seed(0)
+    o, a, b = (torch.randn(600_001, generator=generator) for _ in range(3))
+    exact = [x.double().numpy() for x in (o, a, b)]
+    differences = np.stack([exact[1] - exact[0], exact[2] - exact[0]])
+    np.testing.assert_allclose(gram([a, b], origin=o), differences @ differences.T, rtol=1e-12)
+    np.testing.assert_allclose(gram([o, a, b]), np.stack(exact) @ np.stack(exact).T, rtol=1e-12)
+    far = differences[1] - 0.3 * differences[0]
+    assert off_line(o, a, b, 0.3) == pytest.approx(np.linalg.norm(far), rel=1e-12)
+    near = (o + 0.3 * (a.double() - o) + 1e-9 * b).double()
+    assert off_line(o.double(), a.double(), near, 0.3) == pytest.approx(
+        1e-9 * float(b.double().norm()), rel=1e-5
+    )

@@ -161,6 +161,7 @@ class Surface(Result):
     @property
     def reading(self) -> str:
         """One line for a person."""
+        plane = self.mode == "plane"
         rows = self.table[(self.table.data == self.data[0]) & self.table.evaluated]
         cells = [_nearest(rows, place) for place in self.models.values()]
         losses = ", ".join(f"{cell.loss:.4g}" for cell in cells)
@@ -170,11 +171,11 @@ class Surface(Result):
             for cell, place in zip(cells, self.models.values(), strict=True)
             for c, value in zip("xy", place, strict=True)
         )
-        where = "there" if on_grid else "in the cells nearest to them"
+        where, between = ("the models", "between them") if plane else ("the centre", "of all")
+        where = f"at {where}" if on_grid else f"in the cells nearest to {where}"
         count = f"{self.evaluations} evaluations"
         if self.saved:
             count += f" in place of {self.evaluations + self.saved}"
-        between = "between the models" if self.mode == "plane" else "of all"
         inside = rows[self._inside(rows)] if self._inside(rows).any() else rows
         return (
             f"{self._title} on {self.data[0]}, {count}: "
