@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, get_args
 
+from cyclopts import Parameter
+
 from landform.cli.common import OptionFlags, OutputConfig, OutputFlags, emit, print_table
 from landform.errors import ConfigError
 from landform.evaluation.hans import ScoreConfig, score_predictions
