@@ -102,6 +102,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FIGURES",
+    "OPERANDS",
     "QUANTITIES",
     "TOGETHER",
     "checkpoint_order",
@@ -1068,6 +1069,12 @@ TOGETHER: dict[str, Callable[..., Figure]] = {
     "score_distributions": plot_score_distributions,
 }
 """The figures of several results: each takes them as a mapping from names."""
+
+OPERANDS: dict[str, tuple[str, ...]] = {
+    "surfaces": ("Surface",),
+    "score_distributions": ("Connection", "Evaluation"),
+}
+"""The kinds of results that a figure of several takes."""
 
 
 def save_all(

@@ -95,6 +95,7 @@ def draw_kept(
         if together is not None and (
             len(chosen) > 1 or which not in _figures_of(results[chosen[0]])
         ):
+            _check_kinds(str(which), {name: results[name] for name in chosen})
             given = parse_options(together, options)
             return str(which), together(_operands(results, groups), **given)
         if len(chosen) > 1:
@@ -166,6 +167,17 @@ def _groups(results: Mapping[str, Any], patterns: Sequence[str]) -> dict[str, li
         if not groups[pattern]:
             raise unknown("result", pattern, list(results))
     return groups
+
+
+def _check_kinds(which: str, members: Mapping[str, Any]) -> None:
+    wanted = figures.OPERANDS[which]
+    for name, result in members.items():
+        kinds = [kind.__name__ for kind in type(result).__mro__]
+        if not set(wanted) & set(kinds):
+            raise ConfigError(
+                f"figure {which}: {name} is a {kinds[0]}, not of the kind {' or '.join(wanted)}",
+                remedy="name results of that kind; landform figure STUDY lists them",
+            )
 
 
 def _operands(results: Mapping[str, Any], groups: Mapping[str, list[str]]) -> dict[str, Any]:
