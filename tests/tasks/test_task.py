@@ -464,3 +464,11 @@ def test_order_and_shard_are_part_of_the_fingerprint_and_travel() -> None:
         prints.add(task.fingerprint("validation"))
         assert pickle.loads(pickle.dumps(task)).fingerprint("dev") == task.fingerprint("dev")
     assert len(prints) == len(changes)
+
+
+def test_a_folder_beside_a_description_does_not_take_a_tasks_name(tmp_path: Path) -> None:
+    (tmp_path / "hans").mkdir()
+    (tmp_path / "dev.tsv").write_text(DEV)
+    placed = TaskConfig(task="hans", data_dir="hans", shard="1/2").placed(tmp_path)
+    assert (placed.task, placed.data_dir) == ("hans", str(tmp_path / "hans"))
+    assert TaskConfig(task="dev.tsv").placed(tmp_path).task == str(tmp_path / "dev.tsv")

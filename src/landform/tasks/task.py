@@ -181,7 +181,9 @@ class TaskConfig(Config):
             changes["files"] = {split: str(base / path) for split, path in self.files.items()}
         if self.data_dir is not None:
             changes["data_dir"] = str(base / self.data_dir)
-        if self.task is not None and (base / self.task).exists():
+        # A folder that happens to be called hans is not meant by the name of the task.
+        named = self.task is None or catalogue.find(self.task) is not None
+        if self.task is not None and not named and (base / self.task).exists():
             changes["task"] = str(base / self.task)
         return self.replace(**changes) if changes else self
 
