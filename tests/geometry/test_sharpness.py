@@ -594,3 +594,14 @@ def test_it_can_be_kept_and_read_again(place, task):
     again = from_parts(*to_parts(found))
     assert again.table.equals(found.table) and again.reading == found.reading
     assert found.to_json()["value"] == found.value
+
+
+def test_a_point_that_measures_lower_does_not_count(place, task):
+    plan = SharpnessPlan.of([place / "a"], task, "validation", [{}])
+    here, weights = np.ones(22), np.ones(22)
+    records = [{"loss": 3.0, "moved": True}, {"loss": 2.0, "moved": True}]
+    lower, higher = here[None] - 1e-7, here[None] + 1e-7
+    assert plan._best(records, [lower, lower], weights, here) is None
+    assert plan._best(records, [lower, higher], weights, here) == 1
+    held = SharpnessPlan.of([place / "a"], task, "validation", [{"climb_split": "train"}])
+    assert held._best(records, [lower, higher], weights, here) == 0
