@@ -80,6 +80,8 @@ def test_which_files(tmp_path, mnli):
     assert list(find_samples(tmp_path / "a_eval_bert_", ["x", "2"])) == ["x", "2"]
     (tmp_path / "other.json").unlink()
     assert list(find_samples(tmp_path)) == ["2", "10", "x"]
+    whole = ["a_eval_bert_2", "a_eval_bert_10"]
+    assert list(find_samples(tmp_path, models=whole))[:2] == whole
     with pytest.raises(DataError, match=r"bert_7\.json is missing"):
         find_samples(tmp_path / "a_eval_bert_", ["7"])
     with pytest.raises(DataError, match="no per-sample file of that prefix"):

@@ -164,7 +164,6 @@ def test_a_study_is_pushed_with_its_atlas_and_a_card(hub, tmp_path, capsys, conn
     study = tmp_path / "study"
     store = open_store(study)
     publish(store, "connect", connection)
-    (study / "atlas.html").write_text("<html>")
     (study / "artifacts" / "mix").mkdir(parents=True)
     (study / "artifacts" / "mix" / "big").write_text("x")
     words = ["push", str(study), "org/study", "--repo-type", "dataset", "--path-in-repo", "first"]
@@ -175,7 +174,8 @@ def test_a_study_is_pushed_with_its_atlas_and_a_card(hub, tmp_path, capsys, conn
     assert not any("artifacts" in name for name in files)
     assert connection.reading in files["first/README.md"].decode()
     assert hub.repos["org/study"].branches["main"] == {}
-    assert "pushed study" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "pushed study" in said and f"wrote {study / 'atlas.html'}" in said
 
 
 def test_logs_and_single_files(hub, tmp_path):

@@ -22,7 +22,7 @@ from landform.errors import ConfigError
 from landform.evaluation.evaluate import Evaluation
 from landform.exchange.connections import ImportConfig, connection_of
 from landform.exchange.evaluations import find_samples, read_evaluations
-from landform.exchange.lines import Line
+from landform.exchange.lines import Line, natural_order
 from landform.results import Result
 from landform.store.study import publish, slug
 from landform.studies.connect import Connection
@@ -112,12 +112,14 @@ def import_(
         results = {keep_as or "surface": surface}
     else:
         lines = _lines(kind, sources, wanted)
-        further = _evaluations(samples, (), data, split, _Wanted((), False, False, metrics))
+        models = natural_order(list({name for line in lines for name in (line.a, line.b)}))
+        wanted = _Wanted((), False, False, metrics)
+        further = _evaluations(samples, (), data, split, wanted, models)
         connection = connection_of(lines, evaluations=_by_data(further), config=options)
-        results = {**further, keep_as or "connect": connection}
+        results = {keep_as or "connect": connection, **further}
         if not output.json_:
             _say_lines(connection, options)
-    _keep(results, store, output)
+    _keep(results, store, output, readings=len(results) if kind == "samples" else 1)
 
 
 def _say_lines(connection: Connection, options: ImportConfig) -> None:
@@ -162,6 +164,7 @@ def _evaluations(
     data: TaskConfig,
     split: str,
     wanted: _Wanted,
+    models: Sequence[str] = (),
 ) -> dict[str, Result]:
     """Evaluations under the names that `landform evaluate` keeps them."""
     task = make_task(data) if data.task or data.files else None
@@ -170,7 +173,7 @@ def _evaluations(
         default = task.name if task else _data_name(source)
         name = wanted.names[place] if wanted.names else default
         evaluations = read_evaluations(
-            find_samples(source, suffixes),
+            find_samples(source, suffixes, models=models),
             task=task,
             name=name,
             split=split,
@@ -197,7 +200,9 @@ def _by_data(results: dict[str, Result]) -> list[dict[str, Evaluation]]:
     return list(found.values())
 
 
-def _keep(results: dict[str, Result], store: Path | None, output: OutputConfig) -> None:
+def _keep(
+    results: dict[str, Result], store: Path | None, output: OutputConfig, *, readings: int
+) -> None:
     wrote = []
     if store is not None:
         kept = open_study(store)
@@ -210,7 +215,7 @@ def _keep(results: dict[str, Result], store: Path | None, output: OutputConfig) 
     elif output.json_:
         emit({title: result.to_json() for title, result in results.items()}, output, wrote)
     else:
-        for result in shown:
+        for result in shown[:readings]:
             print(result.reading)
         emit({}, output, wrote)
     if store is not None and not output.json_:

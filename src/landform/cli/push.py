@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 from cyclopts import Parameter
@@ -31,7 +32,8 @@ def push(
     Parameters
     ----------
     source
-        A checkpoint (DIR or DIR@STEP), a study directory, a folder or a file.
+        A checkpoint (DIR or DIR@STEP), a study directory (its atlas is written where it has none),
+        a folder or a file.
     repo
         The repository: org/name. It is made where it is missing.
     private
@@ -45,6 +47,11 @@ def push(
     repo_type
         What kind of repository it is.
     """
+    wrote: list[Path] = []
+    if (Path(source) / "study.json").is_file() and not (Path(source) / "atlas.html").exists():
+        from landform.report.study import write_report
+
+        wrote = write_report(Path(source))
     result = push_to_hub(
         source,
         repo,
@@ -54,4 +61,4 @@ def push(
         message=message,
         repo_type=repo_type,
     )
-    emit(result, output)
+    emit(result, output, wrote)

@@ -57,7 +57,9 @@ class SamplesConfig(Config):
 # --- which files ---------------------------------------------------------------------------------
 
 
-def find_samples(source: str | os.PathLike[str], suffixes: Sequence[str] = ()) -> dict[str, Path]:
+def find_samples(
+    source: str | os.PathLike[str], suffixes: Sequence[str] = (), *, models: Sequence[str] = ()
+) -> dict[str, Path]:
     """{model: file} of the per-sample files that `source` names, in natural order.
 
     * a prefix and `suffixes`: `<prefix><suffix>.json`, named by the suffix;
@@ -65,6 +67,9 @@ def find_samples(source: str | os.PathLike[str], suffixes: Sequence[str] = ()) -
     * a folder: its .json files, or those in one folder per model as the hub keeps them (the file
       whose name is the model's, or the only one of which it says `eval`), named by what the
       names do not share.
+
+    With `models`, names that the files must go with (those of lines, say), files are named by the
+    whole name of the file or folder where that is what fits.
     """
     text = os.fspath(source)
     if suffixes:
@@ -76,7 +81,10 @@ def find_samples(source: str | os.PathLike[str], suffixes: Sequence[str] = ()) -
     place = Path(text)
     if place.is_file():
         return {place.stem: place}
-    found = _in_folder(place) if place.is_dir() else _by_prefix(place)
+    whole = _in_folder(place) if place.is_dir() else {}
+    found = _short(whole) if place.is_dir() else _by_prefix(place)
+    if models and not set(models) <= set(found) and set(models) <= set(whole):
+        found = whole
     if not found:
         raise DataError(
             f"{text}: no per-sample file {'in the folder' if place.is_dir() else 'of that prefix'}",
@@ -97,7 +105,7 @@ def _by_prefix(prefix: Path) -> dict[str, Path]:
 def _in_folder(folder: Path) -> dict[str, Path]:
     files = sorted(folder.glob("*.json"))
     if files:
-        return _short({path.stem: path for path in files})
+        return {path.stem: path for path in files}
     chosen: dict[str, Path] = {}
     for inner in sorted(path for path in folder.iterdir() if path.is_dir()):
         own = inner / f"{inner.name}.json"
@@ -110,7 +118,7 @@ def _in_folder(folder: Path) -> dict[str, Path]:
             )
         for path in named:
             chosen[inner.name] = path
-    return _short(chosen)
+    return chosen
 
 
 def _short(files: Mapping[str, Path]) -> dict[str, Path]:
