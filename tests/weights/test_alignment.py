@@ -68,6 +68,7 @@ CASES = [
     ("gpt_neox", COMMON, "CausalLM"),
     ("t5", T5, "Seq2SeqLM"),
     ("t5", T5, "SequenceClassification"),
+    ("t5", T5, ""),
     ("mt5", {**T5, "tie_word_embeddings": False}, "Seq2SeqLM"),
     ("deberta-v2", {**DEBERTA, "share_att_key": False}, "SequenceClassification"),
     ("deberta-v2", {**DEBERTA, "share_att_key": True, "embedding_size": 8,

@@ -9,6 +9,7 @@ computes exactly what b computes.
 from __future__ import annotations
 
 import atexit
+import inspect
 import math
 import os
 import shutil
@@ -452,7 +453,7 @@ def _probe(model: PreTrainedModel) -> list[Tensor]:
         inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
         if getattr(config, "type_vocab_size", 0) and config.type_vocab_size > 1:
             inputs["token_type_ids"] = (torch.arange(length)[None] > length // 2).long()
-        if getattr(config, "is_encoder_decoder", False) and hasattr(model, "lm_head"):
+        if "decoder_input_ids" in inspect.signature(model.forward).parameters:
             inputs["decoder_input_ids"] = ids.flip(1)
         found = model(**inputs)
         if getattr(found, "logits", None) is not None:

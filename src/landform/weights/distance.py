@@ -144,7 +144,7 @@ def distance(
     check_same_architecture(*ends)
     models = [load_model(end, kind, config) for end in ends]
     spaces = [ParameterSpace.of(model) for model in models]
-    spaces[0].check_same(spaces[1], str(a), str(b))
+    spaces[0].check_same(spaces[1], ends[0].spec, ends[1].spec)
     space = spaces[0]
     points = [space.flatten(model) for model in models]
     for end, point in zip(ends, points, strict=True):
@@ -162,7 +162,7 @@ def distance(
     if count != space.numel:
         raise ConfigError(f"groups by {config.by} cover {count} of {space.numel} parameters")
     l2, rms, cosine = _finish(total[0], total[1], total[2], total[3], count)
-    return Distance(str(a), str(b), l2, rms, cosine, count, pd.DataFrame(rows))
+    return Distance(ends[0].spec, ends[1].spec, l2, rms, cosine, count, pd.DataFrame(rows))
 
 
 def _origin(
