@@ -47,8 +47,9 @@ def through(place, *, size=5):
 
 def test_a_plane_is_kept(say, place, tmp_path):
     words = [*through(place), "--also", place / "ood.yaml", "--store", tmp_path / "s"]
-    status, out, err = say(*words)
+    status, out, err = say(*words, "--figure", tmp_path / "plane.png")
     assert status == 0, err
+    assert (tmp_path / "plane.png").read_bytes().startswith(b"\x89PNG")
     assert "plane through seed0, seed1, seed2 on dev:validation, 25 evaluations" in out
     (name,) = (tmp_path / "s" / "results").iterdir()
     assert f"wrote {name}" in out and name.name == "surface-seed0-seed1-seed2-dev-validation"
