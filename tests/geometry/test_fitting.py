@@ -413,6 +413,13 @@ def test_a_walk_over_two_models_is_the_line(ends, task):
     np.testing.assert_array_equal(found.table.loss, found.line.loss)
 
 
+def test_a_round_trip(ends, task):
+    found = walk([ends[0], ends[1], ends[0]], task, points=5, replicates=50)
+    assert found.chord == 0 and "times the chord" not in found.reading
+    assert found.table.distance_a.iloc[2] == pytest.approx(found.length / 2, rel=1e-6)
+    np.testing.assert_allclose(found.table.loss, found.table.loss[::-1], rtol=1e-5)
+
+
 # --- bad input ----------------------------------------------------------------------------------
 
 

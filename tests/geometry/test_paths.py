@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.integrate import quad
 from scipy.interpolate import BPoly
@@ -92,6 +92,7 @@ def test_the_length_of_a_parabola():
 
 
 @pytest.mark.parametrize("kind", ["bezier", "polyline"])
+@settings(max_examples=25)
 @given(seed=st.integers(0, 1000), n=st.integers(2, 6), points=st.integers(2, 12))
 def test_points_at_equal_arc_length(kind, seed, n, points):
     found = course(kind, control(n, seed=seed))

@@ -79,16 +79,7 @@ def curve(
     dry_run
         Say what would be fitted and evaluated, with time and memory; keep nothing.
     """
-    if figure is not None:
-        from landform.report.style import check_figure
-
-        check_figure(figure)
-    if models_at and out is None:
-        raise ConfigError("option models_at needs a directory", remedy="give --out DIR too")
-    if any(not 0 <= t <= 1 for t in models_at):
-        raise ConfigError(f"option models_at: {models_at}", remedy="a curve runs from 0 to 1")
-    if out is not None:
-        check_target(out, "path.json")
+    _check_places(out, models_at, figure)
     study = CurveStudy.of(
         a,
         b,
@@ -118,3 +109,17 @@ def curve(
     if not output.json_:
         print(path.reading)
     emit(result, output, wrote)
+
+
+def _check_places(out: Path | None, models_at: tuple[float, ...], figure: Path | None) -> None:
+    """Raise for what could not be written in the end, before anything is computed."""
+    if figure is not None:
+        from landform.report.style import check_figure
+
+        check_figure(figure)
+    if models_at and out is None:
+        raise ConfigError("option models_at needs a directory", remedy="give --out DIR too")
+    if any(not 0 <= t <= 1 for t in models_at):
+        raise ConfigError(f"option models_at: {models_at}", remedy="a curve runs from 0 to 1")
+    if out is not None:
+        check_target(out, "path.json")

@@ -455,7 +455,8 @@ class FitWork:
     @cached_property
     def identity(self) -> dict[str, Any]:
         """Everything that decides the result."""
-        options = self.config.model_dump(mode="json", exclude=set(WHERE_ONLY))
+        # A third checkpoint is one of the members, whatever its path.
+        options = self.config.model_dump(mode="json", exclude={*WHERE_ONLY, "start"})
         options |= {"lambda": self.config.lam}
         if self.select is not None:
             options["save_every"] = self.config.save_every

@@ -265,8 +265,8 @@ class PathEvaluation(Result):
         ]
         return (
             f"barrier on the line {heights[0]}, along the {self.curve} {heights[1]} "
-            f"{loss_unit(self.kind)} on {curve.data}: {verdict}; length {self.length:.4g}, "
-            f"{self.length / self.chord:.3g} times the chord"
+            f"{loss_unit(self.kind)} on {curve.data}: {verdict}; length {self.length:.4g}"
+            + (f", {self.length / self.chord:.3g} times the chord" if self.chord else "")
         )
 
     def to_json(self) -> dict[str, Any]:
