@@ -151,6 +151,10 @@ def ridge(
     Options are the fields of `RidgeConfig`.
     """
     config = RidgeConfig.parse(options, where="ridge")
+    if len(config.ts) < 3:
+        raise ConfigError(
+            "a line of two points has no inside to look for a ridge in", remedy="use more points"
+        )
     work = line_work(a, b, task, split, also, config)
     which = _data_set(work, of)
     walk = walk_line(work, config, open_store(store), progress=progress)
@@ -212,10 +216,6 @@ def ridge_of(work: PointsWork, walk: Walk, config: RidgeConfig, which: int = 0) 
 
 def _place(ts: Floats, losses: Floats, weights: Floats, at: str) -> Place:
     """Indices (i, k, j) of the ridge of the mean curve; losses (points, examples)."""
-    if len(ts) < 3:
-        raise ConfigError(
-            "a line of two points has no inside to look for a ridge in", remedy="use more points"
-        )
     curve = np.average(losses, axis=1, weights=weights)
     found = convexity_gap_location(curve, t=ts) if at == "gap" else None
     if found is not None:
