@@ -60,6 +60,8 @@ if TYPE_CHECKING:
 
 __all__ = ["AlignConfig", "AlignedCheckpoint", "AlignmentReport", "align", "align_once"]
 
+Squares = dict[str, float]
+Orders = dict[str, np.ndarray[Any, Any]]
 _PARTS: tuple[Part, ...] = ("heads", "feed_forward", "residual")
 
 
@@ -190,20 +192,8 @@ def align(
     if out is not None:
         _check_free(Path(out))
     check_same_architecture(*ends)
-    models = [load_model(end, None, config) for end in ends]
-    symmetries = _checked_symmetries(models, ends).only(config.parts)
-    points = [{n: p.detach() for n, p in model.named_parameters()} for model in models]
-    found = match_weights(
-        points[0],
-        points[1],
-        symmetries,
-        restarts=config.restarts,
-        seed=config.seed,
-        max_iterations=config.max_iterations,
-    )
-    permutations, distances = _nearest(points, symmetries, found)
+    symmetries, found, permutations, distances = _search(ends, config)
     parts = _parts_table(symmetries, permutations, *distances[:2])
-    del models, points
     place = Path(out).expanduser() if out is not None else _temporary(ends[1])
     spec = str(out) if out is not None else f"{ends[1].spec}-aligned"
     with atomic_directory(place, durable=out is not None) as directory:
@@ -287,10 +277,25 @@ def _checked_symmetries(
     return describe_symmetries(models[1], ends[1].spec)
 
 
-# --- what the search found ------------------------------------------------------------------------
+def _search(
+    ends: Sequence[Checkpoint], config: AlignConfig
+) -> tuple[Symmetries, Matching, Orders, tuple[Squares, Squares, float, float]]:
+    """The symmetries, the best match of all starts, and what it does to the distance."""
+    models = [load_model(end, None, config) for end in ends]
+    symmetries = _checked_symmetries(models, ends).only(config.parts)
+    points = [{n: p.detach() for n, p in model.named_parameters()} for model in models]
+    found = match_weights(
+        points[0],
+        points[1],
+        symmetries,
+        restarts=config.restarts,
+        seed=config.seed,
+        max_iterations=config.max_iterations,
+    )
+    return symmetries, found, *_nearest(points, symmetries, found)
 
-Squares = dict[str, float]
-Orders = dict[str, np.ndarray[Any, Any]]
+
+# --- what the search found ------------------------------------------------------------------------
 
 
 def _nearest(
