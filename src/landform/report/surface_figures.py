@@ -6,6 +6,7 @@ every map: low for losses and calibration errors, high for accuracies and the li
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
@@ -409,7 +410,9 @@ def _mark_skipped(axes: Axes, panel: _Panel, image: Any) -> None:
 
 
 def _axis_labels(axes: Axes, surface: Surface, left: bool = True) -> None:
-    axes.set_xlabel(f"x  (1 = {surface.unit:.3g} in weights)")
+    # A surface of another program does not tell how long its unit is.
+    length = "" if math.isnan(surface.unit) else f"  (1 = {surface.unit:.3g} in weights)"
+    axes.set_xlabel(f"x{length}")
     axes.set_ylabel("y  (same unit)" if left else "")
 
 
