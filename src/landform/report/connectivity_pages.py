@@ -398,14 +398,14 @@ def _ridge(result: Any, anchor: str, few: bool) -> Row:
 
 def _dynamics(result: Any, anchor: str, few: bool) -> Row:
     switched = result.positions.groupby("name")["switched"].any()
-    last = result.basins[result.steps[-1]]
+    last = result.basins.iloc[:, -1]
     facts = [
         _fact("checkpoints", len(result.names)),
         _fact("steps", len(result.steps), ", ".join(map(str, result.steps))),
         _fact("basins at the end", int(last.dropna().nunique())),
         _fact("switch basins", int(switched.sum()), ", ".join(map(str, switched[switched].index))),
     ]
-    basins = result.basins.rename(columns={step: f"step {step}" for step in result.steps})
+    basins = result.basins.rename(columns=lambda step: f"step {step}")
     return {
         "facts": facts,
         "figure": picture(
