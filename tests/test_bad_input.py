@@ -889,6 +889,23 @@ def test_every_public_name_is_there():
         assert getattr(lf, name) is not None
 
 
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("--epsilon", 0), "epsilon"),
+        (("--epsilon", -0.001), "epsilon"),
+        (("--steps", 0), "steps"),
+        (("--coordinates", 10**9), ["coordinates", "runs/seed0", "may move"]),
+        (("--subspace", 10**9), "subspace"),
+        (("--method", "box", "sam", "--epsilon", 1, 2, 3), "3 radii for 2 methods"),
+    ],
+)
+def test_sharpness_of_an_absurd_region(refused, place, words, says):
+    store = place / "no_study"
+    command = ["sharpness", place / "runs" / "seed0", *data(place), *words, "--store", store]
+    refused(*command, says=says, root=place)
+
+
 def test_importing_warns_of_nothing():
     code = "import landform; assert 'torch' not in __import__('sys').modules"
     assert subprocess.run([sys.executable, "-W", "error", "-c", code]).returncode == 0
@@ -905,6 +922,8 @@ def test_python_raises_what_the_command_line_prints(place):
         (ConfigError, lambda: lf.connect([seed0], task)),
         (ConfigError, lambda: lf.connect(f"{place}/runs/seed*", task, basins=9)),
         (ConfigError, lambda: lf.connect(f"{place}/runs/seed*", task, ood=("nothing",))),
+        (ConfigError, lambda: lf.sharpness(seed0, task, epsilon=0)),
+        (ConfigError, lambda: lf.sharpness(seed0, task, steps=0)),
         (ConfigError, lambda: lf.evaluate(seed0, "sst2")),
         (ConfigError, lambda: lf.interpolate(seed0, seed0, "sst2")),
         (ConfigError, lambda: lf.connect([seed0, seed0], "sst2")),

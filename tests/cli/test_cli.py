@@ -45,8 +45,8 @@ def data(place):
 
 
 COMMANDS = (
-    "train", "evaluate", "interpolate", "connect", "surface", "align", "distance", "influence",
-    "mislabel", "lds", "counterfactual", "report", "run", "demo",
+    "train", "evaluate", "interpolate", "connect", "surface", "align", "sharpness", "distance",
+    "influence", "mislabel", "lds", "counterfactual", "report", "run", "demo",
 )  # fmt: skip
 
 

@@ -19,6 +19,7 @@ from typing import Any, Self
 import numpy as np
 import pandas as pd
 
+from landform.errors import ConfigError
 from landform.evaluation.intervals import percentile_interval, resample_counts
 from landform.evaluation.points import Data, PointsWork, data_fingerprint, unpack
 from landform.geometry.line import as_data
@@ -222,6 +223,8 @@ class SharpnessPlan:
         climb_split = configs[0].climb_split
         climb_data = data if climb_split is None else Data(data.task, climb_split)
         climb_data.task.resolve(climb_data.split)
+        for checkpoint in chosen:
+            _check_dimension(checkpoint, configs[0])
         return cls(chosen, data, climb_data, configs)
 
     @cached_property
@@ -426,6 +429,22 @@ class SharpnessPlan:
         best = int(np.argmax(means))
         # Rounding between the climb's loss and the evaluator's must not end below the start.
         return best if means[best] > _mean(losses, weights) else None
+
+
+def _check_dimension(checkpoint: Checkpoint, config: SharpnessConfig) -> None:
+    """Refuse more coordinates than the weight files have entries, before anything is loaded.
+
+    How many of those may move is known when the model is: `open_region` looks again.
+    """
+    entries = sum(math.prod(shape) for shape in checkpoint.shapes.values())
+    for name in ("coordinates", "subspace"):
+        asked = getattr(config, name)
+        if entries and asked is not None and asked > entries:
+            raise ConfigError(
+                f"option {name} is {asked:,}, but only {entries:,} parameters of "
+                f"{checkpoint.spec} may move",
+                remedy=f"use at most {entries:,}, or leave it out: all of them move",
+            )
 
 
 def _mean(losses: np.ndarray, weights: np.ndarray) -> float:
