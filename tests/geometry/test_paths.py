@@ -77,7 +77,8 @@ def test_lengths_and_distances_of_the_vectors_themselves(kind):
     walked = curve_weights(kind, t, 5) @ w
     steps = np.linalg.norm(np.diff(walked, axis=0), axis=1)
     assert found.length == pytest.approx(steps.sum(), rel=1e-7)
-    np.testing.assert_allclose(found.arc(t[1:]), np.cumsum(steps) / steps.sum(), atol=1e-6)
+    expected = (np.cumsum(steps) / steps.sum())[::400]
+    np.testing.assert_allclose(found.arc(t[1::400]), expected, atol=1e-6)
     for vertex in range(5):
         expected = np.linalg.norm(walked - w[vertex], axis=1)
         np.testing.assert_allclose(found.distances(t, vertex), expected, atol=1e-6)
