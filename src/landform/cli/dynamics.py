@@ -84,7 +84,8 @@ def _say(result: Dynamics) -> None:
     """Who is in which basin at which step, and how alike the steps are."""
     table = result.basins.rename(columns={step: f"step {step}" for step in result.steps})
     moved = {name: "changes" for name in result.switchers}
-    print_table(table.reset_index().assign(**{"": [moved.get(n, "") for n in table.index]}))
+    table = table.assign(**{"": [moved.get(name, "") for name in table.index]})
+    print_table(table.reset_index())
     print()
     columns = ["step", "n_basins", "confidence", "largest_gap", "above_noise", "performance"]
     print_table(result.summary[[*columns, "pearson_r", "p_value"]])
