@@ -284,8 +284,8 @@ def make_complex(samples: int = 8) -> ComplexFit:
     for c in range(len(cliques)):
         for k, value in enumerate(0.35 + 0.05 * c + 0.02 * random.random(samples)):
             rows.append(
-                {"data": "nli:validation", "clique": c, "sample": k, "loss": value, "loss_low": value - 0.02, "loss_high": value + 0.02,
-                 "accuracy": 0.9 - value / 10}
+                {"data": "nli:validation", "clique": c, "sample": k, "loss": value,
+                 "loss_low": value - 0.02, "loss_high": value + 0.02, "accuracy": 0.9 - value / 10}
             )  # fmt: skip
     return ComplexFit(
         names, (True, True, True, False, False), cliques, pd.DataFrame(history),

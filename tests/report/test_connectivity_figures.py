@@ -248,6 +248,16 @@ def test_the_climbs_are_those_of_the_table():
     assert title(axes).startswith(expected)
 
 
+def test_an_average_has_draws_and_no_climb():
+    table = pd.DataFrame({"restart": [0, 0, 1, 1], "step": [0, 1, 0, 1], "loss": [1.0, 2, 3, 4]})
+    result = dataclasses.replace(results.make_sharpness(), method="average", table=table)
+    figure = figures.draw(result)
+    axes = figure.axes[0]
+    assert list(lines(axes, " +v")[0].get_ydata()) == [1, 3]
+    assert list(lines(axes, " \N{MINUS SIGN}v")[0].get_ydata()) == [2, 4]
+    assert axes.lines[0].get_linestyle() == "None" and "average" in title(axes)
+
+
 def test_the_scatter_has_a_panel_per_method_with_its_rank_correlation():
     result = results.make_comparison()
     figure = figures.draw(result)

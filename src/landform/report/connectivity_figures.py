@@ -88,8 +88,11 @@ def _number(value: float, form: str = ".3g") -> str:
 def plot_climb(result: Sharpness) -> Figure:
     """The loss over the steps of every restart of the ascent, with its start and the best iterate.
 
-    The title has the sharpness with its interval; the loss at the checkpoint is dashed.
+    The title has the sharpness with its interval; the loss at the checkpoint is dashed. Of an
+    average over random perturbations there is no climb: a dot per draw, in both its directions.
     """
+    if "average" in str(result.method):
+        return _draws(result)
     table = result.table
     restarts = list(dict.fromkeys(table["restart"]))
     few = len(restarts) <= len(PALETTE)
@@ -111,12 +114,35 @@ def plot_climb(result: Sharpness) -> Figure:
     axes.grid(axis="y")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set(xlabel="step of the ascent", ylabel=f"{loss_label(result)}")
-    span = interval({"value_low": result.value_low, "value_high": result.value_high}, "value")
-    what = f"{plain(result.method)}, epsilon {_epsilon(result.epsilon)}"
-    axes.set_title(f"sharpness {result.value:.3g} {span}".rstrip() + f"  ({what})")
+    axes.set_title(_sharpness_title(result))
     if len(restarts) > 1 and few:
         figure.legend(loc="outside lower center", ncols=4, columnspacing=1)
     return figure
+
+
+def _draws(result: Sharpness) -> Figure:
+    """The loss at every draw of an average: filled for v, empty for -v."""
+    figure = new_figure(COLUMN, 2.5)
+    axes = figure.subplots()
+    for step, (face, words) in enumerate(((PALETTE[0], " +v"), ("white", f" {MINUS}v"))):
+        part = result.table[result.table["step"] == step]
+        axes.plot(
+            part["restart"], part["loss"], "o", color=face, markeredgecolor=PALETTE[0],
+            linestyle="none", label=words,
+        )  # fmt: skip
+    axes.axhline(result.loss, color=MUTED, linewidth=0.8, linestyle=DASHED, label="_start")
+    axes.grid(axis="y")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set(xlabel="draw of a perturbation v", ylabel=loss_label(result))
+    axes.set_title(_sharpness_title(result))
+    figure.legend(loc="outside lower center", ncols=2)
+    return figure
+
+
+def _sharpness_title(result: Sharpness) -> str:
+    span = interval({"value_low": result.value_low, "value_high": result.value_high}, "value")
+    what = f"{plain(result.method)}, epsilon {_epsilon(result.epsilon)}"
+    return f"sharpness {result.value:.3g} {span}".rstrip() + f"  ({what})"
 
 
 def _epsilon(value: Any) -> str:
