@@ -145,6 +145,16 @@ def test_labels_keep_their_meaning_over_time():
     assert json.dumps(result.to_json(), default=str)
 
 
+def test_basin_0_stays_on_its_side_when_its_counterpart_is_gone():
+    """The second step has basin 0 and a new one: x is positive near basin 0 all the same."""
+    history = {10: [0, 0, 0, 0, 0, 1], 20: [0, 0, 0, 0, 1, 0], 30: [1, 1, 0, 0, 0, 0]}
+    found = {step: connection(grouped(g), np.arange(6.0)) for step, g in history.items()}
+    result = assemble(found, "d/accuracy", DynamicsConfig(steps=tuple(history)))
+    assert result.basins[20].tolist() == [0, 0, 0, 0, 2, 0]
+    for _, rows in result.positions.groupby("step"):
+        assert ((rows.x > 0) == (rows.basin == 0)).all()
+
+
 # --- a study -------------------------------------------------------------------------------------
 
 

@@ -381,22 +381,25 @@ def _predictor(
 ) -> npt.NDArray[np.float64]:
     """Distance to the centroid of aligned basin 1 minus that to basin 0, in one direction.
 
-    Where one of the two does not exist at this step, the step's own two largest stand in, turned so
-    that they agree with the step before; with one basin there is no direction, and all are at 0.
+    Where one of the two does not exist at this step, the largest of the others takes its place;
+    where neither does, the step's own two largest stand in, turned so that they agree with the step
+    before. With one basin there is no direction, and all are at 0.
     """
     clustering = connection.clustering
     names = list(basins.index)
     if clustering is None or clustering.n_basins < 2:
         return np.zeros(len(names))
     own = clustering.basins.reindex(names)
-    aligned = {int(label): f"basin_{int(own[basins == label].iloc[0])}" for label in set(basins)}
+    # Aligned labels, the largest basin first, and the columns of their distances.
+    aligned = {int(basins[own == k].iloc[0]): f"basin_{k}" for k in range(clustering.n_basins)}
+    others = [label for label in aligned if label not in (0, 1)]
+    near = 0 if 0 in aligned else others[0]
+    far = 1 if 1 in aligned else next(label for label in others if label != near)
     distances = clustering.centroid_distances.reindex(names)
-    if {0, 1} <= set(aligned):
-        x: npt.NDArray[np.float64] = (distances[aligned[1]] - distances[aligned[0]]).to_numpy()
+    x: npt.NDArray[np.float64] = (distances[aligned[far]] - distances[aligned[near]]).to_numpy()
+    if {0, 1} & set(aligned) or before is None:
         return x
-    x = (distances["basin_1"] - distances["basin_0"]).to_numpy()
-    turned = before is not None and (x - x.mean()) @ (before - before.mean()) < 0
-    return -x if turned else x
+    return -x if (x - x.mean()) @ (before - before.mean()) < 0 else x
 
 
 def _agreement(basins: pd.DataFrame, config: DynamicsConfig) -> pd.DataFrame:
