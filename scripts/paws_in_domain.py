@@ -9,8 +9,8 @@ are not: all share them. This script pairs the questions of PAWS's training file
     not_duplicate     a question and the most similar one (TF-IDF) of another pair, below a limit of
                       similarity; and a small share (`--disambiguating`) of pairs that PAWS labels 0
 
-and writes train.tsv and validation.tsv (id, sentence1, sentence2, label), of different pairs of PAWS.
-PAWS's dev_and_test.tsv is then out of domain: word overlap says nothing there.
+and writes train.tsv and validation.tsv (id, sentence1, sentence2, label), of different pairs of
+PAWS. Its dev_and_test.tsv is then out of domain: word overlap says nothing there.
 """
 
 from __future__ import annotations
@@ -62,6 +62,7 @@ def in_domain(paws: pd.DataFrame, rows: int, disambiguating: float, seed: int) -
 
 
 def main() -> None:
+    """Read the options, write the two files."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("paws", type=Path)
     parser.add_argument("--out", type=Path, required=True)
@@ -81,9 +82,8 @@ def main() -> None:
         table = in_domain(part, rows, options.disambiguating, options.seed)
         table.index.name = "id"
         table.to_csv(options.out / f"{name}.tsv", sep="\t", quoting=3)
-        print(
-            f"{options.out / name}.tsv: {len(table)} pairs, {(table.label == 'duplicate').sum()} duplicates"
-        )
+        duplicates = (table.label == "duplicate").sum()
+        print(f"{options.out / name}.tsv: {len(table)} pairs, {duplicates} duplicates")
 
 
 if __name__ == "__main__":
