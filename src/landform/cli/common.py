@@ -16,7 +16,7 @@ from landform.errors import ConfigError
 from landform.results import Result
 from landform.store.artifacts import ArtifactStore
 from landform.store.plan import Forecast
-from landform.store.study import open_store
+from landform.store.study import open_store, publish
 from landform.tasks.task import Task, TaskConfig
 
 if TYPE_CHECKING:
@@ -31,8 +31,10 @@ __all__ = [
     "OutputConfig",
     "OutputFlags",
     "also_tasks",
+    "check_figure_place",
     "emit",
     "emit_forecast",
+    "keep_result",
     "make_task",
     "one_query_set",
     "open_existing",
@@ -41,6 +43,8 @@ __all__ = [
     "query_sets",
     "read_pairs",
     "run_retrainings",
+    "save_figure",
+    "say_forecasts",
 ]
 
 DataFlags = Parameter(name="*", group=Group("Data", sort_key=1))
@@ -99,6 +103,50 @@ def emit_forecast(forecast: Forecast, output: OutputConfig) -> None:
     from rich.console import Console
 
     Console().print(forecast.table())
+
+
+def say_forecasts(
+    names: Sequence[str], forecasts: Sequence[Forecast], output: OutputConfig
+) -> None:
+    """Print what every step takes, and all of them."""
+    seconds = sum(forecast.seconds or 0.0 for forecast in forecasts)
+    memory = max(forecast.memory or 0.0 for forecast in forecasts)
+    if output.json_:
+        steps = [{"step": n, **f.to_json()} for n, f in zip(names, forecasts, strict=True)]
+        emit({"seconds": seconds, "memory_bytes": memory, "steps": steps}, output)
+        return
+    for name, forecast in zip(names, forecasts, strict=True):
+        print(f"{name}: {forecast.reading}")
+    rows = tuple(row for forecast in forecasts for row in forecast.rows)
+    whole = Forecast(rows, seconds, memory).reading
+    print(f"in all: {whole[whole.index('about') :]}")
+
+
+def check_figure_place(figure: Path | None) -> None:
+    """Raise for a figure that could not be written, before the data are read."""
+    if figure is not None:
+        from landform.report.style import check_figure
+
+        check_figure(figure)
+
+
+def save_figure(result: Result, figure: Path | None) -> list[Path]:
+    """Draw `result` where a figure was asked for; the files written."""
+    if figure is None:
+        return []
+    from landform.report.figures import save
+
+    return [save(result.plot(), figure)]
+
+
+def keep_result(
+    result: Result, kept: ArtifactStore | None, store: Path | None, title: str
+) -> list[Path]:
+    """Keep `result` under `title` where --store names a study; the directories written."""
+    if store is None or kept is None:
+        return []
+    publish(kept, title, result)
+    return [store / "results" / title]
 
 
 def print_table(table: pd.DataFrame) -> None:
@@ -200,20 +248,14 @@ def run_retrainings(
     dry_run: bool,
 ) -> None:
     """Make a study of retrainings, and forecast or run it; `say` prints its result for people."""
-    if figure is not None:
-        from landform.report.style import check_figure
-
-        check_figure(figure)  # before the data are read, let alone a model trained
+    check_figure_place(figure)
     study = make()
     if dry_run:
         emit_forecast(study.forecast(open_existing(store)), output)
         return
     result = study.run(None if store is None else open_study(store), progress=not output.quiet)
     wrote = [] if store is None else [store / "results" / study.config.keep_as]
-    if figure is not None:
-        from landform.report.figures import save
-
-        wrote.append(save(result.plot(), figure))
+    wrote += save_figure(result, figure)
     if not output.json_:
         say(result)
     emit(result, output, wrote)

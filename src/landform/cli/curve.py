@@ -13,12 +13,14 @@ from landform.cli.common import (
     OutputConfig,
     OutputFlags,
     also_tasks,
+    check_figure_place,
     emit,
     make_task,
     open_existing,
     open_study,
+    save_figure,
+    say_forecasts,
 )
-from landform.cli.influence import say_forecasts
 from landform.errors import ConfigError
 from landform.geometry.fitting import check_target
 from landform.geometry.paths import CurveKind
@@ -63,9 +65,9 @@ def curve(
     b
         The checkpoint at t = 1.
     split
-        The split to fit on.
+        The split to fit on; where a task has no train and one split only, that one.
     eval_split
-        The split to evaluate on.
+        The split to evaluate on; where a task has no validation and one split only, that one.
     also
         Further data sets to evaluate: NAME, NAME:SPLIT, FILE.yaml or FILE.yaml:SPLIT.
     store
@@ -102,10 +104,7 @@ def curve(
         for t in models_at:
             path.checkpoint(t, out / f"at{t:g}")
             wrote.append(out / f"at{t:g}")
-    if figure is not None:
-        from landform.report.figures import save
-
-        wrote.append(save(result.plot(), figure))
+    wrote += save_figure(result, figure)
     if not output.json_:
         print(path.reading)
     emit(result, output, wrote)
@@ -113,10 +112,7 @@ def curve(
 
 def _check_places(out: Path | None, models_at: tuple[float, ...], figure: Path | None) -> None:
     """Raise for what could not be written in the end, before anything is computed."""
-    if figure is not None:
-        from landform.report.style import check_figure
-
-        check_figure(figure)
+    check_figure_place(figure)
     if models_at and out is None:
         raise ConfigError("option models_at needs a directory", remedy="give --out DIR too")
     if any(not 0 <= t <= 1 for t in models_at):

@@ -13,12 +13,14 @@ from landform.cli.common import (
     OutputConfig,
     OutputFlags,
     also_tasks,
+    check_figure_place,
     emit,
     emit_forecast,
     make_task,
     open_existing,
     open_study,
     print_table,
+    save_figure,
 )
 from landform.studies.dynamics import Dynamics, DynamicsConfig, DynamicsStudy
 from landform.tasks.task import TaskConfig
@@ -58,10 +60,7 @@ def dynamics(
     dry_run
         Say what would be evaluated, with time and memory; keep nothing.
     """
-    if figure is not None:
-        from landform.report.style import check_figure
-
-        check_figure(figure)
+    check_figure_place(figure)
     task, further = make_task(data), also_tasks(also)
     study = DynamicsStudy.of(checkpoints, task, split=split, also=further, **dict(options))
     if dry_run:
@@ -69,10 +68,7 @@ def dynamics(
         return
     result = study.run(None if store is None else open_study(store), progress=not output.quiet)
     wrote = [] if store is None else [store / "results" / options.keep_as]
-    if figure is not None:
-        from landform.report.figures import save
-
-        wrote.append(save(result.plot(), figure))
+    wrote += save_figure(result, figure)
     if not output.json_:
         _say(result)
     emit(result, output, wrote)

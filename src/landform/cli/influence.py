@@ -19,11 +19,11 @@ from landform.cli.common import (
     open_existing,
     open_study,
     query_sets,
+    say_forecasts,
 )
 from landform.cli.texts import coverage_line, print_text, print_texts, print_timings
 from landform.errors import ConfigError
 from landform.store.atomic import atomic_path, check_place
-from landform.store.plan import Forecast
 from landform.studies.attribute import (
     AttributionConfig,
     AttributionStudy,
@@ -33,7 +33,7 @@ from landform.studies.attribute import (
 )
 from landform.tasks.task import TaskConfig
 
-__all__ = ["influence", "say_forecasts"]
+__all__ = ["influence"]
 
 Record = Mapping[Any, Any]
 """A row of a table by column."""
@@ -132,23 +132,6 @@ def _check_shown(study: AttributionStudy, chosen: Sequence[int], k: int, csv: Pa
                 f"option query: {task.name}:{task.resolve(split)} has no query {outside[0]}",
                 remedy=f"queries are 0 to {count - 1}; --query-rows decides how many there are",
             )
-
-
-def say_forecasts(
-    names: Sequence[str], forecasts: Sequence[Forecast], output: OutputConfig
-) -> None:
-    """Print what every step takes, and all of them."""
-    seconds = sum(forecast.seconds or 0.0 for forecast in forecasts)
-    memory = max(forecast.memory or 0.0 for forecast in forecasts)
-    if output.json_:
-        steps = [{"step": n, **f.to_json()} for n, f in zip(names, forecasts, strict=True)]
-        emit({"seconds": seconds, "memory_bytes": memory, "steps": steps}, output)
-        return
-    for name, forecast in zip(names, forecasts, strict=True):
-        print(f"{name}: {forecast.reading}")
-    rows = tuple(row for forecast in forecasts for row in forecast.rows)
-    whole = Forecast(rows, seconds, memory).reading
-    print(f"in all: {whole[whole.index('about') :]}")
 
 
 # --- what is printed --------------------------------------------------------------------------

@@ -13,15 +13,18 @@ from landform.cli.common import (
     OutputConfig,
     OutputFlags,
     also_tasks,
+    check_figure_place,
     emit,
     emit_forecast,
+    keep_result,
     make_task,
     open_existing,
     open_study,
+    save_figure,
 )
 from landform.geometry.line import InterpolateConfig, forecast_line, line_work
 from landform.geometry.line import interpolate as walk
-from landform.store.study import publish, slug
+from landform.store.study import slug
 from landform.tasks.task import TaskConfig
 from landform.weights.checkpoint import select, short_names
 
@@ -63,10 +66,7 @@ def interpolate(
     dry_run
         Say what would be evaluated, with time and memory; keep nothing.
     """
-    if figure is not None:
-        from landform.report.style import check_figure
-
-        check_figure(figure)
+    check_figure_place(figure)
     task, further = make_task(data), also_tasks(also)
     if dry_run:
         work = line_work(a, b, task, split, further, options)
@@ -83,13 +83,7 @@ def interpolate(
         progress=not output.quiet,
         **dict(options),
     )
-    wrote: list[Path] = []
-    if store is not None:
-        title = slug("interpolate", *short_names(select([a, b])), task.name, split)
-        publish(kept, title, result)
-        wrote.append(Path(store) / "results" / title)
-    if figure is not None:
-        from landform.report.figures import save
-
-        wrote.append(save(result.plot(), figure))
+    title = slug("interpolate", *short_names(select([a, b])), task.name, split)
+    wrote = keep_result(result, kept, store, title)
+    wrote += save_figure(result, figure)
     emit(result, output, wrote)

@@ -19,8 +19,8 @@ from landform.cli.common import (
     make_task,
     open_existing,
     open_study,
+    say_forecasts,
 )
-from landform.cli.influence import say_forecasts
 from landform.cli.texts import coverage_line, print_texts, print_timings
 from landform.errors import ConfigError
 from landform.store.atomic import atomic_path, check_place

@@ -13,18 +13,21 @@ from landform.cli.common import (
     OutputConfig,
     OutputFlags,
     also_tasks,
+    check_figure_place,
     emit,
     emit_forecast,
+    keep_result,
     make_task,
     open_existing,
     open_study,
+    save_figure,
 )
 from landform.cli.texts import print_texts
 from landform.geometry.line import forecast_line, line_work
 from landform.geometry.ridge import Ridge, RidgeConfig
 from landform.geometry.ridge import ridge as find_ridge
 from landform.store.atomic import atomic_path, check_place
-from landform.store.study import publish, slug
+from landform.store.study import slug
 from landform.tasks.task import TaskConfig, loss_unit
 from landform.weights.checkpoint import select, short_names
 
@@ -75,10 +78,7 @@ def ridge(
     dry_run
         Say what would be evaluated, with time and memory; keep nothing.
     """
-    if figure is not None:
-        from landform.report.style import check_figure
-
-        check_figure(figure)
+    check_figure_place(figure)
     if csv is not None:
         check_place(csv)
     task, further = make_task(data), also_tasks(also)
@@ -98,19 +98,13 @@ def ridge(
         progress=not output.quiet,
         **dict(options),
     )
-    wrote: list[Path] = []
-    if store is not None:
-        title = slug("ridge", *short_names(select([a, b])), result.data)
-        publish(kept, title, result)
-        wrote.append(store / "results" / title)
+    title = slug("ridge", *short_names(select([a, b])), *result.data.rsplit(":", 1))
+    wrote = keep_result(result, kept, store, title)
     if csv is not None:
         with atomic_path(csv) as place:
             result.table.to_csv(place, index=False)
         wrote.append(csv)
-    if figure is not None:
-        from landform.report.figures import save
-
-        wrote.append(save(result.plot(), figure))
+    wrote += save_figure(result, figure)
     if not output.json_:
         _say(result, show)
     emit(result, output, wrote)

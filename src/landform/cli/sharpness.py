@@ -13,12 +13,14 @@ from landform.cli.common import (
     OutputConfig,
     OutputFlags,
     also_tasks,
+    check_figure_place,
     emit,
     emit_forecast,
     make_task,
     open_existing,
     open_study,
     print_table,
+    save_figure,
 )
 from landform.geometry.sharpness import SharpnessComparison
 from landform.studies.sharpness import CompareSharpnessConfig, SharpnessStudy
@@ -60,10 +62,7 @@ def sharpness(
     dry_run
         Say what would be evaluated, with time and memory; keep nothing.
     """
-    if figure is not None:
-        from landform.report.style import check_figure
-
-        check_figure(figure)
+    check_figure_place(figure)
     study = SharpnessStudy.of(
         checkpoints, make_task(data), split=split, also=also_tasks(also), **dict(options)
     )
@@ -73,10 +72,7 @@ def sharpness(
     kept = None if store is None else open_study(store)
     result = study.run(kept, progress=not output.quiet)
     wrote = [] if store is None else [store / "results" / study.result_name]
-    if figure is not None:
-        from landform.report.figures import save
-
-        wrote.append(save(result.plot(), figure))
+    wrote += save_figure(result, figure)
     if isinstance(result, SharpnessComparison) and not output.json_:
         _print(result)
     emit(result, output, wrote)

@@ -13,12 +13,14 @@ from landform.cli.common import (
     OutputConfig,
     OutputFlags,
     also_tasks,
+    check_figure_place,
     emit,
     make_task,
     open_existing,
     open_study,
+    save_figure,
+    say_forecasts,
 )
-from landform.cli.influence import say_forecasts
 from landform.geometry.fitting import check_target
 from landform.studies.fits import ComplexStudy, ComplexStudyConfig
 from landform.tasks.task import TaskConfig
@@ -49,9 +51,9 @@ def simplex(
     checkpoints
         The checkpoints that it goes through, by name or pattern.
     split
-        The split to fit on.
+        The split to fit on; where a task has no train and one split only, that one.
     eval_split
-        The split to evaluate on.
+        The split to evaluate on; where a task has no validation and one split only, that one.
     also
         Further data sets to evaluate: NAME, NAME:SPLIT, FILE.yaml or FILE.yaml:SPLIT.
     store
@@ -63,10 +65,7 @@ def simplex(
     dry_run
         Say what would be fitted and evaluated, with time and memory; keep nothing.
     """
-    if figure is not None:
-        from landform.report.style import check_figure
-
-        check_figure(figure)
+    check_figure_place(figure)
     if out is not None:
         check_target(out, "complex.json")
     study = ComplexStudy.of(
@@ -86,8 +85,5 @@ def simplex(
         wrote.append(store / "results" / study.name)
     if out is not None:
         wrote.append(found.save(out))
-    if figure is not None:
-        from landform.report.figures import save
-
-        wrote.append(save(result.plot(), figure))
+    wrote += save_figure(result, figure)
     emit(result, output, wrote)

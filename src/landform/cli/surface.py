@@ -13,14 +13,17 @@ from landform.cli.common import (
     OutputConfig,
     OutputFlags,
     also_tasks,
+    check_figure_place,
     emit,
     emit_forecast,
+    keep_result,
     make_task,
     open_existing,
     open_study,
+    save_figure,
 )
 from landform.geometry.surface import SurfaceConfig, SurfaceStudy
-from landform.store.study import publish, slug
+from landform.store.study import slug
 from landform.tasks.task import TaskConfig
 
 __all__ = ["surface"]
@@ -60,10 +63,7 @@ def surface(
     dry_run
         Say what would be evaluated, with time and memory; keep nothing.
     """
-    if figure is not None:
-        from landform.report.style import check_figure
-
-        check_figure(figure)
+    check_figure_place(figure)
     task = make_task(data)
     study = SurfaceStudy.of(
         task,
@@ -80,13 +80,6 @@ def surface(
         return
     kept = None if store is None else open_study(store)
     result = study.run(kept, progress=not output.quiet)
-    wrote: list[Path] = []
-    if store is not None and kept is not None:
-        title = slug(*study.title, task.name, split)
-        publish(kept, title, result)
-        wrote.append(Path(store) / "results" / title)
-    if figure is not None:
-        from landform.report.figures import save
-
-        wrote.append(save(result.plot(), figure))
+    wrote = keep_result(result, kept, store, slug(*study.title, task.name, split))
+    wrote += save_figure(result, figure)
     emit(result, output, wrote)
