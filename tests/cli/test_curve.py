@@ -41,6 +41,23 @@ def failed(command, capsys):
     return capsys.readouterr().err
 
 
+@pytest.mark.filterwarnings("default")
+def test_one_split_serves_both_and_the_command_says_so(place, capsys):
+    data = DATA.replace("--files.train train.tsv ", "")
+    for command in (CURVE, SIMPLEX):
+        capsys.readouterr()
+        assert run(f"{command.replace(DATA, data)} --quiet".split()) == 0
+        assert "fitted on the rows it is evaluated on" in capsys.readouterr().err
+    file = place / "study.yaml"
+    task = "{files: {train: train.tsv}, text: [sentence], label: label}"
+    step = "{a: runs/seed1, b: runs/seed2, task: toy, steps: 2, points: 3, replicates: 20}"
+    file.write_text(f"tasks: {{toy: {task}}}\nstudy: s\nsteps:\n- curve: {step}\n")
+    assert run(["run", str(file)]) == 0
+    captured = capsys.readouterr()
+    assert "evaluated on those, which may be the rows it was fitted on" in captured.err
+    assert "curve-bezier1-seed1-seed2-toy-train" in load_results(Store.open("s", create=False))
+
+
 def test_a_curve_from_forecast_to_model(place, capsys):
     out = ran(f"{CURVE} --store study --dry-run", capsys)
     assert "4 steps to do" in out and "8 evaluations to do" in out

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import landform as lf
-from landform.errors import ConfigError, NonFiniteError, SpaceMismatchError, StoreError
+from landform.errors import ConfigError, DataError, NonFiniteError, SpaceMismatchError, StoreError
 from landform.evaluation.field import Field
 from landform.evaluation.points import Data, PointsWork
 from landform.geometry.curves import barrier_height
@@ -297,6 +297,29 @@ def test_selection_keeps_the_best_state(ends, task):
     best = min(found, key=found.get)
     assert path.fit.chosen == best
     torch.testing.assert_close(path.vertices[0].values, states[best])
+
+
+def test_a_task_with_one_split_is_fitted_on_that_one_and_says_so(tmp_path, ends, write_rows):
+    file = write_rows(tmp_path / "rows.tsv", 12)
+    columns = {"text": "sentence", "label": "label", "name": "one"}
+    dev = lf.load_task({"validation": str(file)}, **columns)
+    with pytest.warns(UserWarning, match="no 'train': fitted on the rows it is evaluated on"):
+        path = fit_curve(*ends, dev, **QUICK)
+    assert path.fit.provenance["data"] == "one:validation"
+    named = fit_curve(*ends, dev, split="validation", **QUICK)  # a warning would be an error
+    assert torch.equal(path.vertices[0].values, named.vertices[0].values)
+    train = lf.load_task({"train": str(file)}, **columns)
+    with pytest.warns(UserWarning, match="no 'validation': evaluated on those"):
+        found = path.evaluate(train, points=3, replicates=20)
+    assert set(found.table.data) == {"one:train"}
+    with pytest.warns(UserWarning, match="fitted on the rows it is evaluated on"):
+        lf.fit_complex([*ends], dev, connectors=1, **QUICK)
+    # Only for the names that are there by default, and only where there is no choice.
+    with pytest.raises(DataError, match="no split 'tset'"):
+        fit_curve(*ends, dev, split="tset", **QUICK)
+    both = lf.load_task({"validation": str(file), "test": str(file)}, **columns)
+    with pytest.raises(DataError, match="no split 'train'"):
+        fit_curve(*ends, both, **QUICK)
 
 
 # --- along the path -----------------------------------------------------------------------------

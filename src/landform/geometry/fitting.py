@@ -23,7 +23,7 @@ from landform.evaluation.intervals import example_weights, percentile_interval, 
 from landform.evaluation.points import Data, DataConfig, PointsConfig, PointsWork, unpack
 from landform.geometry.curves import barrier_height, curve_statistics
 from landform.geometry.descent import FitConfig, FitWork, history_table, run_fit
-from landform.geometry.line import SUMMARY_FIELDS, as_data, line_predictions
+from landform.geometry.line import SUMMARY_FIELDS, as_data, as_data_or_only, line_predictions
 from landform.geometry.paths import Course, CurveKind, curve_weights, squared_distances
 from landform.results import Result, from_parts, to_parts
 from landform.store.artifacts import ArtifactStore
@@ -69,6 +69,8 @@ __all__ = [
 Floats = npt.NDArray[np.float64]
 Named = str | os.PathLike[str] | Checkpoint
 STARTS = ("chord", "midpoint")
+SAME_ROWS = "fitted on the rows it is evaluated on"
+ONLY_ROWS = "evaluated on those, which may be the rows it was fitted on"
 _RECORD = "path.json"
 
 
@@ -196,7 +198,7 @@ class CurveFit(Result):
         return (
             f"{self.kind} with {bends} from {self.a} to {self.b}: training loss along it "
             f"{first:.4g} in the first tenth of {len(self.history)} steps, {last:.4g} in the last; "
-            f"length {self.length:.4g}, {self.length / self.chord:.3g} times the chord"
+            f"length {self.length:.4g}, {self.length / self.chord:.3f} times the chord"
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -266,7 +268,7 @@ class PathEvaluation(Result):
         return (
             f"barrier on the line {heights[0]}, along the {self.curve} {heights[1]} "
             f"{loss_unit(self.kind)} on {curve.data}: {verdict}; length {self.length:.4g}"
-            + (f", {self.length / self.chord:.3g} times the chord" if self.chord else "")
+            + (f", {self.length / self.chord:.3f} times the chord" if self.chord else "")
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -290,7 +292,7 @@ def curve_work(
     """The fit of a curve, before anything is loaded."""
     ends = [resolve(a), resolve(b)]
     guide = [] if config.start in STARTS else [resolve(config.start)]
-    data = as_data(task, split)
+    data = as_data_or_only(task, split, SAME_ROWS)
     if config.start == "midpoint" and config.bends > 1 and not config.noise:
         raise ConfigError(
             f"option start: {config.bends} bends in the midpoint are one and the same",
@@ -325,9 +327,10 @@ def fit_curve(
 
     theta(t) is the Bezier curve of degree n + 1 with control points a, w_1, ..., w_n, b, or the
     polyline through them (Garipov et al. 2018, arXiv 1802.10026, section 3.3). Options are the
-    fields of `CurveConfig`. With a `store` a fit that was stopped goes on where it was. Raises
-    `ConfigError` for two ends with the same weights, `SpaceMismatchError` for models that cannot be
-    mixed, `NonFiniteError` where the learning rate is too high.
+    fields of `CurveConfig`. A task with one split and no `train` is fitted on that one, with a
+    warning. With a `store` a fit that was stopped goes on where it was. Raises `ConfigError` for
+    two ends with the same weights, `SpaceMismatchError` for models that cannot be mixed,
+    `NonFiniteError` where the learning rate is too high.
     """
     config = CurveConfig.parse(options, where="fit_curve")
     work = curve_work(a, b, task, split, config)
@@ -428,9 +431,11 @@ class FittedPath:
 
         The ends are the checkpoints themselves. Options are the fields of `PathConfig` (points,
         bend_points, rows, ...); how the model is run (dtype, token_budget, device, ...) is as in
-        the fit unless given.
+        the fit unless given. A task with one split and no `validation` is evaluated on that one,
+        with a warning.
         """
-        data = (as_data(task, split), *(as_data(item, split) for item in also))
+        first = as_data_or_only(task, split, ONLY_ROWS)
+        data = (first, *(as_data(item, split) for item in also))
         walked = self.walked(data, **options)
         return walked.run(open_store(store), progress=progress)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -13,7 +14,7 @@ import numpy as np
 import pandas as pd
 from pydantic import Field, field_validator
 
-from landform.errors import ConfigError
+from landform.errors import ConfigError, DataError
 from landform.evaluation.evaluate import metric_names, metric_table
 from landform.evaluation.points import Data, PointsConfig, PointsWork, unpack
 from landform.geometry.curves import (
@@ -36,6 +37,9 @@ __all__ = [
     "LineConfig",
     "Walk",
     "as_data",
+    "as_data_or_only",
+    "data_sets",
+    "find_split",
     "forecast_line",
     "interpolate",
     "line_predictions",
@@ -150,6 +154,46 @@ def as_data(task: Task | Data | tuple[Task, str], split: str = "validation") -> 
     if not isinstance(task, Task):
         raise ConfigError(f"{task!r} is not a task", remedy="make one with landform.load_task(...)")
     return Data(task, split)
+
+
+def data_sets(
+    task: Task | Data | tuple[Task, str],
+    split: str,
+    also: Sequence[Task | Data | tuple[Task, str]],
+) -> tuple[Data, ...]:
+    """A data set and further ones, for tables that know them by their names: each is there once."""
+    data = (as_data(task, split), *(as_data(item, split) for item in also))
+    names = [item.name for item in data]
+    for name in names:
+        if names.count(name) > 1:
+            raise ConfigError(
+                f"two data sets are called {name}", remedy="give a task another name="
+            )
+    return data
+
+
+def find_split(task: Task, split: str) -> str:
+    """`split` where the task has it; for a missing train or validation, the only split there is."""
+    try:
+        task.resolve(split)
+    except DataError:
+        if split not in ("train", "validation") or len(task.parts) != 1:
+            raise
+        return next(iter(task.parts))
+    return split
+
+
+def as_data_or_only(task: Task | Data | tuple[Task, str], split: str, meaning: str) -> Data:
+    """`as_data`, with `find_split`; warns of what it means that another split was taken."""
+    if not isinstance(task, Task):
+        return as_data(task, split)
+    found = find_split(task, split)
+    if found != split:
+        warnings.warn(
+            f"task {task.name!r} has the split {found!r} only, no {split!r}: {meaning}",
+            stacklevel=4,
+        )
+    return Data(task, found)
 
 
 def interpolate(

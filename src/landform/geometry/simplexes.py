@@ -20,8 +20,16 @@ from landform.errors import ConfigError
 from landform.evaluation.evaluate import metric_names, metric_table
 from landform.evaluation.points import Data, DataConfig, PointsConfig, PointsWork, unpack
 from landform.geometry.descent import FitConfig, FitWork, history_table, run_fit
-from landform.geometry.fitting import Named, check_target, load_points, save_points, space_of
-from landform.geometry.line import as_data
+from landform.geometry.fitting import (
+    ONLY_ROWS,
+    SAME_ROWS,
+    Named,
+    check_target,
+    load_points,
+    save_points,
+    space_of,
+)
+from landform.geometry.line import as_data, as_data_or_only
 from landform.geometry.volumes import maximal_cliques, total_volume
 from landform.results import Result, from_parts, to_parts
 from landform.store.artifacts import ArtifactStore
@@ -217,7 +225,8 @@ def complex_work(
         )
     shape = ComplexShape.of(len(bases), config.connectors, adjacency)
     label = f"complex of {len(bases)} checkpoints"
-    return FitWork(bases, as_data(task, split), shape, config, label)
+    data = as_data_or_only(task, split, SAME_ROWS)
+    return FitWork(bases, data, shape, config, label)
 
 
 def fit_complex(
@@ -241,7 +250,8 @@ def fit_complex(
 
     over the maximal cliques, V the sum of the volumes of the largest ones (squared under compat
     connectivity). With one checkpoint and `noise` this is a simplex around it. Options are the
-    fields of `ComplexConfig`. With a `store` a fit that was stopped goes on where it was.
+    fields of `ComplexConfig`. A task with one split and no `train` is fitted on that one, with a
+    warning. With a `store` a fit that was stopped goes on where it was.
     """
     config = ComplexConfig.parse(options, where="fit_complex")
     work = complex_work(checkpoints, task, split, config, adjacency)
@@ -340,11 +350,13 @@ class FittedComplex:
     ) -> ComplexFit:
         """The fit with the losses of its vertices, of random points of every clique, and of random
         points of the flat simplex of the checkpoints alone. Options are the fields of
-        `SampleConfig`; how the model is run is as in the fit unless given."""
+        `SampleConfig`; how the model is run is as in the fit unless given. A task with one split
+        and no `validation` is evaluated on that one, with a warning."""
         kept = self.fit.provenance["config"]
         inherited = {n: kept[n] for n in DataConfig.model_fields if n not in ("rows", "seed")}
         config = SampleConfig.parse({**inherited, **options}, where="evaluate")
-        data = (as_data(task, split), *(as_data(item, split) for item in also))
+        first = as_data_or_only(task, split, ONLY_ROWS)
+        data = (first, *(as_data(item, split) for item in also))
         work = PointsWork(self.checkpoints, data, config, self.vertices)
         cliques = [
             _sampled(work, clique, config, f"clique {k + 1} of {len(self.fit.cliques)}")

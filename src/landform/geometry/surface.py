@@ -30,7 +30,7 @@ from landform.errors import ConfigError
 from landform.evaluation.evaluate import metric_names, metric_table
 from landform.evaluation.points import Data, PointsConfig, PointsWork, unpack
 from landform.geometry.grid import Cell, Grid, evaluate_cells, regular, with_coordinate
-from landform.geometry.line import as_data
+from landform.geometry.line import data_sets
 from landform.geometry.plane import Mode, Span, SurfaceWork, SurfaceWorker
 from landform.results import Result
 from landform.store.artifacts import ArtifactStore, Contents
@@ -284,12 +284,7 @@ class SurfaceStudy:
         mode, models = _models(through, around, config)
         extent, size = config.extent_of(mode), config.size_of(mode)
         regular(size, extent, (0.0, 1.0) if mode == "plane" else (0.0,))
-        data = (as_data(task, split), *(as_data(item, split) for item in also))
-        repeated = [d.name for i, d in enumerate(data) if d.name in [e.name for e in data[:i]]]
-        if repeated:
-            raise ConfigError(
-                f"two data sets are called {repeated[0]}", remedy="give a task another name="
-            )
+        data = data_sets(task, split, also)
         work = PointsWork(tuple(models), data, config, _directions(mode, models[0], config))
         return cls(mode, short_names(models), work, config)
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache, cached_property
 from itertools import combinations
 from typing import TYPE_CHECKING, Any, Literal
@@ -21,22 +21,14 @@ import numpy as np
 import pandas as pd
 from pydantic import Field
 
-from landform.config import nearest
 from landform.errors import ConfigError
-from landform.evaluation.evaluate import metric_names, subset_masks
-from landform.evaluation.points import Data, PointsWork, data_fingerprint, unpack
+from landform.evaluation.points import Data, PointsWork, unpack
 from landform.geometry.basins import Clustering, cluster
-from landform.geometry.landmarks import (
-    Landmarks,
-    LandmarkWork,
-    cluster_by_landmarks,
-    medoid_landmarks,
-    partners,
-)
+from landform.geometry.landmarks import Landmarks
 from landform.geometry.line import (
     SUMMARY_FIELDS,
     LineConfig,
-    as_data,
+    data_sets,
     line_predictions,
     line_statistics,
 )
@@ -51,11 +43,22 @@ from landform.geometry.transitivity import Transitivity, transitivity
 from landform.results import Result
 from landform.store.artifacts import ArtifactStore, Contents, Store
 from landform.store.engines import run_plan
-from landform.store.plan import Forecast, Job, Plan
+from landform.store.plan import Forecast, Plan
 from landform.store.study import open_store, publish
-from landform.tasks.metrics import Predictions, get_metric
+from landform.studies.endpoints import Endpoints, metric_values, select_checkpoints
+from landform.studies.landmarks import (
+    chosen_landmarks,
+    divide_by_landmarks,
+    expected_plan,
+    landmark_choice,
+    named_landmarks,
+    star_study,
+    uses_landmarks,
+    verified_landmarks,
+    verifying_study,
+)
 from landform.tasks.task import Task, loss_unit
-from landform.weights.checkpoint import Checkpoint, select, short_names
+from landform.weights.checkpoint import Checkpoint, short_names
 
 if TYPE_CHECKING:
     from landform.tasks.task import Examples
@@ -261,18 +264,13 @@ class ConnectionStudy:
     ) -> ConnectionStudy:
         """Resolve checkpoints, data and options; raises for anything that is not there."""
         config = ConnectConfig.parse(options, where="connect")
-        chosen = _select(checkpoints)
+        chosen = select_checkpoints(checkpoints)
         if len(chosen) < 2:
             raise ConfigError(
                 f"connect needs at least two checkpoints, got {len(chosen)}",
                 remedy="name several directories, or a pattern such as 'runs/seed*'",
             )
-        data = (as_data(task, split), *(as_data(item, split) for item in also))
-        repeated = [d.name for i, d in enumerate(data) if d.name in [e.name for e in data[:i]]]
-        if repeated:
-            raise ConfigError(
-                f"two data sets are called {repeated[0]}", remedy="give a task another name="
-            )
+        data = data_sets(task, split, also)
         if config.basins is not None and config.basins > len(chosen):
             raise ConfigError(
                 f"option basins is {config.basins}, but there are {len(chosen)} checkpoints",
@@ -284,7 +282,7 @@ class ConnectionStudy:
                 remedy="leave compat out",
             )
         names = short_names(chosen)
-        landmarks = _named_landmarks(config, names, pairs)
+        landmarks = named_landmarks(config, names, pairs)
         wanted = (
             list(combinations(range(len(chosen)), 2))
             if pairs is None
@@ -295,6 +293,15 @@ class ConnectionStudy:
         if config.ood or config.in_domain:
             study.compared_columns()
         return study
+
+    @property
+    def endpoints(self) -> Endpoints:
+        """The checkpoints by themselves."""
+        return Endpoints(self.names, self.work)
+
+    def compared_columns(self) -> tuple[tuple[str, ...], str]:
+        """The OOD columns and the in-domain column of the endpoint table, before it is there."""
+        return self.endpoints.choose(self.config.ood, self.config.in_domain)
 
     @property
     def ts(self) -> tuple[float, ...]:
@@ -314,7 +321,7 @@ class ConnectionStudy:
         By landmarks, the lines depend on what was found before them: what is not known yet is
         counted at its most.
         """
-        plan = self.plan if not self._by_landmarks else self._expected_plan(store)
+        plan = self.plan if not uses_landmarks(self) else expected_plan(self, store)
         return self.work.forecast(plan, store, workers=self.config.workers)
 
     def run(self, store: ArtifactStore | None, *, progress: bool = False) -> Connection:
@@ -326,12 +333,13 @@ class ConnectionStudy:
         study = self
         # In this process one loaded model serves all plans; Ray's workers open their own.
         worker = cache(self.work) if self.config.engine == "local" else self.work
-        if self._by_landmarks:
+        if uses_landmarks(self):
             if not self.landmarks:
-                run_plan(Plan([self._choice.job()]), self._choice, store, progress=False)
-            study = self._starred(self._chosen(store))
+                work = landmark_choice(self)
+                run_plan(Plan([work.job()]), work, store, progress=False)
+            study = star_study(self, chosen_landmarks(self, store))
             study._walk(worker, store, progress)
-            study = study._verifying(store)
+            study = verifying_study(study, store)
         study._walk(worker, store, progress)
         connection = study.collect(store)
         publish(store, self.config.keep_as, connection)
@@ -348,70 +356,6 @@ class ConnectionStudy:
             description="connecting",
         )
 
-    # --- landmarks: lines that depend on what was found before them ------------------------------
-
-    @property
-    def _by_landmarks(self) -> bool:
-        return self.config.landmarks is not None or bool(self.landmarks)
-
-    @property
-    def _choice(self) -> LandmarkWork:
-        """The choice of landmarks, where they are not named."""
-        first = self.work.data[0]
-        return LandmarkWork(
-            self.work.checkpoints,
-            first.task.kind,
-            self.config,
-            self.config.landmarks or 0,
-            self.config.seed,
-        )
-
-    def _chosen(self, store: ArtifactStore) -> tuple[int, ...]:
-        if self.landmarks:
-            return self.landmarks
-        record = store.read(self._choice.job().key).records["landmarks"]
-        return tuple(int(index) for index in record["chosen"])
-
-    def _starred(self, landmarks: tuple[int, ...]) -> ConnectionStudy:
-        """The study of the lines from every checkpoint to the landmarks."""
-        star = {
-            (min(i, k), max(i, k)): None
-            for i in range(len(self.names))
-            for k in landmarks
-            if i != k
-        }
-        return replace(self, pairs=tuple(sorted(star)), landmarks=landmarks)
-
-    def _verifying(self, store: ArtifactStore) -> ConnectionStudy:
-        """With a line from every checkpoint to a random member of its basin, once those are known
-        from the star of lines that is in the store."""
-        data = self.work.data[0]
-        ends = self._ends(store)
-        _, pairs = self._collect_lines(store, ends, 0, data, data.examples(self.config.rows), {})
-        basins = self._divide(pairs).basins
-        names = [self.names[k] for k in self.landmarks]
-        further = [
-            (self.names.index(a), self.names.index(b))
-            for a, b in partners(basins, names, self.config.seed)
-        ]
-        return replace(self, pairs=(*self.pairs, *further))
-
-    def _expected_plan(self, store: ArtifactStore) -> Plan:
-        """The jobs of the landmark way; stand-ins, as many as there can be, for unknown ones."""
-        jobs: list[Job] = []
-        known = bool(self.landmarks)
-        if not known:
-            jobs.append(self._choice.job())
-            known = jobs[0].key in store
-        star = self._starred(self._chosen(store) if known else tuple(range(self._choice.number)))
-        if known and not star.plan.missing(store):
-            return Plan([*jobs, *star._verifying(store).plan.jobs])
-        others = [i for i in range(len(self.names)) if i not in star.landmarks]
-        ring = {frozenset(pair) for pair in zip(others, [*others[1:], *others[:1]], strict=True)}
-        further = [sorted(pair) for pair in ring if len(pair) == 2]
-        lines = [self.work.line_job(a, b, self.ts[1:-1]) for a, b in sorted(further)]
-        return Plan([*jobs, *star.plan.jobs, *lines])
-
     def _ordered_pairs(self) -> list[tuple[int, int]]:
         """Pairs in tiles: a cache of k checkpoints then serves about k^2 / 4 lines per filling."""
         side = max(1, int(self.config.memory * 2**30 / self.work.point_bytes) // 2)
@@ -421,17 +365,16 @@ class ConnectionStudy:
 
     def collect(self, store: ArtifactStore) -> Connection:
         """Assemble the result from the outputs in `store`."""
-        ends = self._ends(store)
-        curves, pairs, endpoints = [], [], []
+        ends = self.endpoints.ends(store)
+        curves, pairs = [], []
         for d, data in enumerate(self.work.data):
             examples = data.examples(self.config.rows)
             alike = _alike(ends, d, examples, data.task.kind)
             curve_rows, pair_rows = self._collect_lines(store, ends, d, data, examples, alike)
             curves.append(curve_rows)
             pairs.append(pair_rows)
-            endpoints.append(self._collect_endpoints(ends, d, data, examples))
         pair_table = pd.concat(pairs, ignore_index=True)
-        endpoint_table = pd.concat(endpoints, axis=1)
+        endpoint_table = self.endpoints.table(ends)
         clustering = self._cluster(pair_table)
         statistics, summary = self._compare(clustering, endpoint_table)
         return Connection(
@@ -446,7 +389,7 @@ class ConnectionStudy:
             basin_metrics=summary,
             evaluations=int(sum(job.cost for job in self.plan.jobs)),
             provenance={
-                **self._provenance(),
+                **self.endpoints.provenance(self.config),
                 "truncated": dict(
                     zip(
                         (data.name for data in self.work.data),
@@ -455,12 +398,15 @@ class ConnectionStudy:
                     )
                 ),
             },
-            landmarks=None if clustering is None else self._verified(clustering, pair_table),
+            landmarks=None
+            if clustering is None
+            else verified_landmarks(self, clustering, pair_table),
         )
 
-    def _ends(self, store: ArtifactStore) -> list[Contents]:
-        """The outputs of the checkpoints themselves."""
-        return [store.read(self.work.point_job(m).key) for m in range(len(self.names))]
+    def first_pairs(self, store: ArtifactStore) -> pd.DataFrame:
+        """The rows of `Connection.pairs` of the first data set, without the function-space ones."""
+        data, ends = self.work.data[0], self.endpoints.ends(store)
+        return self._collect_lines(store, ends, 0, data, data.examples(self.config.rows), {})[1]
 
     def _collect_lines(
         self,
@@ -499,35 +445,18 @@ class ConnectionStudy:
                         "loss": float(statistics.loss[c, k]),
                         "loss_low": float(statistics.loss_low[c, k]),
                         "loss_high": float(statistics.loss_high[c, k]),
-                        **_values(points[c][k], data.task),
+                        **metric_values(points[c][k], data.task),
                     }
                     for k, t in enumerate(self.ts)
                 ]
         return pd.DataFrame(curve_rows), pd.DataFrame(pair_rows)
 
-    def _collect_endpoints(
-        self, ends: Sequence[Any], d: int, data: Data, examples: Examples
-    ) -> pd.DataFrame:
-        masks = subset_masks(data.task, examples)
-        rows = []
-        for end in ends:
-            predictions = unpack(end, d, examples, data.task.kind)[0]
-            row = {
-                "loss": float(get_metric("loss").aggregate(predictions)),
-                **_values(predictions, data.task),
-            }
-            for subset, mask in masks.items():
-                values = _values(predictions.take(mask), data.task)
-                row |= {f"{subset}/{name}": value for name, value in values.items()}
-            rows.append({f"{data.name}/{name}": value for name, value in row.items()})
-        return pd.DataFrame(rows, index=list(self.names))
-
     def _cluster(self, pairs: pd.DataFrame) -> Clustering | None:
         if self.landmarks:
-            return self._divide(pairs)
+            return divide_by_landmarks(self, pairs)
         if len(self.pairs) < len(self.names) * (len(self.names) - 1) // 2:
             return None
-        square, floors = self._squares(pairs)
+        square, floors = self.squares(pairs)
         config = self.config
         return cluster(
             square,
@@ -538,7 +467,7 @@ class ConnectionStudy:
             seed=config.seed,
         )
 
-    def _squares(self, pairs: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    def squares(self, pairs: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
         """Gaps and noise floors on the first data set, N x N; NaN where no line was walked."""
         rows = pairs[pairs.data == self.work.data[0].name]
         position = {name: i for i, name in enumerate(self.names)}
@@ -551,53 +480,11 @@ class ConnectionStudy:
             tables.append(pd.DataFrame(values, list(self.names), list(self.names)))
         return tables[0], tables[1]
 
-    def _divide(self, pairs: pd.DataFrame) -> Clustering:
-        """Basins by the lines to the landmarks."""
-        square, floors = self._squares(pairs)
-        columns = [self.names[k] for k in self.landmarks]
-        config = self.config
-        return cluster_by_landmarks(
-            square[columns],
-            floors[columns],
-            n_basins=config.basins,
-            scale="auto" if config.affinity_scale is None else config.affinity_scale,
-            seed=config.seed,
-        )
-
-    def _verified(self, clustering: Clustering, pairs: pd.DataFrame) -> Landmarks | None:
-        """What the lines say of the basins that the landmarks made."""
-        if not self.landmarks:
-            return None
-        names = [self.names[k] for k in self.landmarks]
-        basins = clustering.basins
-        medoids = medoid_landmarks(self._squares(pairs)[0][names], basins)
-        rows = []
-        for row in pairs[pairs.data == self.work.data[0].name].to_dict("records"):
-            a, b = row["a"], row["b"]
-            if basins[a] != basins[b]:
-                kind = "across"
-            elif {a, b} & set(medoids):
-                kind = "medoid"
-            elif not {a, b} & set(names):
-                kind = "member"
-            else:  # to another landmark of its own basin: that made the basin
-                continue
-            gap, floor = float(row["convexity_gap"]), float(row["noise_floor"])
-            values = {"a": a, "b": b, "kind": kind, "gap": gap, "noise_floor": floor}
-            rows.append({**values, "above": gap > floor})
-        n = len(self.names)
-        return Landmarks(
-            names=tuple(names),
-            medoids=medoids,
-            lines=pd.DataFrame(rows, columns=["a", "b", "kind", "gap", "noise_floor", "above"]),
-            evaluations_of_all_pairs=n + n * (n - 1) // 2 * (len(self.ts) - 2),
-        )
-
     def _compare(
         self, clustering: Clustering | None, endpoints: pd.DataFrame
     ) -> tuple[pd.DataFrame | None, pd.DataFrame | None]:
         """Statistics of the largest basin against the rest, and every basin's own."""
-        ood, in_domain = self._columns([str(column) for column in endpoints.columns])
+        ood, in_domain = self.compared_columns()
         if clustering is None:
             return None, None
         summary = basin_summary(clustering.basins, endpoints)
@@ -614,103 +501,6 @@ class ConnectionStudy:
             level=self.config.level,
         )
         return table, summary
-
-    def endpoint_columns(self) -> list[str]:
-        """The columns that the table of endpoints will have."""
-        known: list[str] = []
-        for data in self.work.data:
-            names = [name for name in metric_names(data.task) if name != "loss"]
-            masks = subset_masks(data.task, data.examples(self.config.rows))
-            parts = ["loss", *names, *(f"{mask}/{name}" for mask in masks for name in names)]
-            known += [f"{data.name}/{part}" for part in parts]
-        return known
-
-    def compared_columns(self) -> tuple[tuple[str, ...], str]:
-        """The OOD columns and the in-domain column of the endpoint table, before it is there."""
-        return self._columns(self.endpoint_columns())
-
-    def _columns(self, known: Sequence[str]) -> tuple[tuple[str, ...], str]:
-        """The OOD columns and the in-domain column: as asked, or by default."""
-        first = self.work.data[0]
-        asked = [*self.config.ood, *([self.config.in_domain] if self.config.in_domain else [])]
-        for column in asked:
-            if column not in known:
-                guess = nearest(column, known)
-                raise ConfigError(
-                    f"option ood/in_domain: there is no endpoint metric {column!r}",
-                    remedy=(f"did you mean {guess!r}? " if guess else "")
-                    + f"Known: {', '.join(known[:12])}",
-                )
-        in_domain = self.config.in_domain or f"{first.name}/{first.task.metrics[0]}"
-        if self.config.ood:
-            return self.config.ood, in_domain
-        default: list[str] = []
-        for data in self.work.data[1:]:
-            headline = data.task.metrics[0]
-            default.append(f"{data.name}/{headline}")
-            if data.task.subsets:
-                masks = _first_group(data.task, data.examples(self.config.rows))
-                default += [f"{data.name}/{subset}/{headline}" for subset in masks]
-        return tuple(default), in_domain
-
-    def _provenance(self) -> dict[str, Any]:
-        return {
-            "checkpoints": {
-                name: {"spec": c.spec, "weights": c.fingerprint}
-                for name, c in zip(self.names, self.work.checkpoints, strict=True)
-            },
-            "data": data_fingerprint(self.work),
-            "config": self.config.model_dump(mode="json"),
-        }
-
-
-def _select(
-    checkpoints: Iterable[str | os.PathLike[str] | Checkpoint],
-) -> list[Checkpoint]:
-    if isinstance(checkpoints, str | os.PathLike):
-        return select(checkpoints)
-    chosen: list[Checkpoint] = []
-    for item in checkpoints:
-        found = [item] if isinstance(item, Checkpoint) else select(item)
-        chosen += [c for c in found if c.path.resolve() not in {k.path.resolve() for k in chosen}]
-    return chosen
-
-
-def _named_landmarks(
-    config: ConnectConfig, names: Sequence[str], pairs: Iterable[tuple[str, str]] | None
-) -> tuple[int, ...]:
-    """Indices of the landmarks that are named; raises where the options do not go together."""
-    if config.landmarks is None and not config.landmark_names:
-        return ()
-    if pairs is not None or config.compat is not None:
-        raise ConfigError(
-            f"landmarks choose the lines: option {'pairs' if pairs is not None else 'compat'} "
-            "does not go with them",
-            remedy="leave one of the two out",
-        )
-    number = len(config.landmark_names) or config.landmarks or 0
-    if config.landmarks is not None and config.landmarks != number:
-        raise ConfigError(
-            f"option landmarks is {config.landmarks}, but landmark_names has {number} names",
-            remedy="leave one of the two out",
-        )
-    if number < max(2, config.basins or 1):
-        raise ConfigError(
-            f"{number} landmarks cannot show {config.basins or 2} basins",
-            remedy="take two landmarks at least, and one for every basin",
-        )
-    if number > len(names):
-        raise ConfigError(
-            f"option landmarks is {number}, but there are {len(names)} checkpoints",
-            remedy="leave it out to walk all pairs",
-        )
-    for name in config.landmark_names:
-        if name not in names:
-            raise ConfigError(
-                f"option landmark_names: no checkpoint is called {name!r}",
-                remedy=f"names: {', '.join(names)}",
-            )
-    return tuple(dict.fromkeys(names.index(name) for name in config.landmark_names))
 
 
 def _alike(
@@ -746,15 +536,3 @@ def _index_pairs(pairs: Iterable[tuple[str, str]], names: Sequence[str]) -> list
     if not wanted:
         raise ConfigError("the list of pairs is empty", remedy="leave it out for all pairs")
     return list(wanted)
-
-
-def _values(predictions: Predictions, task: Task) -> dict[str, float]:
-    """The task's metrics but the loss, without intervals."""
-    names = [name for name in metric_names(task) if name != "loss"]
-    return {name: float(get_metric(name).aggregate(predictions)) for name in names}
-
-
-def _first_group(task: Task, examples: Examples) -> Mapping[str, np.ndarray]:
-    import dataclasses
-
-    return subset_masks(dataclasses.replace(task, subsets=task.subsets[:1]), examples)

@@ -19,7 +19,6 @@ import numpy.typing as npt
 import pandas as pd
 from pydantic import Field
 
-from landform.config import nearest
 from landform.errors import ConfigError
 from landform.evaluation.points import Data
 from landform.geometry.statistics import centroid_predictor
@@ -267,17 +266,10 @@ def _run_names(chosen: Sequence[Checkpoint]) -> tuple[str, ...]:
 
 
 def _metric(study: ConnectionStudy, asked: str | None) -> str:
-    ood, in_domain = study.compared_columns()
     if asked is None:
+        ood, in_domain = study.compared_columns()
         return ood[0] if ood else in_domain
-    known = study.endpoint_columns()
-    if asked not in known:
-        guess = nearest(asked, known)
-        raise ConfigError(
-            f"option metric: there is no endpoint metric {asked!r}",
-            remedy=(f"did you mean {guess!r}? " if guess else "")
-            + f"Known: {', '.join(known[:12])}",
-        )
+    study.endpoints.check([asked], "metric")
     return asked
 
 

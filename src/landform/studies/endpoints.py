@@ -6,21 +6,24 @@ Columns are `data/metric` and `data/subset/metric`; the first data set is the on
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from landform.config import nearest
+from landform.config import Config, nearest
 from landform.errors import ConfigError
 from landform.evaluation.evaluate import metric_names, subset_masks
-from landform.evaluation.points import Data, PointsWork, unpack
-from landform.store.artifacts import ArtifactStore
+from landform.evaluation.points import Data, PointsWork, data_fingerprint, unpack
+from landform.store.artifacts import ArtifactStore, Contents
 from landform.store.plan import Plan
 from landform.tasks.metrics import Predictions, get_metric
 from landform.tasks.task import Task
+from landform.weights.checkpoint import Checkpoint, select
 
-__all__ = ["Endpoints"]
+__all__ = ["Endpoints", "metric_values", "select_checkpoints"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,9 +38,16 @@ class Endpoints:
         """One evaluation of each."""
         return Plan(self.work.point_job(m) for m in range(len(self.names)))
 
+    def ends(self, store: ArtifactStore) -> list[Contents]:
+        """The outputs of the checkpoints."""
+        return [store.read(job.key) for job in self.plan.jobs]
+
     def collect(self, store: ArtifactStore) -> pd.DataFrame:
         """One row per checkpoint, from the outputs in `store`."""
-        ends = [store.read(self.work.point_job(m).key) for m in range(len(self.names))]
+        return self.table(self.ends(store))
+
+    def table(self, ends: Sequence[Contents]) -> pd.DataFrame:
+        """One row per checkpoint, from the outputs of all."""
         tables = []
         for d, data in enumerate(self.work.data):
             examples = data.examples(self.work.config.rows)
@@ -46,9 +56,9 @@ class Endpoints:
             for end in ends:
                 predictions = unpack(end, d, examples, data.task.kind)[0]
                 row = {"loss": float(get_metric("loss").aggregate(predictions))}
-                row |= _values(predictions, data.task)
+                row |= metric_values(predictions, data.task)
                 for subset, mask in masks.items():
-                    values = _values(predictions.take(mask), data.task)
+                    values = metric_values(predictions.take(mask), data.task)
                     row |= {f"{subset}/{name}": value for name, value in values.items()}
                 rows.append({f"{data.name}/{name}": value for name, value in row.items()})
             tables.append(pd.DataFrame(rows, index=list(self.names)))
@@ -64,21 +74,25 @@ class Endpoints:
             known += [f"{data.name}/{part}" for part in parts]
         return known
 
+    def check(self, asked: Sequence[str], option: str) -> None:
+        """`ConfigError` for a column that the table will not have."""
+        known = self.columns()
+        for column in asked:
+            if column not in known:
+                guess = nearest(column, known)
+                raise ConfigError(
+                    f"option {option}: there is no endpoint metric {column!r}",
+                    remedy=(f"did you mean {guess!r}? " if guess else "")
+                    + f"Known: {', '.join(known[:12])}",
+                )
+
     def choose(self, ood: Sequence[str], in_domain: str | None) -> tuple[tuple[str, ...], str]:
         """The out-of-distribution columns and the one in domain: as asked, or by default.
 
         By default the headline metric of every further data set and of its first group of subsets,
         beside that of the first data set. `ConfigError` names an unknown column.
         """
-        known = self.columns()
-        for column in [*ood, *([in_domain] if in_domain else [])]:
-            if column not in known:
-                guess = nearest(column, known)
-                raise ConfigError(
-                    f"option ood/in_domain: there is no endpoint metric {column!r}",
-                    remedy=(f"did you mean {guess!r}? " if guess else "")
-                    + f"Known: {', '.join(known[:12])}",
-                )
+        self.check([*ood, *([in_domain] if in_domain else [])], "ood/in_domain")
         first = self.work.data[0]
         beside = in_domain or f"{first.name}/{first.task.metrics[0]}"
         if ood:
@@ -91,6 +105,17 @@ class Endpoints:
             default += [f"{data.name}/{mask}/{headline}" for mask in self._masks(data, group)]
         return tuple(default), beside
 
+    def provenance(self, config: Config) -> dict[str, Any]:
+        """What a result of these checkpoints, data and options is made of."""
+        return {
+            "checkpoints": {
+                name: {"spec": c.spec, "weights": c.fingerprint}
+                for name, c in zip(self.names, self.work.checkpoints, strict=True)
+            },
+            "data": data_fingerprint(self.work),
+            "config": config.model_dump(mode="json"),
+        }
+
     def _masks(self, data: Data, task: Task | None = None) -> dict[str, np.ndarray]:
         return subset_masks(task or data.task, data.examples(self.work.config.rows))
 
@@ -99,6 +124,19 @@ def _names(task: Task) -> list[str]:
     return [name for name in metric_names(task) if name != "loss"]
 
 
-def _values(predictions: Predictions, task: Task) -> dict[str, float]:
+def metric_values(predictions: Predictions, task: Task) -> dict[str, float]:
     """The task's metrics but the loss, without intervals."""
     return {name: float(get_metric(name).aggregate(predictions)) for name in _names(task)}
+
+
+def select_checkpoints(
+    checkpoints: Iterable[str | os.PathLike[str] | Checkpoint],
+) -> list[Checkpoint]:
+    """Names, patterns and checkpoints that are there already, each once."""
+    if isinstance(checkpoints, str | os.PathLike):
+        return select(checkpoints)
+    chosen: list[Checkpoint] = []
+    for item in checkpoints:
+        found = [item] if isinstance(item, Checkpoint) else select(item)
+        chosen += [c for c in found if c.path.resolve() not in {k.path.resolve() for k in chosen}]
+    return chosen

@@ -14,6 +14,7 @@ from landform.config import Config
 from landform.evaluation.points import Data, PointsConfig
 from landform.geometry.descent import FitWork
 from landform.geometry.fitting import (
+    ONLY_ROWS,
     CurveConfig,
     FittedPath,
     PathConfig,
@@ -22,7 +23,7 @@ from landform.geometry.fitting import (
     fit_curve,
     plan_path,
 )
-from landform.geometry.line import as_data
+from landform.geometry.line import as_data, as_data_or_only
 from landform.geometry.simplexes import (
     ComplexConfig,
     ComplexFit,
@@ -75,6 +76,10 @@ def _evaluation(config: Any, own: Sequence[str]) -> dict[str, Any]:
     return {**{n: getattr(config, n) for n in (*names, *own)}, "rows": config.eval_rows}
 
 
+def _further(also: Sequence[Task | tuple[Task, str]], split: str) -> tuple[Data, ...]:
+    return tuple(as_data(item, split) for item in also)
+
+
 @dataclass(frozen=True, eq=False)
 class CurveStudy:
     """A curve between two checkpoints, before anything is loaded."""
@@ -82,7 +87,7 @@ class CurveStudy:
     fit: FitWork
     ends: tuple[Named, Named]
     evaluated: Data
-    also: tuple[Task | tuple[Task, str], ...]
+    also: tuple[Data, ...]
     config: CurveStudyConfig
 
     @classmethod
@@ -100,14 +105,14 @@ class CurveStudy:
         """Raises for options, checkpoints and splits that are not there."""
         config = CurveStudyConfig.parse(options, where="curve")
         fit = curve_work(a, b, task, split, _part(config, CurveConfig))
-        return cls(fit, (a, b), Data(task, eval_split), tuple(also), config)
+        evaluated = as_data_or_only(task, eval_split, ONLY_ROWS)
+        return cls(fit, (a, b), evaluated, _further(also, eval_split), config)
 
     def forecast(self, store: ArtifactStore) -> tuple[Forecast, Forecast]:
         """Steps of the fit, and evaluations after it."""
         options = _evaluation(self.config, ("points", "bend_points"))
         if self.fit.final.key in store:
-            data = [self.evaluated, *(as_data(item, self.evaluated.split) for item in self.also)]
-            walked = self._fitted(store).walked(data, **options)
+            walked = self._fitted(store).walked([self.evaluated, *self.also], **options)
             work, plan = walked.work, walked.plan
         else:
             work, plan = plan_path(self.fit, self.evaluated, self.also, PathConfig.parse(options))
@@ -149,7 +154,7 @@ class ComplexStudy:
     fit: FitWork
     adjacency: npt.ArrayLike | None
     evaluated: Data
-    also: tuple[Task | tuple[Task, str], ...]
+    also: tuple[Data, ...]
     config: ComplexStudyConfig
 
     @classmethod
@@ -167,7 +172,8 @@ class ComplexStudy:
         """Raises for options, checkpoints and splits that are not there."""
         config = ComplexStudyConfig.parse(options, where="simplex")
         fit = complex_work(checkpoints, task, split, _part(config, ComplexConfig), adjacency)
-        return cls(fit, adjacency, Data(task, eval_split), tuple(also), config)
+        evaluated = as_data_or_only(task, eval_split, ONLY_ROWS)
+        return cls(fit, adjacency, evaluated, _further(also, eval_split), config)
 
     def forecast(self, store: ArtifactStore) -> tuple[Forecast, Forecast]:
         """Steps of the fit, and evaluations after it."""

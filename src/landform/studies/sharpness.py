@@ -19,8 +19,8 @@ import pandas as pd
 from pydantic import Field, field_validator
 
 from landform.errors import ConfigError
-from landform.evaluation.points import Data, PointsWork, data_fingerprint
-from landform.geometry.line import as_data
+from landform.evaluation.points import Data, PointsWork
+from landform.geometry.line import data_sets
 from landform.geometry.ranks import holm, rank_correlation
 from landform.geometry.regions import Method
 from landform.geometry.sharpness import Sharpness, SharpnessComparison, SharpnessPlan
@@ -29,9 +29,9 @@ from landform.store.artifacts import ArtifactStore, Store
 from landform.store.engines import run_plan
 from landform.store.plan import Forecast, Plan
 from landform.store.study import open_store, publish, slug
-from landform.studies.endpoints import Endpoints
+from landform.studies.endpoints import Endpoints, select_checkpoints
 from landform.tasks.task import Task
-from landform.weights.checkpoint import Checkpoint, select, short_names
+from landform.weights.checkpoint import Checkpoint, short_names
 
 __all__ = ["CompareSharpnessConfig", "SharpnessStudy", "compare_sharpness"]
 
@@ -144,13 +144,12 @@ class SharpnessStudy:
     ) -> Self:
         """Resolve checkpoints, data and options; raises for anything that is not there."""
         config = CompareSharpnessConfig.parse(options, where="sharpness")
-        chosen = _select(checkpoints)
-        data = (as_data(task, split), *(as_data(item, split) for item in also))
-        repeated = [d.name for i, d in enumerate(data) if d.name in [e.name for e in data[:i]]]
-        if repeated:
+        chosen = select_checkpoints(checkpoints)
+        if not chosen:
             raise ConfigError(
-                f"two data sets are called {repeated[0]}", remedy="give a task another name="
+                "no checkpoint was named", remedy="name one, or a pattern: 'runs/seed*'"
             )
+        data = data_sets(task, split, also)
         climbs = SharpnessPlan.of(chosen, data[0], split, config.each())
         names = short_names(chosen)
         endpoints = Endpoints(names, PointsWork(tuple(chosen), data, config))
@@ -240,14 +239,7 @@ class SharpnessStudy:
             table=table,
             correlations=self._correlate(table, labels),
             climbs=pd.concat(climbs, ignore_index=True),
-            provenance={
-                "checkpoints": {
-                    name: {"spec": c.spec, "weights": c.fingerprint}
-                    for name, c in zip(self.names, self.climbs.checkpoints, strict=True)
-                },
-                "data": data_fingerprint(self.endpoints.work),
-                "config": self.config.model_dump(mode="json"),
-            },
+            provenance=self.endpoints.provenance(self.config),
         )
 
     def _correlate(self, table: pd.DataFrame, labels: Sequence[str]) -> pd.DataFrame:
@@ -278,18 +270,6 @@ class SharpnessStudy:
         # One claim is made for all rows out of distribution: the best of many is not news.
         result.loc[outside, "p_holm"] = holm(result.loc[outside, "p_value"].to_numpy(dtype=float))
         return result.astype(CORRELATION_COLUMNS)
-
-
-def _select(checkpoints: Iterable[str | os.PathLike[str] | Checkpoint]) -> list[Checkpoint]:
-    if isinstance(checkpoints, str | os.PathLike):
-        return select(checkpoints)
-    chosen: list[Checkpoint] = []
-    for item in checkpoints:
-        found = [item] if isinstance(item, Checkpoint) else select(item)
-        chosen += [c for c in found if c.path.resolve() not in {k.path.resolve() for k in chosen}]
-    if not chosen:
-        raise ConfigError("no checkpoint was named", remedy="name one, or a pattern: 'runs/seed*'")
-    return chosen
 
 
 def _labels(configs: Sequence[SharpnessConfig]) -> list[str]:
