@@ -22,7 +22,7 @@ from landform.cli.common import (
     say_forecasts,
 )
 from landform.errors import ConfigError
-from landform.geometry.fitting import check_target
+from landform.geometry.fitted import check_target
 from landform.geometry.paths import CurveKind
 from landform.studies.fits import CurveStudy, CurveStudyConfig
 from landform.tasks.task import TaskConfig

@@ -21,7 +21,7 @@ from landform.cli.common import (
     save_figure,
     say_forecasts,
 )
-from landform.geometry.fitting import check_target
+from landform.geometry.fitted import check_target
 from landform.studies.fits import ComplexStudy, ComplexStudyConfig
 from landform.tasks.task import TaskConfig
 from landform.weights.checkpoint import select

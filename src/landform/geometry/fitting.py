@@ -20,21 +20,16 @@ from pydantic import field_validator
 from landform.errors import ConfigError, StoreError
 from landform.evaluation.evaluate import metric_names, metric_table
 from landform.evaluation.intervals import example_weights, percentile_interval, resample_counts
-from landform.evaluation.points import Data, DataConfig, PointsConfig, PointsWork, unpack
+from landform.evaluation.points import Data, PointsConfig, PointsWork, unpack
 from landform.geometry.curves import barrier_height, curve_statistics
 from landform.geometry.descent import FitConfig, FitWork, history_table, run_fit
+from landform.geometry.fitted import as_fitted, check_target, load_fitted, save_fitted, space_of
 from landform.geometry.line import SUMMARY_FIELDS, as_data, as_data_or_only, line_predictions
 from landform.geometry.paths import Course, CurveKind, curve_weights, squared_distances
-from landform.results import Result, from_parts, to_parts
+from landform.results import Result
 from landform.store.artifacts import ArtifactStore
 from landform.store.atomic import (
     atomic_directory,
-    read_json,
-    read_table,
-    read_tensors,
-    write_json,
-    write_table,
-    write_tensors,
 )
 from landform.store.engines import run_plan
 from landform.store.plan import Job, Plan
@@ -369,11 +364,6 @@ def _control_names(bends: int) -> list[str]:
     return ["a", *(f"bend{k + 1}" for k in range(bends)), "b"]
 
 
-def space_of(checkpoint: Checkpoint, kind: str, config: LoadConfig) -> ParameterSpace:
-    """The space of a checkpoint's parameters, with this kind of head."""
-    return ParameterSpace.of(load_model(checkpoint, kind, config))
-
-
 def plan_path(
     fit: FitWork,
     evaluation: Data,
@@ -441,9 +431,7 @@ class FittedPath:
 
     def walked(self, data: Sequence[Data], **options: Any) -> WalkWork:
         """Its evaluation, before it is run."""
-        kept = self.fit.provenance["config"]
-        inherited = {n: kept[n] for n in DataConfig.model_fields if n not in ("rows", "seed")}
-        config = PathConfig.parse({**inherited, **options}, where="evaluate")
+        config = PathConfig.parse({**as_fitted(self.fit), **options}, where="evaluate")
         work = PointsWork(self.checkpoints, tuple(data), config, self.vertices)
         return WalkWork(work, (0, *range(2, 2 + len(self.vertices)), 1), self.course, config)
 
@@ -476,14 +464,7 @@ class FittedPath:
 
         The ends are not copied: `load` finds them where they were, seen from the directory.
         """
-        target = check_target(directory, _RECORD)
-        tables, record = to_parts(self.fit)
-        with atomic_directory(target) as fresh:
-            ends = save_points(fresh, target, self.checkpoints, self.vertices, "bend")
-            for name, table in tables.items():
-                write_table(fresh / f"{name}.parquet", table)
-            write_json(fresh / _RECORD, {"ends": ends, "tables": list(tables), "fit": record})
-        return target
+        return save_fitted(directory, _RECORD, self.checkpoints, self.vertices, self.fit, "bend")
 
     @classmethod
     def load(cls, directory: str | os.PathLike[str], ends: Sequence[Named] | None = None) -> Self:
@@ -491,90 +472,12 @@ class FittedPath:
 
         Raises `StoreError` for a directory that holds none, and for ends with other weights.
         """
-        source = Path(directory)
-        record = read_json(source / _RECORD)
-        tables = {name: read_table(source / f"{name}.parquet") for name in record["tables"]}
-        fit: CurveFit = from_parts(tables, record["fit"])
-        checkpoints, vertices = load_points(source, record["ends"], ends, fit, "bend")
+        checkpoints, vertices, fit = load_fitted(directory, _RECORD, ends, "bend")
         return cls((checkpoints[0], checkpoints[1]), vertices, fit)
 
 
 def _no_checkpoint(key: str) -> torch.Tensor:
     raise StoreError(f"a bend does not depend on the checkpoint {key}")
-
-
-def check_target(directory: str | os.PathLike[str], own: str) -> Path:
-    """A place to write a directory to: not there, empty, or with the file `own` in it."""
-    target = Path(directory)
-    taken = target.is_dir() and any(target.iterdir()) and not (target / own).exists()
-    if target.is_file() or taken:
-        raise ConfigError(
-            f"{target} holds other things and would be replaced", remedy="choose a new directory"
-        )
-    return target
-
-
-def save_points(
-    fresh: Path,
-    target: Path,
-    checkpoints: Sequence[Checkpoint],
-    vertices: Sequence[Vertex],
-    name: str,
-) -> list[dict[str, str]]:
-    """Write vertices as `<name><k>.safetensors`; how the checkpoints are found again."""
-    for k, vertex in enumerate(vertices, start=1):
-        space = vertex.space
-        views = ParameterSpace(space.names, space.shapes, vertex.values.dtype).unflatten(
-            vertex.values
-        )
-        tensors = {key: value.numpy() for key, value in views.items()}
-        write_tensors(fresh / f"{name}{k}.safetensors", tensors)
-    return [
-        {
-            "spec": checkpoint.spec,
-            "path": Path(os.path.relpath(checkpoint.path, target.absolute())).as_posix(),
-            "fingerprint": checkpoint.fingerprint,
-        }
-        for checkpoint in checkpoints
-    ]
-
-
-def load_points(
-    source: Path,
-    kept: Sequence[Mapping[str, str]],
-    named: Sequence[Named] | None,
-    fit: Any,
-    name: str,
-) -> tuple[tuple[Checkpoint, ...], tuple[Vertex, ...]]:
-    """What `save_points` kept."""
-    if named is not None and len(named) != len(kept):
-        raise ConfigError(f"{len(named)} checkpoints for {len(kept)} that were kept")
-    checkpoints = []
-    for i, item in enumerate(kept):
-        beside = source.absolute() / item["path"]
-        found = resolve(named[i] if named else beside if beside.is_dir() else item["spec"])
-        if found.fingerprint != item["fingerprint"]:
-            raise StoreError(
-                f"{found.spec} has other weights than {item['spec']} had when {source} was made",
-                remedy="name the checkpoints it belongs to, or fit it again",
-            )
-        spec = str(named[i]) if named else item["spec"]
-        checkpoints.append(Checkpoint(spec, found.path))
-    config = LoadConfig.parse({n: fit.provenance["config"][n] for n in LoadConfig.model_fields})
-    space = space_of(checkpoints[0], fit.task_kind, config)
-    vertices = []
-    count = len(list(source.glob(f"{name}*.safetensors")))
-    for k in range(1, count + 1):
-        tensors = read_tensors(source / f"{name}{k}.safetensors")
-        missing = [key for key in space.names if key not in tensors]
-        if missing:
-            raise StoreError(
-                f"{source / f'{name}{k}.safetensors'} lacks the tensor {missing[0]}",
-                remedy="it belongs to another model; fit it again",
-            )
-        values = torch.cat([torch.from_numpy(tensors[key]).reshape(-1) for key in space.names])
-        vertices.append(Vertex(f"{name} {k} of {source.name}", space, values))
-    return tuple(checkpoints), tuple(vertices)
 
 
 def walk(

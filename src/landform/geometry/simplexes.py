@@ -18,28 +18,14 @@ from pydantic import Field as Option
 
 from landform.errors import ConfigError
 from landform.evaluation.evaluate import metric_names, metric_table
-from landform.evaluation.points import Data, DataConfig, PointsConfig, PointsWork, unpack
+from landform.evaluation.points import Data, PointsConfig, PointsWork, unpack
 from landform.geometry.descent import FitConfig, FitWork, history_table, run_fit
-from landform.geometry.fitting import (
-    ONLY_ROWS,
-    SAME_ROWS,
-    Named,
-    check_target,
-    load_points,
-    save_points,
-    space_of,
-)
+from landform.geometry.fitted import as_fitted, load_fitted, save_fitted, space_of
+from landform.geometry.fitting import ONLY_ROWS, SAME_ROWS, Named
 from landform.geometry.line import as_data, as_data_or_only
 from landform.geometry.volumes import maximal_cliques, total_volume
-from landform.results import Result, from_parts, to_parts
+from landform.results import Result
 from landform.store.artifacts import ArtifactStore
-from landform.store.atomic import (
-    atomic_directory,
-    read_json,
-    read_table,
-    write_json,
-    write_table,
-)
 from landform.store.engines import run_plan
 from landform.store.plan import Job, Plan
 from landform.store.study import open_store
@@ -352,9 +338,7 @@ class FittedComplex:
         points of the flat simplex of the checkpoints alone. Options are the fields of
         `SampleConfig`; how the model is run is as in the fit unless given. A task with one split
         and no `validation` is evaluated on that one, with a warning."""
-        kept = self.fit.provenance["config"]
-        inherited = {n: kept[n] for n in DataConfig.model_fields if n not in ("rows", "seed")}
-        config = SampleConfig.parse({**inherited, **options}, where="evaluate")
+        config = SampleConfig.parse({**as_fitted(self.fit), **options}, where="evaluate")
         first = as_data_or_only(task, split, ONLY_ROWS)
         data = (first, *(as_data(item, split) for item in also))
         work = PointsWork(self.checkpoints, data, config, self.vertices)
@@ -396,25 +380,16 @@ class FittedComplex:
     def save(self, directory: str | os.PathLike[str]) -> Path:
         """Keep the complex: a safetensors file for each connector, by tensor name, and
         complex.json with the adjacency. The checkpoints are not copied."""
-        target = check_target(directory, _RECORD)
-        tables, record = to_parts(self.fit)
-        with atomic_directory(target) as fresh:
-            ends = save_points(fresh, target, self.checkpoints, self.vertices, "connector")
-            for name, table in tables.items():
-                write_table(fresh / f"{name}.parquet", table)
-            write_json(fresh / _RECORD, {"ends": ends, "tables": list(tables), "fit": record})
-        return target
+        return save_fitted(
+            directory, _RECORD, self.checkpoints, self.vertices, self.fit, "connector"
+        )
 
     @classmethod
     def load(
         cls, directory: str | os.PathLike[str], checkpoints: Sequence[Named] | None = None
     ) -> Self:
         """A complex that was saved. `checkpoints` names its bases where they have moved."""
-        source = Path(directory)
-        record: Mapping[str, Any] = read_json(source / _RECORD)
-        tables = {name: read_table(source / f"{name}.parquet") for name in record["tables"]}
-        fit: ComplexFit = from_parts(tables, record["fit"])
-        bases, vertices = load_points(source, record["ends"], checkpoints, fit, "connector")
+        bases, vertices, fit = load_fitted(directory, _RECORD, checkpoints, "connector")
         return cls(bases, vertices, fit)
 
 
