@@ -296,3 +296,14 @@ def test_bad_gaps_name_the_pair():
 def test_bad_options(options):
     with pytest.raises(ConfigError, match=next(iter(options))):
         cluster(0.1 * (1 - np.eye(3)), **options)
+
+
+def test_low_ridges_everywhere_are_not_called_noise():
+    """Six fine-tunes of MiniLM on pairs of questions: gaps of .05 to .1 nats, floors of .03."""
+    random = np.random.default_rng(0)
+    gaps = mirrored(random.uniform(0.05, 0.1, (6, 6)))
+    found = cluster(gaps, noise_floor=0.031)
+    assert found.n_basins == 1
+    assert "ridges above the noise" in found.note
+    few = np.where(gaps > 0.09, gaps, 0.3 * gaps)
+    assert "hardly a gap" in cluster(few, noise_floor=0.031).note

@@ -194,7 +194,7 @@ def checked_gaps(gaps: pd.DataFrame | npt.ArrayLike) -> tuple[tuple[str, ...], F
             i, j = (int(index) for index in np.argwhere(bad)[0])
             raise DataError(
                 f"the gap of {names[i]!r} and {names[j]!r}, {square[i, j]}, {what}",
-                remedy="clustering needs the gaps of all pairs, each 0 or more",
+                remedy="the gaps of all pairs are needed, symmetric and each 0 or more",
             )
     return names, (square + square.T) / 2.0
 
@@ -253,14 +253,17 @@ def _choose(
         return grouped._replace(
             reason=f"{_count(grouped.basins)} that stand apart, though not clearly"
         )
-    return by_size._replace(reason=_unstructured(by_size, n))
+    above = float((gaps[~np.eye(n, dtype=bool)] > 0).mean())
+    return by_size._replace(reason=_unstructured(by_size, n, above))
 
 
-def _unstructured(found: Choice, n: int) -> str:
-    """The reason given where no division stands apart."""
+def _unstructured(found: Choice, n: int, above: float) -> str:
+    """The reason given where no division stands apart; `above`: share of gaps above the floor."""
     clear = found.confidence >= CLEAR
     if found.basins == n and clear:
         return "every checkpoint its own basin: no two are joined without a ridge above the noise"
+    if found.basins == 1 and clear and above > 0.5:
+        return "one basin: ridges above the noise, but low ones and alike everywhere: no groups"
     if found.basins == 1 and clear:
         return "one basin: no groups, and hardly a gap stands above the noise"
     return f"{_count(found.basins)}, with low confidence: the gaps spread without clear groups"
