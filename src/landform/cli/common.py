@@ -22,7 +22,9 @@ from landform.tasks.task import Task, TaskConfig
 if TYPE_CHECKING:
     import pandas as pd
 
+    from landform.studies.connect import ConnectionStudy
     from landform.studies.counterfactual import CounterfactualStudy
+    from landform.studies.dynamics import DynamicsStudy
     from landform.studies.lds import LdsStudy
 
 __all__ = [
@@ -42,7 +44,7 @@ __all__ = [
     "print_table",
     "query_sets",
     "read_pairs",
-    "run_retrainings",
+    "run_study",
     "save_figure",
     "say_forecasts",
 ]
@@ -238,8 +240,8 @@ def _lines(path: str, remedy: str) -> list[str]:
         raise ConfigError(f"--pairs: {path} cannot be read: {error}", remedy=remedy) from None
 
 
-def run_retrainings(
-    make: Callable[[], LdsStudy | CounterfactualStudy],
+def run_study(
+    make: Callable[[], ConnectionStudy | CounterfactualStudy | DynamicsStudy | LdsStudy],
     say: Callable[[Any], None],
     output: OutputConfig,
     *,
@@ -247,13 +249,14 @@ def run_retrainings(
     figure: Path | None,
     dry_run: bool,
 ) -> None:
-    """Make a study of retrainings, and forecast or run it; `say` prints its result for people."""
+    """Make a study, and forecast or run it; `say` prints its result for people."""
     check_figure_place(figure)
     study = make()
     if dry_run:
         emit_forecast(study.forecast(open_existing(store)), output)
         return
-    result = study.run(None if store is None else open_study(store), progress=not output.quiet)
+    kept = None if store is None else open_study(store)
+    result: Result = study.run(kept, progress=not output.quiet)
     wrote = [] if store is None else [store / "results" / study.config.keep_as]
     wrote += save_figure(result, figure)
     if not output.json_:

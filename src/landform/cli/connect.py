@@ -13,12 +13,9 @@ from landform.cli.common import (
     OutputConfig,
     OutputFlags,
     also_tasks,
-    emit,
-    emit_forecast,
     make_task,
-    open_existing,
-    open_study,
     read_pairs,
+    run_study,
 )
 from landform.studies.connect import ConnectConfig, ConnectionStudy
 from landform.tasks.task import TaskConfig
@@ -58,18 +55,18 @@ def connect(
     dry_run
         Say what would be evaluated, with time and memory; keep nothing.
     """
-    study = ConnectionStudy.of(
-        checkpoints,
-        make_task(data),
-        split=split,
-        also=also_tasks(also),
-        pairs=read_pairs(pairs),
-        **dict(options),
+    run_study(
+        lambda: ConnectionStudy.of(
+            checkpoints,
+            make_task(data),
+            split=split,
+            also=also_tasks(also),
+            pairs=read_pairs(pairs),
+            **dict(options),
+        ),
+        lambda connection: None,  # its reading says it
+        output,
+        store=store,
+        figure=None,
+        dry_run=dry_run,
     )
-    if dry_run:
-        emit_forecast(study.forecast(open_existing(store)), output)
-        return
-    result = study.run(None if store is None else open_study(store), progress=not output.quiet)
-    emit(result, output, [store / "results" / options.keep_as] if store else [])
-    if store is not None and not output.json_:
-        print(f"next: landform report {store}")

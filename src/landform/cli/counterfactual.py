@@ -16,7 +16,7 @@ from landform.cli.common import (
     make_task,
     one_query_set,
     print_table,
-    run_retrainings,
+    run_study,
 )
 from landform.studies.counterfactual import (
     Counterfactual,
@@ -76,7 +76,7 @@ def counterfactual(
             **dict(options),
         )
 
-    run_retrainings(study, _say, output, store=store, figure=figure, dry_run=dry_run)
+    run_study(study, _say, output, store=store, figure=figure, dry_run=dry_run)
 
 
 def _say(result: Counterfactual) -> None:

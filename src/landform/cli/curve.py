@@ -23,6 +23,7 @@ from landform.cli.common import (
 )
 from landform.errors import ConfigError
 from landform.geometry.fitted import check_target
+from landform.geometry.fitting import FittedPath
 from landform.geometry.paths import CurveKind
 from landform.studies.fits import CurveStudy, CurveStudyConfig
 from landform.tasks.task import TaskConfig
@@ -96,18 +97,22 @@ def curve(
         return
     kept = open_study(store)
     path, result = study.run(kept, progress=not output.quiet)
-    wrote: list[Path] = []
-    if store is not None:
-        wrote += [store / "results" / study.name(what) for what in ("curve", "fit")]
-    if out is not None:
-        wrote.append(path.save(out))
-        for t in models_at:
-            path.checkpoint(t, out / f"at{t:g}")
-            wrote.append(out / f"at{t:g}")
-    wrote += save_figure(result, figure)
+    wrote = [store / "results" / study.name(what) for what in ("curve", "fit")] if store else []
+    wrote += [*_write(path, out, models_at), *save_figure(result, figure)]
     if not output.json_:
         print(path.reading)
     emit(result, output, wrote)
+
+
+def _write(path: FittedPath, out: Path | None, models_at: tuple[float, ...]) -> list[Path]:
+    """Keep the path, and models on it beside."""
+    if out is None:
+        return []
+    wrote = [path.save(out)]
+    for t in models_at:
+        path.checkpoint(t, out / f"at{t:g}")
+        wrote.append(out / f"at{t:g}")
+    return wrote
 
 
 def _check_places(out: Path | None, models_at: tuple[float, ...], figure: Path | None) -> None:

@@ -13,14 +13,9 @@ from landform.cli.common import (
     OutputConfig,
     OutputFlags,
     also_tasks,
-    check_figure_place,
-    emit,
-    emit_forecast,
     make_task,
-    open_existing,
-    open_study,
     print_table,
-    save_figure,
+    run_study,
 )
 from landform.studies.dynamics import Dynamics, DynamicsConfig, DynamicsStudy
 from landform.tasks.task import TaskConfig
@@ -60,20 +55,16 @@ def dynamics(
     dry_run
         Say what would be evaluated, with time and memory; keep nothing.
     """
-    check_figure_place(figure)
-    task, further = make_task(data), also_tasks(also)
-    study = DynamicsStudy.of(checkpoints, task, split=split, also=further, **dict(options))
-    if dry_run:
-        emit_forecast(study.forecast(open_existing(store)), output)
-        return
-    result = study.run(None if store is None else open_study(store), progress=not output.quiet)
-    wrote = [] if store is None else [store / "results" / options.keep_as]
-    wrote += save_figure(result, figure)
-    if not output.json_:
-        _say(result)
-    emit(result, output, wrote)
-    if store is not None and not output.json_:
-        print(f"next: landform report {store}")
+    run_study(
+        lambda: DynamicsStudy.of(
+            checkpoints, make_task(data), split=split, also=also_tasks(also), **dict(options)
+        ),
+        _say,
+        output,
+        store=store,
+        figure=figure,
+        dry_run=dry_run,
+    )
 
 
 def _say(result: Dynamics) -> None:

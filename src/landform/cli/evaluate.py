@@ -14,6 +14,7 @@ from landform.cli.common import (
     OutputFlags,
     emit,
     emit_forecast,
+    keep_result,
     make_task,
     open_existing,
     open_study,
@@ -25,7 +26,7 @@ from landform.evaluation.evaluate import evaluate as evaluate_checkpoint
 from landform.evaluation.samples import write_samples
 from landform.store.atomic import check_place
 from landform.store.plan import Plan
-from landform.store.study import publish, slug
+from landform.store.study import slug
 from landform.tasks.task import Task, TaskConfig
 from landform.weights.checkpoint import select, short_names
 
@@ -83,10 +84,7 @@ def evaluate(
             checkpoint, task, split=split, store=kept, progress=not output.quiet, **dict(options)
         )
         results.append(result)
-        if store is not None:
-            title = slug("evaluate", name, task.name, split)
-            publish(kept, title, result)
-            wrote.append(Path(store) / "results" / title)
+        wrote += keep_result(result, kept, store, slug("evaluate", name, task.name, split))
         if samples is not None:
             path = samples / f"{slug(name)}.json"
             write_samples(path, result.log, result.label_names)

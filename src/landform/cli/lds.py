@@ -16,7 +16,7 @@ from landform.cli.common import (
     make_task,
     one_query_set,
     print_table,
-    run_retrainings,
+    run_study,
 )
 from landform.cli.texts import print_timings
 from landform.studies.lds import LdsConfig, LdsStudy
@@ -73,7 +73,7 @@ def lds(
             **dict(options),
         )
 
-    run_retrainings(study, _say, output, store=store, figure=figure, dry_run=dry_run)
+    run_study(study, _say, output, store=store, figure=figure, dry_run=dry_run)
 
 
 def _say(result: LinearDatamodelling) -> None:

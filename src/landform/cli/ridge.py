@@ -100,14 +100,18 @@ def ridge(
     )
     title = slug("ridge", *short_names(select([a, b])), *result.data.rsplit(":", 1))
     wrote = keep_result(result, kept, store, title)
-    if csv is not None:
-        with atomic_path(csv) as place:
-            result.table.to_csv(place, index=False)
-        wrote.append(csv)
-    wrote += save_figure(result, figure)
+    wrote += [*_write(result, csv), *save_figure(result, figure)]
     if not output.json_:
         _say(result, show)
     emit(result, output, wrote)
+
+
+def _write(result: Ridge, csv: Path | None) -> list[Path]:
+    if csv is None:
+        return []
+    with atomic_path(csv) as place:
+        result.table.to_csv(place, index=False)
+    return [csv]
 
 
 def _say(result: Ridge, show: int) -> None:

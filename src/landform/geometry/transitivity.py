@@ -7,7 +7,9 @@ a ridge between its ends though both reach a third checkpoint over lower ones.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from math import comb
 from typing import Any, Literal
 
 import numpy as np
@@ -21,6 +23,8 @@ from landform.results import Result
 
 __all__ = ["Transitivity", "transitivity"]
 
+Sides = tuple[Any, Any, Any]
+"""Indices (a, b, c) of triples; a to c is the direct way."""
 Floats = npt.NDArray[np.float64]
 
 TOLERANCE = 1e-10
@@ -126,34 +130,16 @@ def transitivity(
     if compat not in (None, "connectivity"):
         raise ConfigError(f"compat is {compat!r}", remedy="the one there is: connectivity")
     sides = _violations(square, tolerance)
-    a, b, c = sides
-    direct, detour = square[a, c], square[a, b] + square[b, c]
+    triples = comb(len(square), 3)
+    share, low, high = _share(sides, len(square), triples, replicates, seed, level)
+    direct, detour = _ways(square, sides)
     excess = direct - detour
-    n = len(square)
-    triples = n * (n - 1) * (n - 2) // 6
-    share, low, high = _share(sides, n, triples, replicates, seed, level)
-    clear = None
-    if noise_floor is not None:
-        floors = np.broadcast_to(np.asarray(noise_floor, dtype=np.float64), square.shape)
-        clear = int((excess > floors[a, c]).sum())
-    table = pd.DataFrame(
-        {
-            **{
-                key: np.array(names, dtype=object)[side]
-                for key, side in zip("abc", sides, strict=True)
-            },
-            "direct": direct,
-            "detour": detour,
-            "excess": excess,
-            "percent": 100.0 * excess / direct,
-        }
-    )
-    table = table.sort_values("excess", ascending=False, kind="stable", ignore_index=True)
+    table = _table(names, sides, direct, detour)
     return Transitivity(
         names=names,
         triples=triples,
         violations=len(table),
-        clear=clear,
+        clear=None if noise_floor is None else _clear(excess, sides, noise_floor, square.shape),
         share=share,
         share_low=low,
         share_high=high,
@@ -167,7 +153,7 @@ def transitivity(
     )
 
 
-def _violations(square: Floats, tolerance: float) -> tuple[Any, Any, Any]:
+def _violations(square: Floats, tolerance: float) -> Sides:
     """Indices (a, b, c), a < c, of the triples with d_ac > d_ab + d_bc + tolerance."""
     found = []
     upper = np.triu(np.ones(square.shape, dtype=bool), 1)
@@ -181,8 +167,31 @@ def _violations(square: Floats, tolerance: float) -> tuple[Any, Any, Any]:
     return together[0], together[1], together[2]
 
 
+def _ways(square: Floats, sides: Sides) -> tuple[Floats, Floats]:
+    """(direct, detour) of triples."""
+    a, b, c = sides
+    return square[a, c], square[a, b] + square[b, c]
+
+
+def _clear(excess: Floats, sides: Sides, noise_floor: npt.ArrayLike, shape: tuple[int, ...]) -> int:
+    """How many excesses are above the floor of their direct line."""
+    floors = np.broadcast_to(np.asarray(noise_floor, dtype=np.float64), shape)
+    return int((excess > floors[sides[0], sides[2]]).sum())
+
+
+def _table(names: Sequence[str], sides: Sides, direct: Floats, detour: Floats) -> pd.DataFrame:
+    """One row per violation, the largest first."""
+    columns: dict[str, Any] = {
+        key: np.array(names, dtype=object)[side] for key, side in zip("abc", sides, strict=True)
+    }
+    excess = direct - detour
+    columns |= {"direct": direct, "detour": detour, "excess": excess}
+    table = pd.DataFrame({**columns, "percent": 100.0 * excess / direct})
+    return table.sort_values("excess", ascending=False, kind="stable", ignore_index=True)
+
+
 def _share(
-    sides: tuple[Any, Any, Any], n: int, triples: int, replicates: int, seed: int, level: float
+    sides: Sides, n: int, triples: int, replicates: int, seed: int, level: float
 ) -> tuple[float, float, float]:
     """Share of violated triples and its interval over resampled checkpoints."""
     if not triples:
