@@ -98,8 +98,9 @@ def test_written_surfaces_are_the_originals_form(tmp_path):
 
 
 def test_a_pickle_not_asked_for(tmp_path):
-    with pytest.raises(DataError, match="only when asked for"):
-        read_surfaces([original(tmp_path)])
+    for paths in ([original(tmp_path)], str(original(tmp_path))):
+        with pytest.raises(DataError, match="only when asked for"):
+            read_surfaces(paths)
 
 
 def test_a_truncated_surface(tmp_path):

@@ -1,7 +1,9 @@
 """Fitted curves: the gradient, the valley they find, and what is said along them."""
 
 import json
+from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -441,6 +443,19 @@ def test_a_round_trip(ends, task):
     assert found.chord == 0 and "times the chord" not in found.reading
     assert found.table.distance_a.iloc[2] == pytest.approx(found.length / 2, rel=1e-6)
     np.testing.assert_allclose(found.table.loss, found.table.loss[::-1], rtol=1e-5)
+
+
+def test_a_walk_by_pattern_says_what_its_path_crosses(tmp_path, task, save_checkpoint):
+    for k in range(3):
+        save_checkpoint(tmp_path / f"s{k}", seed=k)
+    found = walk(f"{tmp_path}/s?", task, points=5, replicates=50)
+    assert [Path(p).name for p in (found.a, found.b)] == ["s0", "s2"] and len(found.table) > 5
+    rows = found.summary.assign(noise_floor=1.0)
+    for gaps, said in (((0.0, 2.0), "go round, the path has one"), ((0.0, 0.0), "to go round;")):
+        gap = rows.path.map(dict(zip(("line", "curve"), gaps, strict=True)))
+        assert said in replace(found, summary=rows.assign(convexity_gap=gap)).reading
+    with pytest.raises(ConfigError, match="1 checkpoints"):
+        walk(str(tmp_path / "s0"), task)
 
 
 # --- bad input ----------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from landform.weights import checkpoint as module
 from landform.weights.checkpoint import (
     LoadConfig,
     check_same_architecture,
+    expand,
     load_model,
     load_tokenizer,
     resolve,
@@ -160,9 +161,17 @@ def test_select_natural_order_patterns_and_repeats(tmp_path, saved):
     (saved.parent / "seed99").mkdir()  # a run that is not finished: no config
     found = select(f"{saved.parent}/seed*")
     assert [c.path.name for c in found] == ["seed0", "seed2", "seed10"]
-    assert len(select([f"{saved.parent}/seed*", str(saved)])) == 3
+    assert len(select([f"{saved.parent}/seed*", str(saved), *found])) == 3
+    assert len(expand([f"{saved.parent}/seed*", saved, *found])) == 7
+    assert [c.path.name for c in expand(str(saved))] == ["seed0"]  # a name, not its letters
     with pytest.raises(CheckpointError, match="no checkpoint matches"):
         select(f"{saved.parent}/other*")
+
+
+@pytest.mark.parametrize("spec", [None, 3, ["runs/seed0"]])
+def test_what_names_no_checkpoint(spec):
+    with pytest.raises(CheckpointError, match="not by a"):
+        resolve(spec)
 
 
 def test_short_names_are_the_shortest_unique_tails():

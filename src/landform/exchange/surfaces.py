@@ -54,7 +54,7 @@ class _Sheet:
 
 
 def read_surfaces(
-    paths: Sequence[str | Path], *, allow_pickle: bool = False, data: str | None = None
+    paths: str | Path | Sequence[str | Path], *, allow_pickle: bool = False, data: str | None = None
 ) -> Surface:
     """One `Surface` from the pickles of a plane: its quantities, on one data set or on several.
 
@@ -63,6 +63,7 @@ def read_surfaces(
     two files otherwise). Intervals are NaN, and so is the length of the unit, which the files do
     not tell.
     """
+    paths = [paths] if isinstance(paths, str | Path) else paths
     if not paths:
         raise ConfigError("no surface files were given", remedy="name the _surface.pkl files")
     sheets = [_sheet(Path(path), allow_pickle, data) for path in paths]

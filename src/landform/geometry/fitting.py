@@ -40,6 +40,7 @@ from landform.weights.checkpoint import (
     Checkpoint,
     LoadConfig,
     check_same_architecture,
+    expand,
     load_model,
     load_tokenizer,
     quiet_transformers,
@@ -248,9 +249,10 @@ class PathEvaluation(Result):
         """One line for a person."""
         curve, line = self._row("curve"), self._row("line")
         saved = self.reduction.iloc[0]
+        rises = curve.convexity_gap > curve.noise_floor
         if line.convexity_gap <= line.noise_floor:
-            verdict = "the line has no ridge to go round"
-        elif curve.convexity_gap <= curve.noise_floor:
+            verdict = "the line has no ridge to go round" + (", the path has one" if rises else "")
+        elif not rises:
             verdict = "the path goes round the ridge of the line"
         elif saved.low > 0:
             verdict = "the path is lower than the line, but a ridge remains"
@@ -492,11 +494,11 @@ def walk(
 ) -> PathEvaluation:
     """Walk the polyline through given checkpoints, at equal arc length.
 
-    Both ends and, unless `bend_points` is false, the checkpoints on the way are points of it; none
-    occurs twice. Options are the fields of `WalkConfig`.
+    Names may be patterns. Both ends and, unless `bend_points` is false, the checkpoints on the way
+    are points of it; none occurs twice. Options are the fields of `WalkConfig`.
     """
     config = WalkConfig.parse(options, where="walk")
-    members = tuple(resolve(checkpoint) for checkpoint in checkpoints)
+    members = tuple(expand(checkpoints))
     if len(members) < 2:
         raise ConfigError(f"a path through {len(members)} checkpoints", remedy="name two or more")
     for one, other in pairwise(members):

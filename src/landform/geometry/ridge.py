@@ -156,6 +156,12 @@ def ridge(
             "a line of two points has no inside to look for a ridge in", remedy="use more points"
         )
     work = line_work(a, b, task, split, also, config)
+    if len({checkpoint.fingerprint for checkpoint in work.checkpoints}) == 1:
+        raise ConfigError(
+            f"{work.checkpoints[0].spec} and {work.checkpoints[1].spec} have the same weights: "
+            "there is no line between them",
+            remedy="name different checkpoints",
+        )
     which = _data_set(work, of)
     walk = walk_line(work, config, open_store(store), progress=progress)
     return ridge_of(work, walk, config, which)

@@ -30,7 +30,7 @@ from landform.store.engines import run_plan
 from landform.store.plan import Job, Plan
 from landform.store.study import open_store
 from landform.tasks.task import Task, loss_unit
-from landform.weights.checkpoint import Checkpoint, resolve, short_names
+from landform.weights.checkpoint import Checkpoint, expand, short_names
 from landform.weights.points import Vertex
 
 __all__ = [
@@ -200,7 +200,7 @@ def complex_work(
     adjacency: npt.ArrayLike | None = None,
 ) -> FitWork:
     """The fit of a complex, before anything is loaded."""
-    bases = tuple(resolve(checkpoint) for checkpoint in checkpoints)
+    bases = tuple(expand(checkpoints))
     if not bases:
         raise ConfigError("a complex of no checkpoints", remedy="name one or more")
     short_names(bases)  # each once

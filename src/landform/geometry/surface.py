@@ -38,12 +38,10 @@ from landform.store.engines import run_plan
 from landform.store.plan import Forecast, Job, Plan
 from landform.store.study import open_store
 from landform.tasks.task import Examples, Task, loss_unit
-from landform.weights.checkpoint import Checkpoint, select, short_names
+from landform.weights.checkpoint import Checkpoint, CheckpointLike, expand, short_names
 from landform.weights.points import Direction, Member, Normalise
 
 __all__ = ["Surface", "SurfaceConfig", "SurfaceStudy", "surface"]
-
-CheckpointLike = str | os.PathLike[str] | Checkpoint
 
 
 class SurfaceConfig(PointsConfig):
@@ -417,15 +415,13 @@ def _models(
             remedy="a plane goes through three models, random directions start at one",
         )
     if around is not None:
-        chosen = _resolve([around])
+        chosen = expand(around)
         if len(chosen) != 1:
             raise ConfigError(
                 f"option around names {len(chosen)} models", remedy="directions start at one model"
             )
         return "random", chosen
-    if isinstance(through, str | os.PathLike | Checkpoint):
-        through = [through]
-    chosen = _resolve(through or ())
+    chosen = expand(through or ())
     if len(chosen) != 3:
         raise ConfigError(
             f"option through names {len(chosen)} model{'' if len(chosen) == 1 else 's'}: a plane "
@@ -446,13 +442,6 @@ def _models(
                 remedy="give three different models, or look around one (option around)",
             )
     return "plane", chosen
-
-
-def _resolve(items: Iterable[CheckpointLike]) -> list[Checkpoint]:
-    chosen: list[Checkpoint] = []
-    for item in items:
-        chosen += [item] if isinstance(item, Checkpoint) else select(item)
-    return chosen
 
 
 def _directions(mode: Mode, centre: Checkpoint, config: SurfaceConfig) -> tuple[Member, ...]:

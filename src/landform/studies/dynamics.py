@@ -28,7 +28,7 @@ from landform.store.plan import Forecast, ForecastRow
 from landform.store.study import open_store, publish
 from landform.studies.connect import ConnectConfig, Connection, ConnectionStudy
 from landform.tasks.task import Task
-from landform.weights.checkpoint import Checkpoint, resolve, select, short_names
+from landform.weights.checkpoint import Checkpoint, expand, select, short_names
 
 __all__ = [
     "Dynamics",
@@ -231,7 +231,7 @@ def _by_step(
             raise ConfigError(
                 "the checkpoints are given for each step already", remedy="leave option steps out"
             )
-        chosen = {int(step): _checkpoints(items) for step, items in checkpoints.items()}
+        chosen = {int(step): expand(items) for step, items in checkpoints.items()}
     else:
         runs = [checkpoints] if isinstance(checkpoints, str | os.PathLike) else list(checkpoints)
         for run in runs:
@@ -250,13 +250,6 @@ def _by_step(
             remedy="--steps 100 200, of runs trained with --save-steps 100 200",
         )
     return dict(sorted(chosen.items()))
-
-
-def _checkpoints(items: Iterable[Named] | str) -> list[Checkpoint]:
-    found: list[Checkpoint] = []
-    for item in [items] if isinstance(items, str) else items:
-        found += [resolve(item)] if isinstance(item, Checkpoint) else select(item)
-    return found
 
 
 def _run_names(chosen: Sequence[Checkpoint]) -> tuple[str, ...]:

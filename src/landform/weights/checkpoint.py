@@ -27,9 +27,11 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Checkpoint",
+    "CheckpointLike",
     "LoadConfig",
     "check_loadable",
     "check_same_architecture",
+    "expand",
     "head_kind",
     "load_model",
     "load_tokenizer",
@@ -266,6 +268,9 @@ def check_same_architecture(a: Checkpoint, b: Checkpoint) -> None:
 # --- naming ---------------------------------------------------------------------------------
 
 
+CheckpointLike = str | os.PathLike[str] | Checkpoint
+
+
 def resolve(
     spec: str | os.PathLike[str] | Checkpoint,
     *,
@@ -280,6 +285,11 @@ def resolve(
     """
     if isinstance(spec, Checkpoint):
         return spec
+    if not isinstance(spec, str | os.PathLike):
+        raise CheckpointError(
+            f"a checkpoint is named by a path or a hub name, not by a {type(spec).__name__}",
+            remedy="name one directory that save_pretrained wrote, or one hub model",
+        )
     text = os.fspath(spec)
     name, at, suffix = text.rpartition("@")
     if at and not Path(text).exists() and step is None and revision is None:
@@ -414,21 +424,28 @@ def _revision_of_step(api: Any, name: str, step: int) -> str:
     return str(commits[0])
 
 
-def select(patterns: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> list[Checkpoint]:
+def select(patterns: CheckpointLike | Iterable[CheckpointLike]) -> list[Checkpoint]:
     """Checkpoints by name or pattern, in natural order, each once.
 
     `runs/seed*` expands to directories that hold a checkpoint (`runs/seed*@300`: their step 300);
     `org/name_*` to the hub's models of that form. Raises `CheckpointError` when a pattern matches
     nothing.
     """
-    if isinstance(patterns, str | os.PathLike):
-        patterns = [patterns]
     chosen: dict[Path, Checkpoint] = {}
-    for pattern in patterns:
-        for spec in _expand(os.fspath(pattern)):
-            checkpoint = resolve(spec)
-            chosen.setdefault(checkpoint.path.resolve(), checkpoint)
+    for checkpoint in expand(patterns):
+        chosen.setdefault(checkpoint.path.resolve(), checkpoint)
     return list(chosen.values())
+
+
+def expand(patterns: CheckpointLike | Iterable[CheckpointLike]) -> list[Checkpoint]:
+    """What `select` finds, as often as it is named: for paths that come back, and for checks."""
+    # A name alone is one name, not the letters it is made of.
+    items = [patterns] if isinstance(patterns, str | os.PathLike | Checkpoint) else patterns
+    found: list[Checkpoint] = []
+    for item in items:
+        specs = _expand(os.fspath(item)) if isinstance(item, str | os.PathLike) else [item]
+        found += map(resolve, specs)
+    return found
 
 
 def _expand(pattern: str) -> list[str]:
