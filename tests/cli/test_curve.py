@@ -137,3 +137,14 @@ def test_bad_input_names_the_option_and_writes_nothing(place, capsys):
     assert run(f"curve runs/seed1 runs/seed2 {DATA} --bends 0".split()) in (1, 2)
     assert not (place / "p").exists()
     assert [p.name for p in (place / "mine").iterdir()] == ["notes.txt"]
+
+
+def test_a_ridge_is_named_by_task_and_split(place, capsys):
+    ran(f"ridge runs/seed1 runs/seed2 {DATA} --points 3 --replicates 20 --store s", capsys)
+    step = "{a: runs/seed1, b: runs/seed2, task: toy, points: 3, replicates: 20}"
+    toy = "{files: {validation: dev.tsv}, text: [sentence], label: label}"
+    text = f"study: again\ntasks: {{toy: {toy}}}\nsteps:\n- ridge: {step}\n"
+    (place / "study.yaml").write_text(text)
+    ran("run study.yaml", capsys)
+    for study in ("s", "again"):
+        assert "ridge-seed1-seed2-toy-validation" in load_results(Store.open(study, create=False))
