@@ -67,7 +67,7 @@ def test_asked_for_nothing_it_lists_what_there_is(say, study):
     lines = out.splitlines()
     (plane,) = [line for line in lines if line.split()[:1] == ["surface-a"]]
     assert plane.endswith("surface, surface3d, surfaces")
-    assert "of several results: surfaces, score_distributions" in out
+    assert "of several results: surfaces, score_distributions, agreement" in out
     assert lines[-1].startswith(f"next: landform figure {study} RESULT")
     status, out, _ = say("figure", study, "surface*", "--json")
     listed = json.loads(out)["results"]
@@ -128,6 +128,7 @@ def test_what_is_not_there_is_named(say, study, tmp_path):
         (["surface-*", "--which", "surface"], "shows one result, and 2 are meant"),
         (["--which", "score_distributions"], "name two results or patterns"),
         (["old-*", "--which", "score_distributions"], "compare two groups"),
+        (["--which", "agreement"], "of the kind Influence, and this study keeps none"),
         (["surface-a", "fit", "--which", "surfaces"], "not of the kind"),
         (["surface-a", "--option", "levels"], "'levels' has no value"),
         (["surface-a", "--option", "level=3"], "did you mean 'levels'"),
@@ -168,3 +169,28 @@ def test_options_are_read_by_the_types_of_the_figure():
 def test_kept_figures_are_a_table(study):
     table = kept_figures(study, ["fit"])
     assert table.to_dict("records") == [{"result": "fit", "kind": "CurveFit", "figures": "fit"}]
+
+
+def test_two_influences_are_compared(say, tmp_path):
+    import attribution_results
+    from landform.attribution.influence import Influence
+
+    place = tmp_path / "study"
+    store = Store.open(place)
+    for name in ("full", "half"):
+        fake = attribution_results.make_influence(4, 60)
+        fields = {f.name: getattr(fake, f.name, 1) for f in dataclasses.fields(Influence)}
+        publish(store, name, Influence(**fields))
+    out = tmp_path / "agreement.pdf"
+    status, _, err = say("figure", place, "--which", "agreement", "--out", out)
+    assert status == 0, err
+    assert out.read_bytes().startswith(b"%PDF")
+    _, figure = draw_kept(place, ["half", "full"], which="agreement", options=["labels=a,b"])
+    assert figure.axes[0].get_ylabel() == "score, b"
+    for words, message in (
+        (["full"], "two results, and 1 are meant: full"),
+        (["full", "*"], "two results, and 3 are meant"),
+        (["--option", "labels=a"], "has two labels"),
+    ):
+        status, _, err = say("figure", place, *words, "--which", "agreement", "--out", out)
+        assert status == 1 and message in err, (words, err)

@@ -269,7 +269,7 @@ def test_the_scatter_has_a_panel_per_method_with_its_rank_correlation():
         np.testing.assert_allclose(dots.get_ydata(), part["hans:validation/accuracy"])
         rho = stats.spearmanr(part["value"], part["hans:validation/accuracy"]).statistic
         shown = title(axes).replace("\N{MINUS SIGN}", "-")
-        assert shown.startswith(f"{method}: Spearman {rho:.2f} [")
+        assert shown.startswith(f"{method}\nSpearman {rho:.2f} [")
         assert "p = 0.031, n = 12" in shown
     assert "hans" in figure.axes[0].get_ylabel()
     one = figures.draw(result, metric="nli:validation/accuracy", methods=["sam"])
@@ -280,10 +280,23 @@ def test_the_scatter_has_a_panel_per_method_with_its_rank_correlation():
         figures.draw(result, methods="bx")
 
 
+def test_three_methods_stand_in_a_row():
+    methods = ("box", "sam", "average", "box_relative", "sam_relative")
+    figure = figures.draw(results.make_comparison(methods=methods))
+    shown = [axes for axes in figure.axes if axes.axison]
+    assert [title(axes).split("\n")[0] for axes in shown] == list(methods)
+    figure.draw_without_rendering()
+    tops = [round(axes.get_position().y1, 6) for axes in shown]
+    assert len(set(tops[:3])) == 1 and len(set(tops[3:])) == 1 and tops[3] < tops[0]
+    boxes = [axes._left_title.get_window_extent() for axes in shown]
+    assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[i + 1 :])
+    assert [bool(axes.get_ylabel()) for axes in shown] == [True, False, False, True, False]
+
+
 def test_too_few_checkpoints_have_no_correlation_but_dots():
     result = results.make_comparison()
     bare = dataclasses.replace(result, correlations=result.correlations[:0])
-    assert title(figures.draw(bare).axes[0]) == "box: n = 12"
+    assert title(figures.draw(bare).axes[0]) == "box\nn = 12"
 
 
 # --- paths ------------------------------------------------------------------------------------
@@ -305,10 +318,23 @@ def test_a_path_is_drawn_beside_its_line():
         assert (line.get_linestyle() == "-") == (path == "curve")
     row = result.summary.iloc[0]
     assert legend_texts(figure)[0].strip() == (
-        f"Bezier curve (9.1 long), nli:validation: barrier {row.barrier_height:.3g} "
+        f"Bezier curve, nli:validation:\n 9.1 long, barrier {row.barrier_height:.3g} "
         f"[{row.barrier_low:.3g}, {row.barrier_high:.3g}]"
     )
     assert lower.get_ylabel() == "accuracy"
+
+
+@pytest.mark.parametrize("look", [None, "paper"])
+def test_the_entries_of_a_path_fit_beside_it(look):
+    names = ("embedded:validation", "a_study_with_a_long_name:and_a_subset_with_one")
+    with style.using(look):
+        figure = figures.draw(results.make_path(names))
+        figure.draw_without_rendering()
+    for legend in figure.legends:
+        for text in legend.get_texts():
+            box = text.get_window_extent()
+            assert box.x0 >= 0 and box.x1 <= figure.bbox.x1
+    assert figure.axes[0].get_position().height * figure.get_figheight() > 1.2
 
 
 def test_below_a_path_stand_metrics_or_distances():
@@ -392,6 +418,27 @@ def test_the_ridge_adds_up_and_its_texts_are_the_highest():
     assert f"of {len(result.table)} examples rise at t = 0.5" in title(upper)
 
 
+def test_few_large_rises_do_not_hide_the_others():
+    result = results.make_ridge(80)
+    rise = np.full(80, 0.01)
+    rise[0], rise[-2:] = 5.0, -2.0
+    tall = dataclasses.replace(result, table=result.table.assign(rise=rise))
+    upper = figures.draw(tall).axes[0]
+    assert (
+        upper.get_yscale() == "symlog"
+        and "log beyond \N{PLUS-MINUS SIGN}0.01" in upper.get_ylabel()
+    )
+    low, high = upper.get_ylim()
+    assert low <= -2 and high >= 5
+    place = upper.transData.transform([(1, 0.0), (1, 0.01), (1, 5.0)])[:, 1]
+    assert (place[1] - place[0]) / (place[2] - place[0]) > 0.1  # 0.002 on a linear axis
+    even = dataclasses.replace(result, table=result.table.assign(rise=np.linspace(1, -0.5, 80)))
+    upper = figures.draw(even).axes[0]
+    assert upper.get_yscale() == "linear" and upper.get_ylabel() == "rise (nats)"
+    none = dataclasses.replace(result, table=result.table.assign(rise=0.0))
+    figures.draw(none).draw_without_rendering()
+
+
 def test_long_and_odd_texts_fit_beside_the_ridge():
     texts = ["word " * 200, "", "x" * 500, "two\nlines"]
     figure = figures.draw(results.make_ridge(4, texts), k=4)
@@ -429,6 +476,15 @@ def test_parts_are_drawn_before_and_after():
     np.testing.assert_allclose(before.get_xdata(), result.parts["distance_before"])
     np.testing.assert_allclose(after.get_xdata(), result.parts["distance_after"])
     assert legend_texts(figure)[0].strip() == "before (31.2 in all)"
+    axes = figure.axes[0]
+    labels = [t.get_text() for t in axes.get_yticklabels()]
+    assert labels[1] == "layer 0, feed-forward"
+    row = result.parts.iloc[1]
+    assert axes.texts[1].get_text() == f"{row.moved}/{row['size']}"
+    figure.draw_without_rendering()
+    assert axes.get_position().width > 0.55
+    right = max(np.nanmax(line.get_window_extent().x1) for line in axes.lines)
+    assert right < min(t.get_window_extent().x0 for t in axes.texts)
 
 
 # --- groups -----------------------------------------------------------------------------------
@@ -516,6 +572,23 @@ def test_two_groups_are_compared_per_subset(connection, evaluation):
     )
     p = stats.mannwhitneyu(a.endpoints[columns[0]], b.endpoints[columns[0]]).pvalue
     assert title(other.axes[0]).endswith(style.format_p(float(p)))
+
+
+def test_panels_that_were_left_out_are_counted(connection):
+    study = connection()
+    random = np.random.default_rng(0)
+    more = {f"nli:validation/s{i}/accuracy": random.random(8) for i in range(20)}
+    same = {"nli:validation/same/accuracy": np.ones(8)}
+    wide = dataclasses.replace(study, endpoints=study.endpoints.assign(**more, **same))
+    figure = figures.plot_score_distributions([wide, wide])
+    shown = [axes for axes in figure.axes if axes.axison]
+    assert len(shown) == group_figures.MOST_PANELS
+    words = {"loss", "accuracy"}
+    every = sum(c.rpartition("/")[2] in words for c in wide.endpoints)
+    assert figure.get_supxlabel().startswith(f"16 of {every} subsets and metrics")
+    assert not any("same" in title(axes) for axes in shown)
+    asked = figures.plot_score_distributions([wide, wide], metrics="nli:validation/same/accuracy")
+    assert "same" in title(asked.axes[0]) and not asked.get_supxlabel()
 
 
 def test_densities_integrate_to_one_and_constants_have_none(connection):

@@ -331,6 +331,20 @@ def test_endpoints_are_one_strip_per_column(connection):
         figures.plot_endpoints(study, "kappa")
 
 
+def test_of_many_strips_those_that_differ_are_drawn(connection):
+    study = connection()
+    random = np.random.default_rng(0)
+    more = {f"hans:validation/s{i}/accuracy": 0.5 + i * random.random(8) for i in range(40)}
+    wide = dataclasses.replace(study, endpoints=study.endpoints.assign(**more))
+    axes = figures.plot_endpoints(wide).axes[0]
+    labels = [label.get_text() for label in axes.get_yticklabels()]
+    count = sum(c.endswith("/accuracy") for c in wide.endpoints)
+    assert len(labels) == 30 and labels[0] == "nli:validation"
+    assert axes.get_title(loc="left").startswith(f"the 30 of {count}")
+    assert "hans:validation/s39" in labels and "hans:validation/s0" not in labels
+    assert len(figures.plot_endpoints(wide, columns=list(more)).axes[0].get_yticklabels()) == 40
+
+
 def test_eigenvalues_mark_the_chosen_gap(connection):
     study = connection()
     axes = figures.plot_eigenvalues(study).axes[0]

@@ -89,7 +89,7 @@ def test_the_title_says_how_concentrated_the_scores_are():
     sizes = np.sort(np.abs(result.values.astype(float)), axis=1)[:, ::-1]
     share = np.median(sizes[:, :2].sum(axis=1) / sizes.sum(axis=1))
     title = figures.plot_scores(result).axes[0].get_title(loc="left")
-    assert f"hold {percent(share)} of its sum" in title
+    assert f"hold {percent(share)}\nof its sum" in title
     zero = dataclasses.replace(result, scores=result.scores * 0)
     assert "every score is 0" in figures.plot_scores(zero).axes[0].get_title(loc="left")
 

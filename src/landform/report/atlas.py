@@ -252,7 +252,7 @@ def _connection(result: Any, anchor: str, few: bool) -> Row:
             alt="Every checkpoint on every data set and subset, coloured by basin",
         ),
         "checkpoints": _checkpoints(result, basins),
-        "triangles": transitivity_part(getattr(result, "transitivity", None)),
+        "triangles": transitivity_part(getattr(result, "transitivity", None), loss_unit_of(result)),
     }
 
 

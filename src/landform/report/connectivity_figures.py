@@ -15,7 +15,13 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import (
+    FixedLocator,
+    FuncFormatter,
+    MaxNLocator,
+    NullLocator,
+    PercentFormatter,
+)
 
 from landform.errors import ConfigError
 from landform.report.connections import metric_columns
@@ -158,20 +164,26 @@ def plot_sharpness_scatter(
 
     The title has Spearman's rank correlation with its interval and p. `metric` is a column of the
     table, by default the first out-of-distribution one of `correlations`. Bars are the intervals
-    of the sharpness; its axis is logarithmic where it spans more than a factor of 20.
+    of the sharpness; its axis is logarithmic where it spans more than a factor of 20. Three panels
+    stand in a row.
     """
     column = pick("metric", metric, _scatter_metrics(result))
     known = list(map(str, dict.fromkeys(result.table["method"])))
     wanted = [methods] if isinstance(methods, str) else list(methods or known)
     chosen = [pick("method", method, known) for method in wanted]
-    figure = new_figure(COLUMN if len(chosen) == 1 else PAGE, 2.6)
-    panels = figure.subplots(1, len(chosen), squeeze=False, sharey=True)[0]
-    for k, (axes, method) in enumerate(zip(panels, chosen, strict=True)):
+    columns = min(3, len(chosen))
+    rows = -(-len(chosen) // columns)
+    figure = new_figure(COLUMN if columns == 1 else PAGE, 2.45 * rows + 0.15)
+    panels = figure.subplots(rows, columns, squeeze=False, sharey=True)
+    for k, (axes, method) in enumerate(zip(panels.flat, chosen, strict=False)):
         part = result.table[result.table["method"] == method]
         _sharpness_dots(axes, part, column, PALETTE[k % len(PALETTE)], MARKERS[k % len(MARKERS)])
-        axes.set_title(f"{plain(method)}: {_rank_correlation(result, method, column)}")
+        axes.set_title(f"{plain(method)}\n{_rank_correlation(result, method, column)}")
         axes.set_xlabel("sharpness")
-    panels[0].set_ylabel(wrapped(plain(metric_label(column)), 32))
+    for axes in panels.flat[len(chosen) :]:
+        axes.set_axis_off()
+    for axes in panels[:, 0]:
+        axes.set_ylabel(wrapped(plain(metric_label(column)), 32))
     return figure
 
 
@@ -231,7 +243,9 @@ def plot_path(
     wanted = [data] if isinstance(data, str) else list(data or dict.fromkeys(table["data"]))
     sets = [pick("data set", name, list(dict.fromkeys(table["data"]))) for name in wanted]
     rows = 1 if chosen == "loss" else 2
-    figure = new_figure(COLUMN, 4.0 if rows == 2 else 2.8)
+    entries = [_path_entry(result, name, path) for name in sets for path in ("curve", "line")]
+    lines = sum(entry.count("\n") + 1 for entry in entries)
+    figure = new_figure(COLUMN, (3.7 if rows == 2 else 2.5) + 0.14 * lines)
     panels = figure.subplots(rows, 1, sharex=True, squeeze=False, height_ratios=[3, 2][:rows])[:, 0]
     handles = []
     for n, name in enumerate(sets):
@@ -289,14 +303,16 @@ def _path_and_line(
 def _path_entry(result: PathEvaluation, data: str, path: str) -> str:
     name = {"bezier": "Bezier curve"}.get(result.curve, result.curve)
     length = result.length if path == "curve" else result.chord
-    text = f" {name if path == 'curve' else 'straight line'} ({length:.3g} long)"
+    head = name if path == "curve" else "straight line"
     if result.table["data"].nunique() > 1:
-        text += f", {plain(data)}"
+        head += f", {plain(shorten(data, 28))}"
+    tail = f"{length:.3g} long"
     rows = result.summary[(result.summary["data"] == data) & (result.summary["path"] == path)]
-    if not len(rows):
-        return text
-    row = rows.iloc[0]
-    return f"{text}: barrier {row['barrier_height']:.3g} {interval(row, 'barrier')}".rstrip()
+    if len(rows):
+        row = rows.iloc[0]
+        tail += f", barrier {row['barrier_height']:.3g} {interval(row, 'barrier')}".rstrip()
+    # A column has room for about 50 letters beside the sample of the line.
+    return f" {head}, {tail}" if len(head + tail) < 48 else f" {head}:\n {tail}"
 
 
 def _distances(axes: Axes, result: PathEvaluation) -> None:
@@ -345,7 +361,7 @@ def plot_fit(result: CurveFit) -> Figure:
     ratio = result.length / result.chord if result.chord else float("nan")
     bends = f"{result.bends} bend{'' if result.bends == 1 else 's'}"
     panels[0].set_title(
-        f"{plain(result.kind)}, {bends}; {ratio:.3g} times as long as the chord\n"
+        f"{plain(result.kind)}, {bends}; {ratio:.3f} times as long as the chord\n"
         f"thick: mean of {window} steps"
     )
     if rates:
@@ -518,8 +534,9 @@ def _triangles(result: Any) -> Transitivity:
 def plot_ridge(result: Ridge, *, k: int = 5) -> Figure:
     """Which examples make a ridge: their rises, sorted; what share of it the first ones carry.
 
-    Upper left, the rise of every example above its own chord; lower left, the running share of all
-    that rises, which is the table `shares`; right, the `k` examples that rise most.
+    Upper left, the rise of every example above its own chord, on a symmetric logarithmic axis
+    where few of them dwarf the others; lower left, the running share of all that rises, which is
+    the table `shares`; right, the `k` examples that rise most.
     """
     rises = result.table["rise"].to_numpy(float)
     rank = np.arange(1, len(rises) + 1)
@@ -531,7 +548,7 @@ def plot_ridge(result: Ridge, *, k: int = 5) -> Figure:
             rank, 0, np.where(side, rises, 0.0), step="mid", color=colour, alpha=0.75, linewidth=0
         )
     upper.axhline(0, color=INK, linewidth=0.6)
-    upper.set_ylabel(f"rise ({loss_unit_of(result)})")
+    upper.set_ylabel(f"rise ({loss_unit_of(result)}){_tame(upper, rises)}")
     rising = percent(result.rising)
     upper.set_title(f"{rising} of {len(rises):,} examples rise at t = {result.t:.3g}")
     positive = np.clip(rises, 0, None)
@@ -550,6 +567,28 @@ def plot_ridge(result: Ridge, *, k: int = 5) -> Figure:
         axes.margins(x=0.01)
     _ridge_texts(right, result, k)
     return figure
+
+
+def _tame(axes: Axes, rises: Array) -> str:
+    """A logarithmic axis on both sides of 0 where the largest rises dwarf the others; its note.
+
+    It is linear within the smallest power of ten that holds the middle half of the examples, but
+    not within less than a thousandth of the largest.
+    """
+    sizes = np.abs(rises[np.isfinite(rises)])
+    top = float(sizes.max(initial=0.0))
+    middle = float(np.quantile(sizes, 0.5)) if len(sizes) else 0.0
+    if top <= 0 or middle > top / 30:
+        return ""
+    linear = 10.0 ** np.ceil(np.log10(max(middle, top / 1000)))
+    axes.set_yscale("symlog", linthresh=linear, linscale=0.6)
+    # Every other power of ten where there are many.
+    powers = np.arange(round(np.log10(linear)), np.floor(np.log10(top)) + 1)
+    powers = powers[:: 2 if len(powers) > 2 else 1]
+    axes.yaxis.set_major_locator(FixedLocator([*(-(10.0**powers)), 0.0, *(10.0**powers)]))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: _number(v, "g")))
+    return f"\nlog beyond \N{PLUS-MINUS SIGN}{linear:g}"
 
 
 def _ridge_texts(figure: Any, result: Ridge, k: int) -> None:
@@ -650,7 +689,8 @@ def _agreement_title(result: Dynamics) -> str:
     rows = table[(table["step_a"] == steps[0]) & (table["step_b"] == steps[-1])]
     if len(rows):
         value = _number(float(rows["adjusted_rand"].iloc[0]), ".2f")
-        text += f"; adjusted Rand index, first with last: {value}"
+        agree = f"adjusted Rand index, first with last: {value}"
+        return f"{wrapped(text, 62)}{'; ' if len(text + agree) < 58 else chr(10)}{agree}"
     return wrapped(text, 62)
 
 
@@ -662,7 +702,7 @@ def plot_alignment(result: AlignmentReport) -> Figure:
     """The distance of every aligned part of two models, before and after the permutation."""
     table = result.parts
     labels = [_part_label(cast(dict[str, Any], row)) for row in table.to_dict("records")]
-    figure = new_figure(COLUMN, 0.22 * len(table) + 1.0)
+    figure = new_figure(COLUMN, 0.2 * len(table) + 1.1)
     axes = figure.subplots()
     y = np.arange(len(table))
     before, after = (table[f"distance_{when}"].to_numpy(float) for when in ("before", "after"))
@@ -679,6 +719,17 @@ def plot_alignment(result: AlignmentReport) -> Figure:
     axes.spines["left"].set_visible(False)
     axes.grid(axis="x")
     axes.set_xlabel("distance (L2)")
+    axes.set_title("moved", loc="right", fontsize="small", color=MUTED)
+    for place, (moved, size) in enumerate(zip(table["moved"], table["size"], strict=True)):
+        axes.annotate(
+            f"{int(moved)}/{int(size)}", (1, place), xycoords=("axes fraction", "data"),
+            ha="right", va="center", fontsize="small", color=MUTED, annotation_clip=False,
+        )  # fmt: skip
+    # The right part of the plot is for the counts.
+    known = [value for value in (*before, *after) if np.isfinite(value)]
+    span = max(known, default=1.0) - min(known, default=0.0) or 1.0
+    axes.set_xlim(min(known, default=0.0) - 0.06 * span, max(known, default=1.0) + 0.36 * span)
+    axes.xaxis.set_major_locator(MaxNLocator(4))
     figure.legend(loc="outside upper left", ncols=2, columnspacing=1)
     return figure
 
@@ -686,8 +737,8 @@ def plot_alignment(result: AlignmentReport) -> Figure:
 def _part_label(row: dict[str, Any]) -> str:
     layer = str(row["layer"]) if is_known(row["layer"]) else ""
     part = str(row["part"]).replace("_", "-")
-    where = f"layer {layer}, " if layer.isdigit() else f"{shorten(layer, 24)}, " if layer else ""
-    return f"{where}{part} ({int(row['moved'])} of {int(row['size'])} moved)"
+    where = f"layer {layer}, " if layer.isdigit() else f"{shorten(layer, 16)}, " if layer else ""
+    return f"{where}{part}"
 
 
 CONNECTIVITY_FIGURES: dict[str, dict[str, Callable[..., Figure]]] = {

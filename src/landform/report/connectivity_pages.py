@@ -218,6 +218,10 @@ def _comparison(result: Any, anchor: str, few: bool) -> Row:
 # --- bent paths -------------------------------------------------------------------------------
 
 
+def _of_chord(result: Any) -> str:
+    return f"{result.length / result.chord:.3f} × the chord" if result.chord else ""
+
+
 def _path(result: Any, anchor: str, few: bool) -> Row:
     first = result.summary["data"].iloc[0]
     rows = result.summary[result.summary["data"] == first].set_index("path")
@@ -225,7 +229,7 @@ def _path(result: Any, anchor: str, few: bool) -> Row:
     facts = [
         _fact("from", result.a),
         _fact("to", result.b),
-        _fact("curve", result.curve, f"{as_text(result.length / result.chord, 3)} × the chord"),
+        _fact("curve", result.curve, _of_chord(result)),
         _fact("length", as_text(result.length), f"the straight line: {as_text(result.chord)}"),
     ]
     for path, label in (("curve", "barrier of the path"), ("line", "barrier of the line")):
@@ -262,7 +266,11 @@ def _fit(result: Any, anchor: str, few: bool) -> Row:
         _fact("to", result.b),
         _fact("curve", result.kind, f"{result.bends} bend{'' if result.bends == 1 else 's'}"),
         _fact("steps", len(ends)),
-        _fact("loss", as_text(float(ends.tail(edge).mean()), 3), "mean of the last tenth"),
+        _fact(
+            "loss",
+            f"{as_text(float(ends.tail(edge).mean()), 3)} {loss_unit_of(result)}",
+            "mean of the last tenth",
+        ),
         _fact("length", as_text(result.length), f"the straight line: {as_text(result.chord)}"),
     ]
     return {
@@ -316,7 +324,7 @@ def _clique_table(result: Any) -> Row | None:
 # --- triangles --------------------------------------------------------------------------------
 
 
-def transitivity_part(result: Any) -> Row | None:
+def transitivity_part(result: Any, unit: str = "as the loss") -> Row | None:
     """The triangles of a connection or of a result of its own; None where there are none."""
     if result is None or not result.triples:
         return None
@@ -326,7 +334,7 @@ def transitivity_part(result: Any) -> Row | None:
     facts = [
         _fact("triples", f"{result.triples:,}", f"of {len(result.names)} checkpoints"),
         _fact("violations", f"{result.violations:,}", share),
-        _fact("mean excess", as_text(result.mean, 3), "of the violations, nats"),
+        _fact("mean excess", as_text(result.mean, 3), f"of the violations, {unit}"),
         _fact("in percent", as_text(result.mean_percent, 3), "of the direct gap"),
     ]
     if getattr(result, "clear", None) is not None:
@@ -388,7 +396,10 @@ def _ridge(result: Any, anchor: str, few: bool) -> Row:
             caption="The part of all that rises which the first examples carry.",
         ),
         "table": data_table(
-            _first(table), "examples", caption=_caption(table, "Largest rises."), prose=("text",)
+            _first(table),
+            "examples",
+            caption=_caption(table, "Largest rises."),
+            prose=("text", "text_pair"),
         ),
     }
 

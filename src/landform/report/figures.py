@@ -203,6 +203,8 @@ def quantity_range(quantity: str, values: Array) -> tuple[float, float]:
     return low - 0.1 * abs(low), top if top > 0 or top > low else low + 1.0
 
 
+MOST_STRIPS = 30  # rows that a page has room for
+
 WITHIN, BETWEEN = PALETTE[0], PALETTE[1]
 
 
@@ -927,13 +929,16 @@ def plot_endpoints(
     """Every checkpoint on every data set and subset: a strip of dots per column of `endpoints`.
 
     `columns` are the strips; by default all columns of one `metric` ("accuracy", ...), itself by
-    default the metric of the first out-of-distribution column.
+    default the metric of the first out-of-distribution column. Of more than 30, the data sets
+    themselves and the subsets on which the checkpoints differ most, which the title says.
     """
     known = list(map(str, connection.endpoints.columns))
+    every = 0
     if columns is None:
         kinds = list(dict.fromkeys(c.rpartition("/")[2] for c in known))
         kind = pick("metric", metric or default_metric(connection).rpartition("/")[2], kinds)
         columns = [c for c in known if c.rpartition("/")[2] == kind]
+        every, columns = len(columns), _that_differ(connection, columns, MOST_STRIPS)
     for column in columns:
         endpoint_column(connection, column)
     basins, styles = styles_of(connection)
@@ -954,7 +959,17 @@ def plot_endpoints(
     figure.legend(
         handles=handles, loc="outside upper left", ncols=4 if wide else 2, columnspacing=1
     )
+    if len(columns) < every:
+        axes.set_title(f"the {len(columns)} of {every} that differ most between checkpoints")
     return figure
+
+
+def _that_differ(connection: Connection, columns: Sequence[str], most: int) -> list[str]:
+    """At most `most` columns, in their order: data sets, then those of largest spread."""
+    spread = connection.endpoints[list(columns)].std().fillna(0.0)
+    ranked = sorted(columns, key=lambda c: (c.count("/") > 1, -float(spread[c])))
+    kept = set(ranked[:most])
+    return [column for column in columns if column in kept]
 
 
 def _strip(
@@ -1064,15 +1079,35 @@ FIGURES: dict[str, dict[str, Callable[..., Figure]]] = {
 }
 """The figures of each kind of result, its main one first."""
 
+
+def _plot_two_agree(
+    results: Mapping[str, Any], *, labels: Sequence[str] | None = None, points: int = 20_000
+) -> Figure:
+    """`plot_agreement` of exactly two results, each named by its key."""
+    meant = sum(len(r) if isinstance(r, list) else 1 for r in results.values())
+    if (len(results), meant) != (2, 2):
+        raise ConfigError(
+            f"agreement compares two results, and {meant} are meant: {', '.join(results)}",
+            remedy="name two results of landform influence that scored the same rows",
+        )
+    names = list(labels or results)
+    if len(names) != 2:
+        raise ConfigError(f"agreement has two labels, got {len(names)}: {', '.join(names)}")
+    first, second = results.values()
+    return plot_agreement(first, second, labels=(names[0], names[1]), points=points)
+
+
 TOGETHER: dict[str, Callable[..., Figure]] = {
     "surfaces": plot_surfaces,
     "score_distributions": plot_score_distributions,
+    "agreement": _plot_two_agree,
 }
 """The figures of several results: each takes them as a mapping from names."""
 
 OPERANDS: dict[str, tuple[str, ...]] = {
     "surfaces": ("Surface",),
     "score_distributions": ("Connection", "Evaluation"),
+    "agreement": ("Influence",),
 }
 """The kinds of results that a figure of several takes."""
 

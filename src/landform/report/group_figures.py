@@ -16,6 +16,7 @@ from landform.errors import ConfigError
 from landform.report.connections import endpoint_metric, metric_columns, split_curves
 from landform.report.style import (
     COLUMN,
+    MUTED,
     PAGE,
     PALETTE,
     Figure,
@@ -233,11 +234,15 @@ def plot_score_distributions(
     runs, and in the title the p of the `test` (Kolmogorov-Smirnov, or Mann-Whitney). `metrics` are
     columns `data/subset/metric`, or the last word of them ("accuracy": all of those). With
     `same_x_scale` panels of one metric share their axis. Without `metrics`, the loss and the first
-    metric of the data set and of its first subsets, at most 16 panels. Many panels are many tests:
-    expect a small p among twenty.
+    metric of the data set and of its first subsets, at most 16 panels, without those that are the
+    same in all runs; a line below them says how many were left out. Many panels are many
+    tests: expect a small p among twenty.
     """
     named = _two_groups(groups, names)
     shown = _shared_columns(named, metrics)
+    every = len(shown)
+    if metrics is None:
+        shown = ([c for c in shown if _varies(named, c)] or shown)[:MOST_PANELS]
     columns = min(columns, len(shown))
     rows = -(-len(shown) // columns)
     figure = new_figure(PAGE if columns > 1 else COLUMN, 1.45 * rows + 0.5)
@@ -248,7 +253,7 @@ def plot_score_distributions(
         _densities(axes, samples, bins, limits.get(column.rpartition("/")[2]))
         p = two_sample_p(samples[0], samples[1], test)
         said = format_p(p) if np.isfinite(p) else ""
-        title = wrapped(plain(column.rpartition("/")[0]), 34)
+        title = wrapped(plain(column.rpartition("/")[0]), 30)
         axes.set_title(f"{title}\n{said}" if said else title)
         axes.set_xlabel(metric_label(column.rpartition("/")[2]))
         if place % columns == 0:
@@ -260,6 +265,9 @@ def plot_score_distributions(
         for g, (name, table) in enumerate(named.items())
     ]
     figure.legend(handles=handles, loc="outside upper left", ncols=2, columnspacing=1)
+    if len(shown) < every:
+        note = f"{len(shown)} of {every} subsets and metrics; option metrics: others"
+        figure.supxlabel(note, x=0.01, ha="left", fontsize="small", color=MUTED)
     return figure
 
 
@@ -295,12 +303,17 @@ def _shared_columns(
         words = list(dict.fromkeys(c.rpartition("/")[2] for c in shared))
         others = [word for word in words if word != "loss"]
         keep = {"loss", *others[:1]}
-        return [c for c in shared if c.rpartition("/")[2] in keep][:MOST_PANELS]
+        return [c for c in shared if c.rpartition("/")[2] in keep]
     chosen: list[str] = []
     for asked in [metrics] if isinstance(metrics, str) else metrics:
         ends = [c for c in shared if c.rpartition("/")[2] == asked]
         chosen += ends or [pick("metric", asked, shared)]
     return list(dict.fromkeys(chosen))
+
+
+def _varies(named: Mapping[str, pd.DataFrame], column: str) -> bool:
+    values = np.concatenate([table[column].dropna().to_numpy(float) for table in named.values()])
+    return len(values) > 0 and float(np.ptp(values)) > 0
 
 
 def _shared_limits(

@@ -183,7 +183,7 @@ def _concentration(matrix: Array) -> str:
     top = max(1, sizes.shape[1] // 100)
     share = np.median(sizes[totals > 0, :top].sum(axis=1) / totals[totals > 0])
     rows = "1 % of a query's rows hold" if top > 1 else "row of a query holds"
-    return f"the largest {rows} {percent(float(share))} of its sum of |score|"
+    return f"the largest {rows} {percent(float(share))}\nof its sum of |score|"
 
 
 @styled
@@ -397,7 +397,7 @@ def _near_one(r: float) -> str:
     """A correlation with as many digits as tell it from 1, and no rounding up to it."""
     if r != r:
         return "undefined"
-    if r >= 1:
+    if r > 1 - 1e-9:  # 1 but for rounding
         return "1"
     digits = int(np.clip(1 - np.floor(np.log10(1 - r)), 2, 8))
     return _signed(np.floor(r * 10**digits) / 10**digits, f".{digits}f")

@@ -152,6 +152,19 @@ def _fitting(results: Mapping[str, Any], which: str | None) -> list[str]:
             remedy="name two results or patterns, such as 'first-*' 'second-*'",
         )
     fitting = [name for name, result in results.items() if which in _figures_of(result)]
+    if not fitting and which in figures.TOGETHER:
+        kinds = set(figures.OPERANDS[which])
+        fitting = [
+            name
+            for name, result in results.items()
+            if kinds & {kind.__name__ for kind in type(result).__mro__}
+        ]
+        if not fitting:
+            raise ConfigError(
+                f"figure {which} takes results of the kind {' or '.join(sorted(kinds))}, and this"
+                " study keeps none",
+                remedy="landform figure STUDY lists what it keeps",
+            )
     if not fitting:
         known = dict.fromkeys(f for r in results.values() for f in _figures_of(r))
         raise unknown("figure", which, [*known, *figures.TOGETHER])

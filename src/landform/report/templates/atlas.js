@@ -26,7 +26,7 @@
     return node;
   };
   const number = (value, digits = 3) =>
-    value === null || value === undefined ? "–" : Number(value.toPrecision(digits)).toString();
+    value === null || value === undefined ? "–" : Number(value.toPrecision(digits)).toString().replaceAll("-", "\u2212");
   const short = (text, limit) => {
     if (text.length <= limit) return text;
     const tail = Math.floor(((limit - 1) * 2) / 3);
@@ -37,9 +37,10 @@
   for (const table of document.querySelectorAll("table.sortable")) {
     const body = table.tBodies[0];
     [...table.tHead.rows[0].cells].forEach((head, column) => {
-      const button = html("button", head.textContent);
+      const button = html("button");
       button.type = "button";
-      head.replaceChildren(button);
+      button.append(...head.childNodes); // with the places where a long name may break
+      head.append(button);
       button.addEventListener("click", () => {
         const down = head.getAttribute("aria-sort") !== "descending";
         for (const other of table.tHead.rows[0].cells) other.removeAttribute("aria-sort");
