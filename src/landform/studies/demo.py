@@ -1,5 +1,6 @@
-"""The embedded study: eight seeds of a small encoder, in and out of domain, connected; and which
-training rows the first of them owes its answers to."""
+"""The embedded study: eight seeds of a small encoder, in and out of domain, connected; the plane
+through three of them and a bent path between two; and which training rows the first of them owes
+its answers to."""
 
 from __future__ import annotations
 
@@ -50,6 +51,7 @@ def demo_study(out: Path, *, seeds: int | None = None, **changes: Any) -> StudyF
                 "points": 10,
             }
         },
+        *_ground(runs),
         {
             "influence": {
                 "checkpoint": runs[0],
@@ -62,3 +64,16 @@ def demo_study(out: Path, *, seeds: int | None = None, **changes: Any) -> StudyF
         {"report": {"title": "The embedded study"}},
     ]
     return StudyFile.of({"study": ".", "steps": steps}, base=out, where="the embedded study")
+
+
+def _ground(runs: list[str]) -> list[dict[str, Any]]:
+    """A plane through the first, the middle and the last run, and a path round what lies between
+    the first two of these."""
+    data = {"task": "embedded", "also": ["embedded:heuristics"]}
+    first, middle, last = runs[0], runs[len(runs) // 2], runs[-1]
+    steps: list[dict[str, Any]] = []
+    if len(runs) > 2:
+        plane = {"through": [first, middle, last], "size": 9, "extent": [-0.5, 1.5]}
+        steps.append({"surface": {**data, **plane}})
+    steps.append({"curve": {"a": first, "b": middle, "steps": 60, **data}})
+    return steps
