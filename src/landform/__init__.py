@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from landform.geometry.curves import (
         area_under_curve,
         barrier_height,
+        bump_area,
         bump_height,
         convexity_gap,
     )
@@ -107,6 +108,7 @@ _HOME = {
     "barrier_height": "landform.geometry.curves",
     "basin_statistics": "landform.geometry.statistics",
     "build_index": "landform.attribution.index",
+    "bump_area": "landform.geometry.curves",
     "bump_height": "landform.geometry.curves",
     "compare_sharpness": "landform.studies.sharpness",
     "connect": "landform.studies.connect",
