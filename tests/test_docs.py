@@ -135,7 +135,7 @@ def runnable(page: Path) -> list[Any]:
     return [block for block in blocks(page) if block.runs or block.file]
 
 
-@pytest.mark.parametrize("page", filter(runnable, PAGES), ids=lambda page: page.name)
+@pytest.mark.parametrize("page", list(filter(runnable, PAGES)), ids=lambda page: page.name)
 def test_the_page_runs(page: Path, place: Path, tmp_path: Path, monkeypatch: Any, capsys: Any):
     found = runnable(page)
     shutil.copytree(place, tmp_path, dirs_exist_ok=True)
