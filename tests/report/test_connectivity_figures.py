@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-from itertools import permutations
+from itertools import pairwise, permutations
 
 import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
-from matplotlib.colors import to_hex
+from matplotlib.colors import LogNorm, to_hex
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 from scipy import stats
@@ -172,6 +172,105 @@ def test_clips_cut_the_plane_and_the_colours():
         figures.plot_surface(surface, clip_x=(7, 8))
     with pytest.raises(ConfigError, match="levels: 1"):
         figures.plot_surface(surface, levels=1)
+
+
+def steep_surface(size=13):
+    """A loss from about 0.05 whose corners are far above its triangle of models."""
+    surface = results.make_surface(size, data=("nli:validation",))
+    loss = surface.table["loss"]
+    share = (loss - loss.min()) / (loss.max() - loss.min())
+    far = (surface.table["x"] - 0.5) ** 2 + (surface.table["y"] - 0.4) ** 2
+    return dataclasses.replace(
+        surface, table=surface.table.assign(loss=0.05 * 8**share * np.exp(1.5 * far))
+    )
+
+
+def filled(axes):
+    return next(c for c in axes.collections if hasattr(c, "levels") and c.filled)
+
+
+def colours_within(surface, image):
+    """The bands that the cells within the triangle of models lie in."""
+    (ax, ay), (bx, by), (cx, cy) = surface.models.values()
+    found = set()
+    for x in surface.x:
+        for y in surface.y:
+            p, q = np.linalg.solve([[bx - ax, cx - ax], [by - ay, cy - ay]], [x - ax, y - ay])
+            if p >= 0 and q >= 0 and p + q <= 1:
+                value = surface_figures.value_at(surface, "loss", x, y)
+                found.add(int(np.searchsorted(image.levels, value)))
+    return found
+
+
+def test_a_steep_plane_has_a_log_scale_that_tells_its_models_apart():
+    surface = steep_surface()
+    log, linear = (
+        filled(figures.plot_surface(surface, scale=s).axes[0]) for s in ("auto", "linear")
+    )
+    assert len(colours_within(surface, log)) >= 3 > 1 == len(colours_within(surface, linear))
+    loss = surface.grid("loss")
+    assert 0 < log.levels[0] <= loss.min() and log.levels[-1] >= loss.max()
+    assert log.extend == "neither" and 10 <= len(log.levels) <= 20
+    # Even over the levels: equal ratios are equal steps of colour.
+    assert float(log.norm(np.sqrt(log.levels[0] * log.levels[-1]))) == pytest.approx(0.5)
+    np.testing.assert_allclose(np.diff(linear.levels), linear.levels[1] - linear.levels[0])
+    clipped = filled(figures.plot_surface(surface, clip_values=(0.1, 1.0)).axes[0])
+    assert not isinstance(clipped.norm, LogNorm) and isinstance(log.norm, LogNorm)
+    both = figures.plot_surface(surface, clip_values=(0.11, 1.03), scale="log")
+    levels = filled(both.axes[0]).levels
+    assert (levels[0], levels[-1], filled(both.axes[0]).extend) == (0.11, 1.03, "both")
+    assert both.axes[1].get_ylabel().endswith("log scale")
+    assert "log" not in figures.plot_surface(surface, scale="linear").axes[1].get_ylabel()
+
+
+def test_only_steep_losses_above_zero_are_log_by_themselves():
+    surface = steep_surface()
+    inner = dict(clip_x=(0, 0.5), clip_y=(0, 0.5))
+    table = surface.table
+    zero = dataclasses.replace(
+        surface, table=table.assign(loss=table["loss"] - table["loss"].min())
+    )
+    accurate = dataclasses.replace(surface, table=table.assign(accuracy=table["loss"] / 10))
+    for plane, options in ((surface, inner), (zero, {}), (accurate, {"metric": "accuracy"})):
+        figure = figures.plot_surface(plane, **options)
+        assert not isinstance(filled(figure.axes[0]).norm, LogNorm)
+    asked = figures.plot_surface(accurate, metric="accuracy", scale="log")
+    assert isinstance(filled(asked.axes[0]).norm, LogNorm)
+    mixed = figures.plot_surfaces(accurate, metric=["loss", "accuracy"], data="nli:validation")
+    assert not isinstance(filled(mixed.axes[0]).norm, LogNorm)
+    planes = figures.plot_surfaces({"a": surface, "b": results.make_surface(9)})
+    assert isinstance(filled(planes.axes[1]).norm, LogNorm)
+    assert planes.axes[2].get_ylabel() == "cross-entropy (nats), log scale"
+    with pytest.raises(ConfigError, match="no place for 0"):
+        figures.plot_surface(zero, scale="log")
+    with pytest.raises(ConfigError, match="did you mean 'log'"):
+        figures.plot_surface(surface, scale="lag")
+
+
+@pytest.mark.parametrize("ratio", [1.01, 1.5, 8.5, 60, 1e4, 1e12])
+@pytest.mark.parametrize("low", [0.0312, 1.0, 470.0])
+@pytest.mark.parametrize("count", [4, 14, 30])
+def test_levels_of_a_log_scale_rise_are_round_and_cover_the_values(low, ratio, count):
+    surface = steep_surface(5)
+    log = np.log(surface.table["loss"])
+    share = (log - log.min()) / (log.max() - log.min())
+    surface = dataclasses.replace(surface, table=surface.table.assign(loss=low * ratio**share))
+    figure = figures.plot_surface(surface, scale="log", levels=count)
+    axes, bar = figure.axes
+    levels = filled(axes).levels
+    assert (np.diff(levels) > 0).all() and count / 2 < len(levels) <= 2 * count + 2
+    assert levels[0] <= low * (1 + 1e-6)
+    assert levels[-1] >= low * ratio * (1 - 1e-6) or filled(axes).extend == "max"
+    if ratio > 8:  # two digits
+        np.testing.assert_allclose([float(f"{v:.1e}") for v in levels], levels, rtol=1e-9)
+    figure.draw_without_rendering()
+    labels = [text for text in bar.get_yticklabels() if text.get_text()]
+    assert len(labels) > 1
+    for text, at in zip(labels, bar.get_yticks(), strict=True):
+        assert float(text.get_text()) == pytest.approx(at, rel=1e-5)
+        assert min(abs(levels / at - 1)) < 1e-9
+    boxes = [text.get_window_extent() for text in labels]
+    assert all(low.y1 < high.y0 for low, high in pairwise(boxes))
 
 
 def test_a_plane_names_the_metrics_and_data_it_has():

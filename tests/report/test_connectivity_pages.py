@@ -199,6 +199,41 @@ def test_a_plane_answers_to_keys_pointer_and_controls(everything, path, tmp_path
     assert found["corner"] == "0,0"
 
 
+SLIDE = """
+<script>
+addEventListener("load", () => setTimeout(() => {
+  const place = document.querySelector(".plane"), root = document.documentElement;
+  const legend = () =>
+    [...place.querySelectorAll(".legend span")].map((node) => node.textContent).join(" ");
+  root.dataset.legend = legend();
+  const slider = place.querySelectorAll("input[type=range]")[1];
+  slider.value = "50";
+  slider.dispatchEvent(new Event("input"));
+  root.dataset.clipped = legend();
+  const metric = place.querySelector("select");
+  metric.value = "1";
+  metric.dispatchEvent(new Event("change"));
+  root.dataset.other = legend();
+}, 1500));
+</script></body>"""
+
+
+@pytest.mark.browser
+@browser
+def test_the_colours_of_a_steep_plane_go_by_the_logarithm(tmp_path):
+    surface = results.make_surface(7, data=("nli:validation",))
+    loss = surface.table["loss"]
+    share = (loss - loss.min()) / (loss.max() - loss.min())
+    steep = dataclasses.replace(surface, table=surface.table.assign(loss=0.04 * 100**share))
+    path = write_atlas(tmp_path / "a.html", steep)
+    path.write_text(path.read_text().replace("</body>", SLIDE))
+    found = state(browse(path, tmp_path / "profile", "--dump-dom"))
+    assert found["errors"] == "0"
+    assert found["legend"] == "0.04 4 cross-entropy (nats), log scale"
+    assert found["clipped"] == "0.04 0.4 cross-entropy (nats), log scale"
+    assert found["other"].endswith("accuracy")
+
+
 @pytest.mark.browser
 @browser
 def test_hostile_names_and_texts_do_not_run(tmp_path):

@@ -9,14 +9,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import Colormap, Normalize
+from matplotlib.colors import Colormap, LogNorm, Normalize
 from matplotlib.patheffects import withStroke
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, NullLocator
 
 from landform.errors import ConfigError
 from landform.report.connections import metric_columns
@@ -55,6 +55,18 @@ Array = np.ndarray
 Range = Sequence[float]
 
 LOW_IS_GOOD = ("loss", "ece", "perplexity")
+
+STEEP = 8.0  # a highest value this many times the lowest asks for a log scale
+# Round numbers of a decade, from few to many, about evenly spread on a log scale.
+ROUND = (
+    (1,),
+    (1, 3),
+    (1, 2, 5),
+    (1, 2, 3, 5),
+    (1, 1.5, 2, 3, 5, 7),
+    (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8),
+    (1, 1.1, 1.2, 1.4, 1.6, 1.8, 2, 2.2, 2.5, 2.8, 3.2, 3.6, 4, 4.5, 5, 5.6, 6.3, 7, 8, 9),
+)
 
 
 def is_low_good(metric: str) -> bool:
@@ -106,24 +118,30 @@ def plot_surface(
     clip_x: Range | None = None,
     clip_y: Range | None = None,
     clip_values: Range | None = None,
+    scale: Literal["auto", "linear", "log"] = "auto",
     point_names: Sequence[str] | Mapping[str, str] | None = None,
 ) -> Figure:
     """Filled contours of one metric over a plane, with the models and the triangle they span.
 
     `levels` is about the number of colours; `clip_x` and `clip_y` cut the plane, `clip_values` the
     colours: what lies beyond has the colour of the end, and the bar ends in a tip. Small dots are
-    cells that were not evaluated but interpolated from those around them. `point_names` replace
-    the names of the models. Raises `ConfigError` for an unknown metric or data set.
+    cells that were not evaluated but interpolated from those around them. `scale` "log" gives equal
+    ratios equal steps of colour, so that steep corners leave the models their colours; "auto" is
+    "log" for metrics whose low values are good, where all values shown are positive, the highest
+    is more than 8 times the lowest, and no `clip_values` are given. `point_names` replace the names
+    of the models. Raises `ConfigError` for an unknown metric, data set or scale, and for a log
+    scale of values that are not positive.
     """
     panel = _panel(surface, data, metric)
     figure = new_figure(COLUMN, 2.95)
     axes = figure.subplots()
-    scale = _levels([panel], levels, clip_values, clip_x, clip_y)
-    image = _map(axes, panel, scale, clip_x, clip_y)
+    bands = _levels([panel], levels, clip_values, clip_x, clip_y, scale)
+    image = _map(axes, panel, bands, clip_x, clip_y)
     _models(axes, surface, point_names)
     _axis_labels(axes, surface)
     several = len(surface.data) > 1
-    _colour_bar(figure, image, [axes], panel, f" on {plain(panel.data)}" if several else "")
+    where = f" on {plain(panel.data)}" if several else ""
+    _colour_bar(figure, image, [axes], bands, _label(panel) + where)
     _say_skipped(axes, panel)
     return figure
 
@@ -140,15 +158,16 @@ def plot_surfaces(
     clip_x: Range | None = None,
     clip_y: Range | None = None,
     clip_values: Range | None = None,
+    scale: Literal["auto", "linear", "log"] = "auto",
     columns: int | None = None,
 ) -> Figure:
     """Several maps side by side on one colour scale: planes, data sets of a plane, or metrics.
 
     Without `data` every data set of a single surface is drawn, and the first one of several
     surfaces. `names` are the titles of the panels (by default what tells them apart), and
-    `point_names` the names of the models of every plane, in order. The clips are those of
-    `plot_surface`. Raises `ConfigError` for unknown metrics and data sets, and where the number of
-    names is not that of the panels.
+    `point_names` the names of the models of every plane, in order. The clips and `scale` are those
+    of `plot_surface`. Raises `ConfigError` for unknown metrics and data sets, and where the number
+    of names is not that of the panels.
     """
     panels = _panels(surfaces, metric, data, names)
     columns = min(columns or 3, len(panels))
@@ -158,19 +177,19 @@ def plot_surfaces(
     side = (width - 0.8) / columns - 0.42
     figure = new_figure(width, float(np.clip(rows * (side * shape + 0.66) + 0.1, 1.9, 9.5)))
     grid = figure.subplots(rows, columns, squeeze=False)
-    scale = _levels(panels, levels, clip_values, clip_x, clip_y)
+    bands = _levels(panels, levels, clip_values, clip_x, clip_y, scale)
     image: Any = None
     for place, (axes, panel) in enumerate(zip(grid.flat, panels, strict=False)):
-        image = _map(axes, panel, scale, clip_x, clip_y)
+        image = _map(axes, panel, bands, clip_x, clip_y)
         _models(axes, panel.surface, point_names, side)
         axes.set_title(panel.title)
         _axis_labels(axes, panel.surface, left=place % columns == 0)
     for axes in grid.flat[len(panels) :]:
         axes.set_axis_off()
     shown = list(grid.flat)
-    bar = _colour_bar(figure, image, shown, panels[0], "")
-    if len({panel.metric for panel in panels}) > 1:
-        bar.set_label(", ".join(dict.fromkeys(_label(panel) for panel in panels)))
+    several = len({panel.metric for panel in panels}) > 1
+    label = ", ".join(dict.fromkeys(_label(panel) for panel in (panels if several else panels[:1])))
+    _colour_bar(figure, image, shown, bands, label)
     return figure
 
 
@@ -190,8 +209,8 @@ def plot_surface_3d(
     not flatten the rest.
     """
     panel = _panel(surface, data, metric)
-    scale = _levels([panel], 14, clip_values, None, None)
-    low, high = scale.limits
+    bands = _levels([panel], 14, clip_values, None, None, "linear")
+    low, high = bands.limits
     values = np.clip(panel.values, low, high)
     x, y = np.meshgrid(surface.x, surface.y)
     figure = new_figure(COLUMN, 3.0)
@@ -204,7 +223,7 @@ def plot_surface_3d(
         edgecolor=(0.11, 0.14, 0.19, 0.35), antialiased=True, zorder=2,
     )  # fmt: skip
     axes.contourf(
-        x, y, values, levels=scale.edges, zdir="z", offset=floor, cmap=colours, norm=norm,
+        x, y, values, levels=bands.edges, zdir="z", offset=floor, cmap=colours, norm=norm,
         alpha=0.75, zorder=1,
     )  # fmt: skip
     for name, (p, q) in surface.models.items():
@@ -255,11 +274,12 @@ def _relief_looks(axes: Any, surface: Surface, elevation: float, azimuth: float)
 
 
 @dataclass(frozen=True)
-class _Scale:
+class _Bands:
     """Edges of the colours, shared by all panels, and whether values lie beyond them."""
 
     edges: Array
     extend: Any
+    log: bool = False
 
     @property
     def limits(self) -> tuple[float, float]:
@@ -339,10 +359,12 @@ def _levels(
     clip: Range | None,
     clip_x: Range | None,
     clip_y: Range | None,
-) -> _Scale:
+    scale: str,
+) -> _Bands:
     """Edges of the colours that suit all panels: round numbers over what is shown."""
     if count < 2:
         raise ConfigError(f"option levels: {count} is too few", remedy="use 2 or more")
+    pick("scale", scale, ["auto", "linear", "log"])
     shown = []
     for panel in panels:
         rows = np.ix_(_inside(panel.surface.y, clip_y), _inside(panel.surface.x, clip_x))
@@ -354,18 +376,62 @@ def _levels(
             "no cell of the surface is shown", remedy="widen clip_x and clip_y, or drop them"
         )
     low, high = float(values.min()), float(values.max())
-    edges: Any
+    bottom, top = _range(clip, "clip_values") if clip is not None else (low, high)
+    steep = clip is None and low > 0 and high > STEEP * low
+    log = scale == "log" or (
+        scale == "auto" and steep and all(is_low_good(panel.metric) for panel in panels)
+    )
+    if log and bottom <= 0:
+        raise ConfigError(
+            f"option scale: a log scale has no place for {bottom:g}",
+            remedy="use scale=linear, or clip_values with a lower end above 0",
+        )
+    if top <= bottom:
+        top = bottom + max(abs(bottom), 1.0) * 1e-3
+    edges = _log_edges(bottom, top, count) if log else _linear_edges(bottom, top, count)
     if clip is not None:
-        bottom, top = _range(clip, "clip_values")
-        inner = MaxNLocator(count, steps=[1, 2, 2.5, 5, 10]).tick_values(bottom, top)
-        inside = [v for v in inner if bottom + 1e-9 < v < top - 1e-9]
+        inside = [v for v in edges if bottom + 1e-9 < v < top - 1e-9]
         edges = np.array([bottom, *inside, top])
-    else:
-        top = high if high > low else low + max(abs(low), 1.0) * 1e-3
-        edges = MaxNLocator(count, steps=[1, 2, 2.5, 5, 10]).tick_values(low, top)
     below, above = low < edges[0] - 1e-12, high > edges[-1] + 1e-12
     extend = {(0, 0): "neither", (1, 0): "min", (0, 1): "max", (1, 1): "both"}[below, above]
-    return _Scale(np.asarray(edges, dtype=float), extend)
+    return _Bands(np.asarray(edges, dtype=float), extend, log)
+
+
+def _linear_edges(low: float, high: float, count: int) -> Array:
+    """Evenly spaced round numbers from `low` or below to `high` or above."""
+    ticks = MaxNLocator(count, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
+    return np.asarray(ticks, dtype=float)
+
+
+def _log_edges(low: float, high: float, count: int) -> Array:
+    """Round numbers about evenly spread on a log scale: as many steps as are nearest to `count`."""
+    found = [_round_numbers(low, high, heads) for heads in ROUND]
+    best = min(found, key=lambda edges: abs(len(edges) - 1 - count))
+    if len(best) > count / 2:
+        return best[:: -(-len(best) // (2 * count))] if len(best) > 2 * count else best
+    # A small part of a decade: even steps are finer, and nearly even ratios.
+    even = _linear_edges(low, high, count)
+    return even if even[0] > 0 else best
+
+
+def _round_numbers(low: float, high: float, heads: Sequence[float]) -> Array:
+    """The numbers head * 10^k from the last one up to `low` to the first one from `high`."""
+    first, last = math.floor(math.log10(low)) - 1, math.ceil(math.log10(high)) + 1
+    every = np.array([float(f"{head}e{k}") for k in range(first, last + 1) for head in heads])
+    start = int(np.searchsorted(every, low * (1 + 1e-9), side="right")) - 1
+    stop = int(np.searchsorted(every, high * (1 - 1e-9)))
+    return every[start : stop + 1]
+
+
+def _log_ticks(edges: Array) -> list[float]:
+    """As many of the edges as find room on a colour bar: 1, 3, or 1, 2, 5, and so on."""
+    length = math.log10(edges[-1] / edges[0])
+    for heads in reversed(ROUND):
+        near = _round_numbers(edges[0], edges[-1], heads)
+        ticks = [float(v) for v in near if np.isclose(edges, v, rtol=1e-9, atol=0).any()]
+        if len(ticks) > 1 and float(np.diff(np.log10(ticks)).min()) > 0.095 * length:
+            return ticks
+    return [float(v) for v in edges[:: -(-len(edges) // 8)]]
 
 
 def _aspect(surface: Surface, clip_x: Range | None, clip_y: Range | None) -> float:
@@ -375,15 +441,16 @@ def _aspect(surface: Surface, clip_x: Range | None, clip_y: Range | None) -> flo
 
 
 def _map(
-    axes: Axes, panel: _Panel, scale: _Scale, clip_x: Range | None, clip_y: Range | None
+    axes: Axes, panel: _Panel, bands: _Bands, clip_x: Range | None, clip_y: Range | None
 ) -> Any:
     x, y = np.asarray(panel.surface.x, float), np.asarray(panel.surface.y, float)
     values = np.ma.masked_invalid(panel.values)
     axes.set_facecolor("#eef0f2")
     image = axes.contourf(
-        x, y, values, levels=scale.edges, cmap=colours_of(panel.metric), extend=scale.extend
-    )
-    axes.contour(x, y, values, levels=scale.edges, colors="white", linewidths=0.35, alpha=0.75)
+        x, y, values, levels=bands.edges, cmap=colours_of(panel.metric), extend=bands.extend,
+        norm=LogNorm(*bands.limits) if bands.log else None,
+    )  # fmt: skip
+    axes.contour(x, y, values, levels=bands.edges, colors="white", linewidths=0.35, alpha=0.75)
     _mark_skipped(axes, panel, image)
     axes.set_aspect("equal")
     for axis in (axes.xaxis, axes.yaxis):
@@ -420,14 +487,21 @@ def _label(panel: _Panel) -> str:
     return loss_label(panel.surface) if panel.metric == "loss" else metric_label(panel.metric)
 
 
-def _colour_bar(figure: Figure, image: Any, axes: Sequence[Axes], panel: _Panel, where: str) -> Any:
+def _colour_bar(
+    figure: Figure, image: Any, axes: Sequence[Axes], bands: _Bands, label: str
+) -> None:
     bar = figure.colorbar(image, ax=list(axes), shrink=0.85, aspect=24, pad=0.03)
     bar.outline.set_visible(False)
-    edges = np.asarray(image.levels, dtype=float)
-    bar.set_ticks(list(edges[:: -(-len(edges) // 8)]))
-    bar.ax.tick_params(length=0)
-    bar.set_label(_label(panel) + where)
-    return bar
+    edges = bands.edges
+    if bands.log:
+        ticks = _log_ticks(edges)
+        bar.set_ticks(ticks, labels=[f"{v:g}" for v in ticks])
+        bar.ax.yaxis.set_minor_locator(NullLocator())
+        label += "\nlog scale" if len(label) > 30 else ", log scale"
+    else:
+        bar.set_ticks(list(edges[:: -(-len(edges) // 8)]))
+    bar.ax.tick_params(length=0, which="both")
+    bar.set_label(label)
 
 
 def _say_skipped(axes: Axes, panel: _Panel) -> None:

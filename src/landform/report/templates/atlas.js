@@ -350,11 +350,19 @@
       html("span", "Point at a cell, or use the arrow keys.", this.bar, "hint");
     }
 
-    get ends() {
+    // The least and the largest value, and whether colours and sliders go by their logarithm: the
+    // steep corners of a loss would leave the models one colour.
+    get range() {
       const known = this.metric.values.filter((v) => v !== null);
-      const min = Math.min(...known), max = Math.max(...known), [a, b] = this.state.clip;
-      const low = min + (Math.min(a, b) / 100) * (max - min);
-      const high = min + (Math.max(a, b) / 100) * (max - min);
+      const min = Math.min(...known), max = Math.max(...known);
+      return { min, max, log: this.metric.low_is_good && min > 0 && max > 8 * min };
+    }
+
+    get ends() {
+      const { min, max, log } = this.range, [a, b] = this.state.clip;
+      const at = (percent) =>
+        log ? min * (max / min) ** (percent / 100) : min + (percent / 100) * (max - min);
+      const low = at(Math.min(a, b)), high = at(Math.max(a, b));
       return [low, high > low ? high : low + (Math.abs(low) || 1) * 1e-6];
     }
 
@@ -382,7 +390,7 @@
       html("span", number(low), legend);
       html("i", "", legend).style.background = `linear-gradient(90deg, ${scale.join(",")})`;
       html("span", number(high), legend);
-      html("span", this.metric.label, legend);
+      html("span", this.metric.label + (this.range.log ? ", log scale" : ""), legend);
       const focused = this.left.contains(document.activeElement);
       this.left.replaceChildren(picture, legend);
       if (focused) picture.focus();
@@ -397,13 +405,14 @@
       canvas.width = w * factor;
       canvas.height = Math.round(h * factor);
       const pen = canvas.getContext("2d"), [low, high] = this.ends, [ex, ey] = this.edges;
+      const place = this.range.log ? Math.log : (v) => v, span = place(high) - place(low);
       const at = (edges, k, size) => Math.round(((edges[k] - edges[0]) / (edges[edges.length - 1] - edges[0])) * size);
       const scale = plain ? colours : [...colours].reverse();
       y.forEach((_, r) => {
         x.forEach((__, c) => {
           const value = values[r * x.length + c];
           if (value === null) return;
-          const share = (value - low) / (high - low);
+          const share = (place(value) - place(low)) / span;
           const [x0, x1] = [at(ex, c, canvas.width), at(ex, c + 1, canvas.width)];
           const [y0, y1] = [canvas.height - at(ey, r + 1, canvas.height), canvas.height - at(ey, r, canvas.height)];
           pen.fillStyle = mix(scale, share);
