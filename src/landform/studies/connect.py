@@ -183,10 +183,9 @@ class Connection(Result):
         rows = self.pairs[self.pairs.data == self.data[0]]
         unit = loss_unit(self.kind)
         above = int((rows.convexity_gap > rows.noise_floor).sum())
-        gaps = (
-            f"gaps {rows.convexity_gap.min():.3g} to {rows.convexity_gap.max():.3g} {unit}, "
-            f"{above} of {len(rows)} above the noise floor"
-        )
+        low, high = rows.convexity_gap.min(), rows.convexity_gap.max()
+        sizes = f"gap {low:.3g}" if len(rows) == 1 else f"gaps {low:.3g} to {high:.3g}"
+        gaps = f"{sizes} {unit}, {above} of {len(rows)} above the noise floor"
         if self.clustering is None:
             return f"{len(self.names)} checkpoints, {len(rows)} lines: {gaps}"
         text = f"{len(self.names)} checkpoints: {self._basins_sentence()}; {gaps}"
