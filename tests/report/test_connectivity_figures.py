@@ -238,6 +238,11 @@ def test_only_steep_losses_above_zero_are_log_by_themselves():
     assert isinstance(filled(asked.axes[0]).norm, LogNorm)
     mixed = figures.plot_surfaces(accurate, metric=["loss", "accuracy"], data="nli:validation")
     assert not isinstance(filled(mixed.axes[0]).norm, LogNorm)
+    for factor in (0.01, 100):  # the ratio decides, not the size
+        times = dataclasses.replace(surface, table=table.assign(loss=table["loss"] * factor))
+        for options, log in (({}, True), (inner, False)):
+            image = filled(figures.plot_surface(times, **options).axes[0])
+            assert isinstance(image.norm, LogNorm) == log
     planes = figures.plot_surfaces({"a": surface, "b": results.make_surface(9)})
     assert isinstance(filled(planes.axes[1]).norm, LogNorm)
     assert planes.axes[2].get_ylabel() == "cross-entropy (nats), log scale"
