@@ -40,7 +40,7 @@ RUN = """
                 file.write(f"{i}\\n")
             die("work", i)
             if point == "slow":
-                time.sleep(0.05)
+                time.sleep(0.25)  # time for the signal of a busy machine
             generator = np.random.default_rng(i)
             return Contents({"x": generator.random((50, 40))},
                             {"t": pd.DataFrame({"y": generator.random(9)})}, {"r": {"i": i}})
