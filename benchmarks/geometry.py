@@ -182,18 +182,19 @@ task.examples("validation")
 before, start = peak(), time.perf_counter()
 paths = [f"{root}/m{i}" for i in range(models)]
 s = lf.connect(paths, task, points=10, rows=512, engine=engine, workers=workers,
-               store=f"{root}/study-{engine}-{workers}-{models}", replicates=200)
+               store=f"{root}/study-{engine}-{workers}-{models}", replicates=200,
+               token_budget=16384)
 print(s.evaluations, len(s.pairs), time.perf_counter() - start, before, peak())
 """
 
 
 def bench_many(_: Path) -> list[Row]:
     """100 tiny models, all pairs, 10 points, 512 rows: evaluations, time, memory; and two Ray
-    workers against one, on 24 of them."""
+    workers against one, on 20 of them."""
     rows = []
     with tempfile.TemporaryDirectory(dir=WORKPLACE) as folder:
         tiny_models(Path(folder), 100)
-        for engine, workers, models in (("local", 1, 100), ("ray", 1, 40), ("ray", 2, 40)):
+        for engine, workers, models in (("local", 1, 100), ("ray", 1, 20), ("ray", 2, 20)):
             out = subprocess.run(
                 [sys.executable, "-c", _MANY, folder, engine, str(workers), str(models)],
                 check=True, capture_output=True, text=True,

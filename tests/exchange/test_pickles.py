@@ -83,7 +83,7 @@ class Command:
         (eval, "eval"),
         (dict, "a value belongs"),
     ],
-    ids="evil counter module objects fields text set function type".split(),
+    ids=["evil", "counter", "module", "objects", "fields", "text", "set", "function", "type"],
 )
 def test_everything_else_is_refused_by_name(tmp_path, value, said):
     path = dump(tmp_path / "x.pkl", value)
