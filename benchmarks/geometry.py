@@ -38,6 +38,12 @@ def alternating(*functions: Callable[[], Any]) -> list[float]:
     return [statistics.median(kept) for kept in times]
 
 
+def shown(row: Row) -> Row:
+    """The row, said as soon as it is known: the whole takes half an hour."""
+    print(row, file=sys.stderr, flush=True)
+    return row
+
+
 def bare(worker: Any, points: int) -> None:
     """The forward passes and nothing else: the model called on every batch, `points` times."""
     with torch.inference_mode():
@@ -68,13 +74,15 @@ def overhead(name: str, work: Any, plan: Any, call: Callable[[], Any]) -> Row:
             run_plan(plan, lambda: worker, store, progress=False)
 
     forward, walked, whole = alternating(lambda: bare(worker, points), run, call)
-    return {
-        "what": f"{name}: {points} points",
-        "bare": f"{forward:.2f} s",
-        "landform": f"{walked:.2f} s (+{100 * (walked / forward - 1):.1f} %)",
-        "whole": f"{whole:.2f} s (+{100 * (whole / forward - 1):.1f} %)",
-        "ratios": [walked / forward, whole / forward],
-    }
+    return shown(
+        {
+            "what": f"{name}: {points} points",
+            "bare": f"{forward:.2f} s",
+            "landform": f"{walked:.2f} s (+{100 * (walked / forward - 1):.1f} %)",
+            "whole": f"{whole:.2f} s (+{100 * (whole / forward - 1):.1f} %)",
+            "ratios": [walked / forward, whole / forward],
+        }
+    )
 
 
 def bench_overhead(sst2: Path) -> list[Row]:
@@ -201,14 +209,16 @@ def bench_many(_: Path) -> list[Row]:
             ).stdout.split()  # fmt: skip
             evaluations, pairs = int(out[0]), int(out[1])
             rows.append(
-                {
-                    "what": f"{models} tiny models, {pairs:,} pairs x 10 points x 512 rows",
-                    "engine": engine if engine == "local" else f"Ray, {workers} worker(s)",
-                    "evaluations": f"{evaluations:,} (every pair anew: {10 * pairs:,})",
-                    "seconds": float(out[2]),
-                    "memory": f"{int(out[4]) / 2**20:.2f} GiB (libraries "
-                    f"{int(out[3]) / 2**20:.2f})",
-                }
+                shown(
+                    {
+                        "what": f"{models} tiny models, {pairs:,} pairs x 10 points x 512 rows",
+                        "engine": engine if engine == "local" else f"Ray, {workers} worker(s)",
+                        "evaluations": f"{evaluations:,} (every pair anew: {10 * pairs:,})",
+                        "seconds": float(out[2]),
+                        "memory": f"{int(out[4]) / 2**20:.2f} GiB (libraries "
+                        f"{int(out[3]) / 2**20:.2f})",
+                    }
+                )
             )
     return rows
 

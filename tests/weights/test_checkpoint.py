@@ -352,8 +352,8 @@ def test_hub_models_pass_the_same_checks_as_directories(hub):
     folder, _ = hub
     for name in ("adapter_config.json", "adapter_model.safetensors"):
         (folder / name).write_text("{}")
-    with pytest.raises(CheckpointError, match="PEFT adapter; merge it first"):
-        resolve("org/adapter")
+    with pytest.raises(CheckpointError, match="pre-trained model that it tunes"):
+        load_model("org/adapter")
     (folder / "adapter_model.safetensors").unlink()
     shutil.rmtree(folder.parent / "snapshot")
     (folder / "config.json").write_text("{}")

@@ -48,6 +48,7 @@ from landform.weights.checkpoint import (
 )
 from landform.weights.points import Vertex
 from landform.weights.space import ParameterSpace
+from landform.weights.tuning import save_model
 
 __all__ = [
     "CurveConfig",
@@ -457,7 +458,8 @@ class FittedPath:
         bound.combine(points, self.course.weights(t)[0].tolist())
         tokenizer = load_tokenizer(self.checkpoints[0])
         with atomic_directory(target) as fresh, quiet_transformers():
-            model.save_pretrained(fresh)
+            base = self.checkpoints[0].base
+            save_model(model, fresh, base.path, base.fingerprint)
             tokenizer.save_pretrained(fresh)
         return resolve(target)
 

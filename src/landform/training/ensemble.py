@@ -44,7 +44,7 @@ from landform.tasks.objective import Objective
 from landform.tasks.task import Examples, Task
 from landform.training.loop import count_steps, cpu_threads, length_parts
 from landform.training.models import label_order, starting_model
-from landform.training.options import WHERE_ONLY, TrainConfig
+from landform.training.options import TrainConfig, identity
 from landform.training.seeds import DataOrder, Seeds, isolated_randomness
 from landform.training.stacked import NotStackable, Single, Stack, check_stack
 from landform.weights.checkpoint import Checkpoint, load_tokenizer, quiet_transformers
@@ -145,6 +145,12 @@ class EnsembleWork:
                     "can be retrained in numbers",
                     remedy="use a classification or regression task",
                 )
+        if self.config.tuning != "full" or self.config.optimizer != "adamw":
+            raise ConfigError(
+                f"tuning {self.config.tuning} with {self.config.optimizer}: models are retrained "
+                "in numbers by full fine-tuning with adamw only",
+                remedy="leave tuning and optimizer out",
+            )
         chosen = [n for n in ("rows", "percent", "row_file") if getattr(self.config, n) is not None]
         if chosen:
             raise ConfigError(
@@ -158,9 +164,7 @@ class EnsembleWork:
 
     @cached_property
     def _shared_spec(self) -> dict[str, Any]:
-        options = self.config.model_dump(mode="json", exclude=set(WHERE_ONLY | _UNUSED))
-        if self.config.max_steps is not None:
-            options.pop("epochs")
+        options = {k: v for k, v in identity(self.config).items() if k not in _UNUSED}
         return {
             "weights": self.checkpoint.fingerprint,
             "tokenizer": self.checkpoint.tokenizer_fingerprint,

@@ -52,11 +52,12 @@ from landform.training.loop import (
     run_loop,
 )
 from landform.training.models import label_order, starting_model
-from landform.training.options import WHERE_ONLY, TrainConfig
+from landform.training.options import TrainConfig, identity
 from landform.training.runs import RunDirectory
 from landform.training.seeds import Seeds, isolated_randomness
 from landform.training.subsets import choose_rows
 from landform.weights.checkpoint import Checkpoint, load_tokenizer, quiet_transformers, resolve
+from landform.weights.tuning import save_model
 
 __all__ = ["TrainConfig", "TrainStudy", "TrainWork", "TrainWorker", "Training", "train"]
 
@@ -344,9 +345,6 @@ class TrainWork:
 
     @cached_property
     def _shared_spec(self) -> dict[str, Any]:
-        options = self.config.model_dump(mode="json", exclude=set(WHERE_ONLY))
-        if self.config.max_steps is not None:
-            options.pop("epochs")
         return {
             "weights": self.checkpoint.fingerprint,
             "tokenizer": self.checkpoint.tokenizer_fingerprint,
@@ -367,7 +365,7 @@ class TrainWork:
                 "split": self.eval_split,
                 "examples": self.task.examples(self.eval_split).fingerprint,
             },
-            "options": options,
+            "options": identity(self.config),
         }
 
     @cached_property
@@ -444,7 +442,7 @@ class TrainWorker:
         encoded = self._prepare(model)
 
         def save(target: Path) -> None:
-            model.save_pretrained(target)
+            save_model(model, target, work.checkpoint.path, work.checkpoint.fingerprint)
             self.tokenizer.save_pretrained(target)
 
         with track(work.steps, job.label, "steps", enabled=work.progress) as progress:

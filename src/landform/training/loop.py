@@ -127,6 +127,8 @@ def _arguments(loop: Loop, staging: Path) -> TrainingArguments:
         dataloader_pin_memory=False,
         label_names=["labels"],
     )
+    if config.optimizer == "adafactor":
+        arguments.optim = "adafactor"
     # One run uses one device; several are used by several runs (engine ray), never DataParallel.
     arguments._n_gpu = min(arguments.n_gpu, 1)
     return arguments

@@ -14,6 +14,7 @@ from landform.tasks.task import Task
 from landform.training.options import TrainConfig
 from landform.training.seeds import Seeds, add_noise
 from landform.weights.checkpoint import Checkpoint, load_model
+from landform.weights.tuning import tune
 
 __all__ = ["label_order", "starting_model"]
 
@@ -73,6 +74,9 @@ def starting_model(
         model = load_model(checkpoint, task.kind, new_head=True, **changes)
     if config.perturb:
         add_noise(model, config.perturb, seeds.perturb, skip=model.landform_new_tensors)
+    if config.tuning != "full":
+        # The head draws first, from the same stream: what is drawn next does not repeat it.
+        model = tune(model, config, head=task.kind in _HEADED)
     return model
 
 

@@ -3,29 +3,30 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from landform.config import Config
+from landform.weights.tuning import TUNING_OPTIONS, TuningConfig
 
-__all__ = ["WHERE_ONLY", "TrainConfig"]
+__all__ = ["WHERE_ONLY", "TrainConfig", "identity"]
 
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
 
-class TrainConfig(Config):
-    """How models are fine-tuned: AdamW under a schedule, once for every seed.
+class TrainConfig(TuningConfig):
+    """How models are fine-tuned: under a schedule, once for every seed.
 
-    A run has four sources of chance: the new head's first weights, the order of the data, dropout,
-    and the noise of `perturb`. Each has a seed of its own, which is the run's seed unless it is
+    A run has four sources of chance: the first weights of what is new (the head, adapters), the
+    order of the data, dropout, and the noise of `perturb`. Each has a seed of its own, which is the run's seed unless it is
     fixed to one value for all runs.
     """
 
     seeds: tuple[Seed, ...] = (0,)
     """One run for each of these seeds, in OUT/seed0, OUT/seed1, ..."""
     head_seed: Seed | None = None
-    """Fix the first weights of the new head for all runs (default: each run's own seed)."""
+    """Fix the first weights of the new head, and of adapters, for all runs (default: each run's own
+    seed)."""
     data_seed: Seed | None = None
     """Fix the order of the training data, and which tokens masked language modelling hides in each
     epoch, for all runs (default: each run's own seed)."""
@@ -34,6 +35,8 @@ class TrainConfig(Config):
     prefix: str = Field("seed", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     """Name of the run directories before the seed."""
 
+    optimizer: Literal["adamw", "adafactor"] = "adamw"
+    """adamw, or adafactor with this learning rate (no scaling by the size of the weights)."""
     learning_rate: float = Field(2e-5, gt=0, allow_inf_nan=False)
     """Highest learning rate, reached after the warm-up."""
     epochs: float = Field(3.0, gt=0, allow_inf_nan=False)
@@ -144,3 +147,13 @@ WHERE_ONLY = frozenset(
 )
 """Options that are no part of a run's identity: they say where and how many, or (seeds, rows) enter
 it as what they came to."""
+
+
+def identity(config: TrainConfig) -> dict[str, Any]:
+    """The options that decide a run: those of its tuning method, and none that it does not read."""
+    left_out = WHERE_ONLY | TUNING_OPTIONS
+    if config.optimizer == "adamw":
+        left_out |= {"optimizer"}
+    if config.max_steps is not None:
+        left_out |= {"epochs"}
+    return {**config.model_dump(mode="json", exclude=set(left_out)), **config.identity()}

@@ -11,16 +11,19 @@ import glob
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from safetensors import SafetensorError
+
 from landform.config import Config
 from landform.errors import CheckpointError, ConfigError, SpaceMismatchError
 from landform.store.fingerprint import fingerprint, fingerprint_file
+from landform.weights.tuning import ADAPTER_CONFIG, ADAPTER_WEIGHTS, apply_tuning, read_base
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -88,9 +91,27 @@ class Checkpoint:
     """The directory that holds config.json and the weights."""
 
     @cached_property
+    def tuning(self) -> dict[str, Any] | None:
+        """adapter_config.json of a tuned model (an adapter, LoRA, ...); None for a whole one."""
+        if not (self.path / ADAPTER_CONFIG).exists():
+            return None
+        return _read_json(self.path / ADAPTER_CONFIG, self.spec)
+
+    @cached_property
+    def base(self) -> Checkpoint:
+        """The pre-trained model of a tuned one; a whole model is its own.
+
+        Raises `CheckpointError` where it is not found, or is not the one that was tuned.
+        """
+        return self if self.tuning is None else _base_of(self, self.tuning)
+
+    @cached_property
     def weight_files(self) -> tuple[Path, ...]:
         """safetensors files of the model, or the pickled ones where there are none."""
-        for pattern in (*_SAFETENSORS, "pytorch_model*.bin"):
+        patterns = (*_SAFETENSORS, "pytorch_model*.bin")
+        if self.tuning is not None:
+            patterns = (ADAPTER_WEIGHTS, "adapter_model*.bin")
+        for pattern in patterns:
             found = sorted(self.path.glob(pattern))
             if found:
                 return tuple(found)
@@ -108,13 +129,27 @@ class Checkpoint:
     @cached_property
     def fingerprint(self) -> str:
         """Hash of the weights and the config: what a result made from it depends on."""
-        files = [*self.weight_files, self.path / "config.json"]
-        return fingerprint({path.name: fingerprint_file(path) for path in files})
+        files = [*self.weight_files, *([self.path / "config.json"] if self._has_config else [])]
+        parts: dict[str, Any] = {path.name: fingerprint_file(path) for path in files}
+        if self.tuning is not None:
+            parts |= {ADAPTER_CONFIG: _tuning_function(self.tuning), "base": self.base.fingerprint}
+        return fingerprint(parts)
+
+    @property
+    def _has_config(self) -> bool:
+        return (self.path / "config.json").exists()
 
     @property
     def tokenizer_files(self) -> tuple[Path, ...]:
-        """Files of the tokenizer that stand beside the weights."""
-        return tuple(self.path / name for name in _TOKENIZER_FILES if (self.path / name).exists())
+        """Files of the tokenizer beside the weights (of a tuned model's: else of its base)."""
+        return _tokenizer_files(self.tokenizer_path)
+
+    @property
+    def tokenizer_path(self) -> Path:
+        """The directory of the tokenizer."""
+        if self.tuning is None or _tokenizer_files(self.path):
+            return self.path
+        return self.base.path
 
     @cached_property
     def tokenizer_fingerprint(self) -> str:
@@ -123,8 +158,11 @@ class Checkpoint:
 
     @cached_property
     def config(self) -> dict[str, Any]:
-        """config.json as it stands."""
-        return _read_json(self.path / "config.json", self.spec)
+        """config.json as it stands; of PEFT's directories, which have none, that of the base
+        with as many labels as the trained head has outputs."""
+        if self.tuning is None or self._has_config:
+            return _read_json(self.path / "config.json", self.spec)
+        return {**self.base.config, **_head_of_adapter(self)}
 
     @cached_property
     def function(self) -> dict[str, Any]:
@@ -137,19 +175,23 @@ class Checkpoint:
         """
         from transformers import AutoConfig
 
+        path = self.path if self._has_config else self.base.path
         with quiet_transformers():
             try:
                 read: dict[str, Any] = AutoConfig.from_pretrained(
-                    self.path, trust_remote_code=False, local_files_only=True
+                    path, trust_remote_code=False, local_files_only=True
                 ).to_dict()
             except Exception:  # which types, depends on the architecture's own checks
                 read = self.config
-        return _telling(read)
+        if self.tuning is None:
+            return _telling(read)
+        tuning = {f"tuning {k}": v for k, v in _tuning_function(self.tuning).items()}
+        return {**_telling(read), **tuning, "pre-trained model": self.base.fingerprint}
 
     @cached_property
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Shape of every stored tensor, from the headers of safetensors files; {} for pickles."""
-        from safetensors import SafetensorError, safe_open
+        from safetensors import safe_open
 
         shapes: dict[str, tuple[int, ...]] = {}
         for path in self.weight_files:
@@ -176,8 +218,101 @@ class Checkpoint:
             ) from None
 
 
-_SAFETENSORS = ("model*.safetensors", "adapter_model.safetensors")
+_SAFETENSORS = ("model*.safetensors",)
 _FOREIGN = (".h5", ".msgpack", ".ckpt.index", ".onnx", ".gguf")
+
+# --- tuned models -------------------------------------------------------------------------------
+
+# Keys of PEFT's configs that say where the base is, how training ran, or which version wrote them.
+_NOT_TUNING = frozenset(
+    (
+        "megatron_core",
+        "base_model_name_or_path",
+        "revision",
+        "auto_mapping",
+        "inference_mode",
+        "task_type",
+    )
+    + ("peft_version", "init_lora_weights", "lora_dropout", "runtime_config", "eva_config")
+    + ("corda_config", "loftq_config", "init_mean", "init_std")
+)
+_PEFT_KINDS = {
+    "SEQ_CLS": "classification",
+    "TOKEN_CLS": "token-classification",
+    "SEQ_2_SEQ_LM": "seq2seq",
+    "CAUSAL_LM": "causal-lm",
+}
+
+
+def _tuning_function(options: Mapping[str, Any]) -> dict[str, Any]:
+    """What adapter_config.json says of the function that the weights parametrise, flat."""
+    own = options.get("landform")
+    read = own if isinstance(own, dict) else options
+    told: dict[str, Any] = {"method": options.get("peft_type")}
+    for name, value in read.items():
+        if name not in _NOT_TUNING and value not in _OFF and name not in ("tuning", "peft_type"):
+            told[name] = sorted(value) if isinstance(value, list) else value
+    return told
+
+
+def _base_of(checkpoint: Checkpoint, options: Mapping[str, Any]) -> Checkpoint:
+    named, noted = options.get("base_model_name_or_path"), read_base(checkpoint.path)
+    places: list[str] = []
+    if noted is not None and noted.get("relative"):
+        places.append(str((checkpoint.path / str(noted["relative"])).resolve()))
+    if isinstance(named, str) and named:
+        places += [named, str((checkpoint.path / named).resolve())]
+    base = next((_local(p, Path(p), None, None) for p in places if _is_model(Path(p))), None)
+    if base is None and isinstance(named, str) and _HUB_NAME.match(named):
+        base = resolve(named, revision=options.get("revision"))
+    remedy = "put the pre-trained model back, or name its place in adapter_config.json"
+    if base is None:
+        raise CheckpointError(
+            f"{checkpoint.spec}: the pre-trained model that it tunes ({named}) is not there",
+            remedy=f"{remedy} (base_model_name_or_path)",
+        )
+    if base.tuning is not None:
+        raise CheckpointError(
+            f"{checkpoint.spec}: its base {base.spec} is a tuned model itself",
+            remedy="merge the base first (merge_and_unload, save_pretrained)",
+        )
+    wanted = noted.get("fingerprint") if noted is not None else None
+    if wanted is not None and base.fingerprint != wanted:
+        raise CheckpointError(
+            f"{checkpoint.spec}: the pre-trained model in {base.path} is not the one it tunes",
+            remedy=remedy,
+        )
+    return base
+
+
+def _is_model(path: Path) -> bool:
+    return (path / "config.json").is_file()
+
+
+def _head_of_adapter(checkpoint: Checkpoint) -> dict[str, Any]:
+    """The labels of a classifier in a directory of PEFT, which says only how many there are."""
+    kind = (checkpoint.tuning or {}).get("task_type")
+    if kind not in ("SEQ_CLS", "TOKEN_CLS"):
+        return {}
+    sizes = [
+        shape[0]
+        for name, shape in checkpoint.shapes.items()
+        if len(shape) == 2 and re.search(r"\.(classifier|score)(\.out_proj)?\.weight$", name)
+    ]
+    if len(sizes) != 1:
+        return {}
+    base = checkpoint.base
+    names = base.label_names() if head_kind(base) == _PEFT_KINDS[kind] else ()
+    if len(names) != sizes[0]:
+        names = tuple(f"LABEL_{i}" for i in range(sizes[0]))
+    return {
+        "id2label": {str(i): name for i, name in enumerate(names)},
+        "label2id": {name: i for i, name in enumerate(names)},
+    }
+
+
+def _tokenizer_files(path: Path) -> tuple[Path, ...]:
+    return tuple(path / name for name in _TOKENIZER_FILES if (path / name).exists())
 
 
 def _read_json(path: Path, spec: str) -> dict[str, Any]:
@@ -245,6 +380,7 @@ def check_same_architecture(a: Checkpoint, b: Checkpoint) -> None:
     """
     faults = []
     mine, theirs = a.function, b.function
+    _check_same_method(a, b, mine, theirs)
     names = sorted({*mine, *theirs})
     if mine.get("model_type") != theirs.get("model_type"):
         names = ["model_type"]  # every other difference follows from it
@@ -262,6 +398,28 @@ def check_same_architecture(a: Checkpoint, b: Checkpoint) -> None:
         raise SpaceMismatchError(
             f"two architectures (config.json): {'; '.join(faults[:4])}{more}",
             remedy="compare checkpoints fine-tuned from one pre-trained model",
+        )
+
+
+def _check_same_method(
+    a: Checkpoint, b: Checkpoint, mine: Mapping[str, Any], theirs: Mapping[str, Any]
+) -> None:
+    """Raise where two checkpoints were tuned by different methods, or from different models."""
+    methods = [
+        "whole model" if read.get("tuning method") is None else str(read["tuning method"])
+        for read in (mine, theirs)
+    ]
+    if methods[0] != methods[1]:
+        raise SpaceMismatchError(
+            f"two tuning methods: {a.spec} is {methods[0]}, {b.spec} is {methods[1]}; what was "
+            "tuned are different tensors",
+            remedy="compare checkpoints tuned by one method, or merge adapters into whole models",
+        )
+    if mine.get("pre-trained model") != theirs.get("pre-trained model"):
+        raise SpaceMismatchError(
+            f"{a.spec} and {b.spec} tune two different pre-trained models ({a.base.path} and "
+            f"{b.base.path})",
+            remedy="compare adapters of one pre-trained model",
         )
 
 
@@ -315,6 +473,7 @@ def resolve(
     return _from_hub(text, name, step, revision)
 
 
+_CONFIGS = ("config.json", ADAPTER_CONFIG)
 _HUB_NAME = re.compile(r"^[\w.-]+(/[\w.-]+)?$")
 
 
@@ -349,11 +508,9 @@ def _local(spec: str, path: Path, step: int | None, revision: str | None) -> Che
 
 def _complete(spec: str, path: Path) -> Checkpoint:
     """The checkpoint in a directory; raises when its config or its weights are not there."""
-    if not (path / "config.json").exists():
-        inner = sorted(p.parent.name for p in path.glob("*/config.json"))
+    if not any((path / name).exists() for name in ("config.json", ADAPTER_CONFIG)):
+        inner = sorted({p.parent.name for n in _CONFIGS for p in path.glob(f"*/{n}")})
         remedy = f"did you mean one of {', '.join(inner[:6])} inside it?" if inner else None
-        if (path / "adapter_config.json").exists():
-            remedy = "it is a PEFT adapter; merge it first (merge_and_unload, save_pretrained)"
         raise CheckpointError(f"{spec}: {path} has no config.json", remedy=remedy)
     # Absolute: the checkpoint stays the same one when the process moves to another directory.
     checkpoint = Checkpoint(spec, path.absolute())
@@ -457,7 +614,7 @@ def _expand(pattern: str) -> list[str]:
     found = [
         path + (f"@{suffix}" if at else "")
         for path in glob.glob(os.path.expanduser(stem))
-        if (Path(path) / "config.json").exists()
+        if any((Path(path) / name).exists() for name in _CONFIGS)
         or (at and (Path(path) / f"checkpoint-{suffix}").is_dir())
     ]
     if not found and stem.count("/") == 1 and not Path(stem.split("/")[0]).is_dir():
@@ -516,10 +673,71 @@ def load_model(
     case the head is drawn from torch's global generator and the names of the new tensors are kept
     in `model.landform_new_tensors`. `changes` override config.json (num_labels, dropout, ...).
     Code from the checkpoint is never run, and pickles are read only with `allow_pickle`.
+
+    A tuned model (adapter_config.json) is its pre-trained one with what was tuned put in: the
+    names of these tensors are in `model.landform_tuned`, and only they require a gradient.
     """
+    checkpoint = resolve(checkpoint)
+    if checkpoint.tuning is not None:
+        return _load_tuned(checkpoint, checkpoint.tuning, kind, config or LoadConfig(), changes)
+    return _load_whole(checkpoint, kind, config, new_head=new_head, changes=changes)
+
+
+def _load_tuned(
+    checkpoint: Checkpoint,
+    tuning: dict[str, Any],
+    kind: str | None,
+    options: LoadConfig,
+    changes: dict[str, Any],
+) -> PreTrainedModel:
+    check_loadable(checkpoint, options)
+    kind = kind or head_kind(checkpoint)
+    headed = kind in ("classification", "regression", "token-classification")
+    if headed:
+        named = {str(i): name for i, name in enumerate(checkpoint.label_names())}
+        labels = {"id2label": named, "label2id": {name: int(i) for i, name in named.items()}}
+        changes = {"num_labels": len(named), **labels, **changes}
+        if kind == "regression":
+            changes["problem_type"] = "regression"
+    with torch_random_kept():  # a head drawn here is overwritten by the one that was trained
+        model: Any = _load_whole(
+            checkpoint.base, kind, options, new_head=headed, changes=changes, other_head=headed
+        )
+    drawn = model.landform_new_tensors
+    try:
+        model = apply_tuning(model, tuning, checkpoint.path, checkpoint.spec)
+    except SafetensorError as error:
+        raise _load_error(checkpoint, error) from error
+    trained = {_without_wrappers(name) for name in model.landform_tuned}
+    lacking = sorted(set(drawn) - trained)
+    if lacking:
+        raise CheckpointError(
+            f"{checkpoint.spec}: no weights for {', '.join(lacking[:4])}: they would be random "
+            "numbers",
+            remedy="the head was not saved with the adapter: name it in modules_to_save",
+        )
+    model.landform_new_tensors = frozenset()
+    model.eval()
+    return model  # type: ignore[no-any-return]
+
+
+def _without_wrappers(name: str) -> str:
+    """The name of a tensor in the plain model: PEFT keeps trained heads in a wrapper."""
+    return re.sub(r"\.modules_to_save\.[^.]+", "", name)
+
+
+def _load_whole(
+    checkpoint: Checkpoint,
+    kind: str | None,
+    config: LoadConfig | None,
+    *,
+    new_head: bool,
+    changes: dict[str, Any],
+    other_head: bool = False,
+) -> PreTrainedModel:
+    """`load_model` of a whole model; with `other_head` a head of other sizes is drawn anew."""
     import transformers
 
-    checkpoint = resolve(checkpoint)
     options = config or LoadConfig()
     if kind is not None and kind not in _AUTO_CLASSES:
         raise ConfigError(f"unknown kind {kind!r}", remedy=f"known: {', '.join(_AUTO_CLASSES)}")
@@ -543,20 +761,24 @@ def load_model(
             raise
         except Exception as error:
             raise _load_error(checkpoint, error) from error
-    _check_complete(checkpoint, info, new_head=new_head)
-    model.landform_new_tensors = frozenset(info["missing_keys"])
+    redrawn = {name for name, _, _ in info["mismatched_keys"]} if other_head else set()
+    _check_complete(checkpoint, info, new_head=new_head, redrawn=redrawn)
+    model.landform_new_tensors = frozenset(info["missing_keys"]) | redrawn
     model.eval()
     return model  # type: ignore[no-any-return]
 
 
-def _check_complete(checkpoint: Checkpoint, info: dict[str, Any], *, new_head: bool) -> None:
+def _check_complete(
+    checkpoint: Checkpoint, info: dict[str, Any], *, new_head: bool, redrawn: Set[str]
+) -> None:
     """Raise where weights do not fit config.json, or would be random numbers."""
     missing = sorted(info["missing_keys"])
-    if info["mismatched_keys"]:
-        faults = [
-            f"{name} is {tuple(there)} in the file and {tuple(here)} by config.json"
-            for name, there, here in sorted(info["mismatched_keys"])
-        ]
+    faults = [
+        f"{name} is {tuple(there)} in the file and {tuple(here)} by config.json"
+        for name, there, here in sorted(info["mismatched_keys"])
+        if name not in redrawn
+    ]
+    if faults:
         raise CheckpointError(
             f"{checkpoint.spec}: {'; '.join(faults[:3])}"
             + (f" and {len(faults) - 3} more" if len(faults) > 3 else ""),
@@ -597,6 +819,9 @@ def check_loadable(checkpoint: Checkpoint, options: LoadConfig) -> bool:
 
 def head_kind(checkpoint: Checkpoint) -> str | None:
     """The kind of head that the checkpoint's architecture names; None for a bare encoder."""
+    tuned_for = (checkpoint.tuning or {}).get("task_type")
+    if tuned_for in _PEFT_KINDS:
+        return _PEFT_KINDS[tuned_for]
     names = checkpoint.config.get("architectures") or [""]
     for ending, kind in _ARCHITECTURE_KINDS.items():
         if str(names[0]).endswith(ending):
@@ -623,15 +848,16 @@ def load_tokenizer(checkpoint: str | os.PathLike[str] | Checkpoint) -> PreTraine
     from transformers import AutoTokenizer
 
     checkpoint = resolve(checkpoint)
-    if not any((checkpoint.path / name).exists() for name in _TOKENIZER_FILES):
+    path = checkpoint.tokenizer_path
+    if not _tokenizer_files(path):
         raise CheckpointError(
-            f"{checkpoint.spec}: no tokenizer files in {checkpoint.path}",
+            f"{checkpoint.spec}: no tokenizer files in {path}",
             remedy="save the tokenizer next to the model: tokenizer.save_pretrained(DIR)",
         )
     with quiet_transformers():
         try:
             tokenizer = AutoTokenizer.from_pretrained(
-                checkpoint.path, trust_remote_code=False, local_files_only=True
+                path, trust_remote_code=False, local_files_only=True
             )
         except Exception as error:
             raise CheckpointError(
@@ -639,6 +865,15 @@ def load_tokenizer(checkpoint: str | os.PathLike[str] | Checkpoint) -> PreTraine
                 remedy="save it next to the model again: tokenizer.save_pretrained(DIR)",
             ) from error
     return tokenizer
+
+
+@contextlib.contextmanager
+def torch_random_kept() -> Iterator[None]:
+    """torch's global generators inside leave no trace outside."""
+    import torch
+
+    with torch.random.fork_rng():
+        yield
 
 
 @contextlib.contextmanager

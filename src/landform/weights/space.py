@@ -76,13 +76,17 @@ class ParameterSpace:
     def of(cls, model: nn.Module, *, trainable: bool = False) -> Self:
         """The space of `model`'s float parameters (only those that require grad if `trainable`).
 
+        Of a tuned model (an adapter, LoRA; see `weights.tuning`) they are those that were tuned.
         Raises `SpaceMismatchError` when the parameters are of several float types: a flat vector
         has one. Load the model with `dtype=` to make them one.
         """
+        tuned = getattr(model, "landform_tuned", None)
         chosen = [
             (name, parameter)
             for name, parameter in model.named_parameters()
-            if parameter.is_floating_point() and (parameter.requires_grad or not trainable)
+            if parameter.is_floating_point()
+            and (parameter.requires_grad or not trainable)
+            and (tuned is None or name in tuned)
         ]
         if not chosen:
             raise SpaceMismatchError(

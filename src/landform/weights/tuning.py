@@ -1,0 +1,415 @@
+"""Tuning methods: which tensors of a model are trained, and where further ones are put.
+
+full      every tensor of the model
+adapter   bottleneck adapters (Houlsby et al. 2019, Pfeiffer et al. 2021); see `weights.adapters`
+lora      low-rank updates (Hu et al. 2022), through PEFT
+prefix    trained keys and values before those of the text (Li & Liang 2021); see `weights.prefix`
+prompt    trained embeddings before those of the text (Lester et al. 2021); see `weights.prompt`
+bitfit    the biases (Ben Zaken et al. 2022)
+
+A tuned model is the pre-trained one, changed in place: what is trained requires a gradient, all
+else is frozen. Its parameter space is what was trained, so everything that moves models (lines,
+surfaces, curves, sharpness) moves adapters as it moves whole models. On disk it is a directory
+with adapter_config.json and adapter_model.safetensors, for LoRA those of PEFT itself.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import torch
+from pydantic import Field, field_validator, model_validator
+from torch import Tensor, nn
+
+from landform.config import Config
+from landform.errors import CheckpointError, ConfigError, MissingExtraError
+from landform.store.atomic import read_json, write_json
+from landform.weights import adapters, prefix, prompt
+
+__all__ = [
+    "ADAPTER_CONFIG",
+    "ADAPTER_WEIGHTS",
+    "Tuning",
+    "TuningConfig",
+    "apply_tuning",
+    "head_modules",
+    "save_model",
+    "tune",
+]
+
+ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+BASE_RECORD = "landform_base.json"
+
+Method = Literal["full", "adapter", "lora", "prefix", "prompt", "bitfit"]
+
+_USED_BY: Mapping[str, tuple[str, ...]] = {
+    "train_also": ("adapter", "lora", "prefix", "prompt", "bitfit"),
+    "adapter_size": ("adapter",),
+    "adapter_placement": ("adapter",),
+    "adapter_activation": ("adapter",),
+    "init_mean": ("adapter", "prefix", "prompt"),
+    "init_std": ("adapter", "prefix", "prompt"),
+    "lora_rank": ("lora",),
+    "lora_alpha": ("lora",),
+    "lora_dropout": ("lora",),
+    "lora_modules": ("lora",),
+    "prefix_length": ("prefix",),
+    "prefix_hidden": ("prefix",),
+    "prompt_length": ("prompt",),
+}
+"""The methods that read an option."""
+
+
+class TuningConfig(Config):
+    """What of a model is trained."""
+
+    tuning: Method = "full"
+    """What is trained: full (every tensor), adapter, lora, prefix, prompt or bitfit; for
+    classifiers the head besides."""
+    train_also: tuple[str, ...] = ()
+    """Patterns of further tensors of the model that are trained besides ('*LayerNorm*')."""
+    adapter_size: int = Field(64, ge=1)
+    """Width of a bottleneck adapter."""
+    adapter_placement: Literal["houlsby", "pfeiffer"] = "houlsby"
+    """Adapters after every attention and feed-forward block (houlsby), or after the feed-forward
+    blocks alone (pfeiffer)."""
+    adapter_activation: Literal["silu", "relu", "gelu"] | None = None
+    """Activation inside an adapter (default: silu for houlsby, relu for pfeiffer)."""
+    init_mean: float = Field(0.0, allow_inf_nan=False)
+    """Mean of the first weights of adapters, prefixes and prompts."""
+    init_std: float = Field(0.02, ge=0, allow_inf_nan=False)
+    """Standard deviation of the first weights of adapters, prefixes and prompts."""
+    lora_rank: int = Field(8, ge=1)
+    """Rank of the LoRA updates."""
+    lora_alpha: float = Field(16.0, gt=0, allow_inf_nan=False)
+    """LoRA updates are scaled by LORA_ALPHA / LORA_RANK."""
+    lora_dropout: float = Field(0.0, ge=0, lt=1)
+    """Dropout of the input of the LoRA updates."""
+    lora_modules: tuple[str, ...] | None = None
+    """Names of the layers that LoRA updates (default: queries and values)."""
+    prefix_length: int = Field(100, ge=1)
+    """Trained keys and values in every attention layer."""
+    prefix_hidden: int | None = Field(512, ge=1)
+    """Keys and values are made from an embedding of PREFIX_LENGTH rows by two layers with so many
+    hidden units ('none': they are trained themselves)."""
+    prompt_length: int = Field(100, ge=1)
+    """Trained embeddings before those of the text."""
+
+    @field_validator("train_also", "lora_modules", mode="before")
+    @classmethod
+    def _one_name(cls, value: object) -> object:
+        return (value,) if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _used_options(self) -> Self:
+        for name, methods in _USED_BY.items():
+            default = TuningConfig.model_fields[name].default
+            if self.tuning not in methods and getattr(self, name) != default:
+                raise ValueError(
+                    f"{name} is an option of tuning {' or '.join(methods)}, not of {self.tuning}"
+                )
+        return self
+
+    def identity(self) -> dict[str, Any]:
+        """The method and the options it reads; {} for full fine-tuning."""
+        if self.tuning == "full":
+            return {}
+        used = [name for name, methods in _USED_BY.items() if self.tuning in methods]
+        values = self.model_dump(mode="json", include={"tuning", *used})
+        return {name: values[name] for name in ("tuning", *used)}
+
+    @property
+    def activation(self) -> str:
+        """The activation of adapters that applies."""
+        default = "silu" if self.adapter_placement == "houlsby" else "relu"
+        return self.adapter_activation or default
+
+
+TUNING_OPTIONS = frozenset(TuningConfig.model_fields)
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """How a model in memory was tuned (its attribute `landform_tuning`)."""
+
+    options: dict[str, Any]
+    """adapter_config.json"""
+    peft: Any = None
+    """the PeftModel around it, for methods of PEFT"""
+
+
+# --- making a tuned model -----------------------------------------------------------------------
+
+
+def head_modules(model: Any) -> tuple[str, ...]:
+    """Names of the modules that are no part of the pre-trained body: `classifier`, `score`.
+
+    Raises `ConfigError` where the class does not tell its head from its body.
+    """
+    body = model.base_model_prefix
+    if not isinstance(getattr(model, body, None), nn.Module):
+        raise ConfigError(
+            f"{type(model).__name__} does not tell its head from its body",
+            remedy="use tuning full, or start from the pre-trained model without a head",
+        )
+    return tuple(
+        name
+        for name, module in model.named_children()
+        if name != body and any(True for _ in module.parameters())
+    )
+
+
+def tune(model: Any, config: TuningConfig, *, head: bool) -> Any:
+    """Make `model` ready to be tuned by a method, in place; returns it.
+
+    New tensors are drawn from torch's global generator. `head`: whether the model's head is
+    trained besides. The names of what is trained are in `model.landform_tuned`.
+    """
+    if config.tuning == "full":
+        return model
+    heads = head_modules(model) if head else ()
+    if config.tuning == "lora":
+        return _wrap(model, _lora(model, config, heads))
+    new = _insert(model, config)
+    trained = new | {
+        name
+        for name, _ in model.named_parameters()
+        if name.split(".")[0] in heads
+        or any(fnmatchcase(name, pattern) for pattern in config.train_also)
+        or (config.tuning == "bitfit" and name.endswith("bias"))
+    }
+    options = {"peft_type": f"LANDFORM_{config.tuning.upper()}", "landform": config.identity()}
+    return _freeze(model, frozenset(trained), Tuning(options))
+
+
+def _insert(model: Any, config: TuningConfig) -> set[str]:
+    """Add the tensors of one of landform's own methods; their names."""
+    if config.tuning == "adapter":
+        return adapters.insert(
+            model,
+            size=config.adapter_size,
+            placement=config.adapter_placement,
+            activation=config.activation,
+            mean=config.init_mean,
+            std=config.init_std,
+        )
+    if config.tuning == "prefix":
+        return prefix.insert(
+            model,
+            length=config.prefix_length,
+            hidden=config.prefix_hidden,
+            mean=config.init_mean,
+            std=config.init_std,
+        )
+    if config.tuning == "prompt":
+        return prompt.insert(
+            model, length=config.prompt_length, mean=config.init_mean, std=config.init_std
+        )
+    return set()
+
+
+def _freeze(model: Any, trained: frozenset[str], tuning: Tuning) -> Any:
+    if not trained:
+        raise ConfigError(
+            f"{type(model).__name__} has no tensor that this tuning method trains",
+            remedy="choose another method (biases are missing in T5, say)",
+        )
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name in trained)
+    model.landform_tuned, model.landform_tuning = trained, tuning
+    return model
+
+
+# --- PEFT ---------------------------------------------------------------------------------------
+
+_TASK_TYPES = (
+    ("ForSequenceClassification", "SEQ_CLS"),
+    ("ForTokenClassification", "TOKEN_CLS"),
+    ("ForConditionalGeneration", "SEQ_2_SEQ_LM"),
+    ("ForCausalLM", "CAUSAL_LM"),
+    ("LMHeadModel", "CAUSAL_LM"),
+)
+
+
+def _peft() -> Any:
+    try:
+        import peft
+    except ImportError:
+        raise MissingExtraError.of("peft", "peft", "tuning lora") from None
+    return peft
+
+
+def _lora(model: Any, config: TuningConfig, heads: Sequence[str]) -> Any:
+    """PEFT's config of the LoRA updates, queries and values unless others are named."""
+    peft = _peft()
+    known = peft.utils.TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
+    modules = config.lora_modules or known.get(model.config.model_type)
+    if not modules:
+        raise ConfigError(
+            f"lora: which layers of a {model.config.model_type} are to be updated?",
+            remedy="name them: lora_modules=('query', 'value')",
+        )
+    also = {
+        name.rpartition(".")[0]
+        for name, _ in model.named_parameters()
+        if any(fnmatchcase(name, pattern) for pattern in config.train_also)
+    }
+    kind = next((t for end, t in _TASK_TYPES if type(model).__name__.endswith(end)), None)
+    return peft.LoraConfig(
+        task_type=kind,
+        r=config.lora_rank,
+        lora_alpha=config.lora_alpha,
+        lora_dropout=config.lora_dropout,
+        target_modules=list(modules),
+        modules_to_save=[*heads, *sorted(also)] or None,
+        base_model_name_or_path=getattr(model.config, "_name_or_path", None),
+    )
+
+
+def _wrap(model: Any, config: Any) -> Any:
+    """Inject PEFT's layers; the model itself, whose forward pass now runs through them."""
+    peft = _peft()
+    # Generic: the classes for kinds of tasks would only add heads that `config` names already.
+    kind, config.task_type = config.task_type, None
+    try:
+        wrapped = peft.PeftModel(model, config, autocast_adapter_dtype=False)
+    except ValueError as error:
+        raise ConfigError(
+            f"lora: {str(error).splitlines()[0]}", remedy="name layers of this model: lora_modules="
+        ) from None
+    finally:
+        config.task_type = kind
+    inner = wrapped.get_base_model()
+    trained = frozenset(name for name, p in inner.named_parameters() if p.requires_grad)
+    return _freeze(inner, trained, Tuning(config.to_dict(), wrapped))
+
+
+# --- on disk ------------------------------------------------------------------------------------
+
+
+def save_model(
+    model: Any, directory: Path, base: Path | None = None, fingerprint: str | None = None
+) -> None:
+    """Write a model as a checkpoint: whole, or, where it was tuned, what was tuned.
+
+    `base` is the directory of the pre-trained model that a tuned one needs, `fingerprint` that
+    of its weights: both are kept, so that the model is found and recognised.
+    """
+    tuning: Tuning | None = getattr(model, "landform_tuning", None)
+    if tuning is None:
+        model.save_pretrained(directory)
+        return
+    from safetensors.torch import save_file
+
+    directory.mkdir(parents=True, exist_ok=True)
+    tensors = {name: value.detach().cpu().contiguous().clone() for name, value in _state(model)}
+    save_file(tensors, directory / ADAPTER_WEIGHTS, metadata={"format": "pt"})
+    path = str(base) if base is not None else getattr(model.config, "_name_or_path", None)
+    options = {**_plain(tuning.options), "base_model_name_or_path": path, "inference_mode": True}
+    write_json(directory / ADAPTER_CONFIG, options)
+    # What PEFT does not keep: the names of the labels, and which head it is.
+    config = copy.deepcopy(model.config)
+    config.architectures = [type(model).__name__]
+    config.save_pretrained(directory)
+    if base is not None:
+        where = {"relative": os.path.relpath(base, directory), "fingerprint": fingerprint}
+        write_json(directory / BASE_RECORD, where)
+
+
+def _state(model: Any) -> list[tuple[str, Tensor]]:
+    tuning: Tuning = model.landform_tuning
+    if tuning.peft is not None:
+        state = _peft().get_peft_model_state_dict(tuning.peft, save_embedding_layers=False)
+        return sorted(state.items())
+    return [(name, p) for name, p in model.named_parameters() if name in model.landform_tuned]
+
+
+def _plain(options: Mapping[str, Any]) -> dict[str, Any]:
+    """PEFT's configs hold sets and enumerations."""
+
+    def plain(value: Any) -> Any:
+        return sorted(value) if isinstance(value, set) else getattr(value, "value", str(value))
+
+    made: dict[str, Any] = json.loads(json.dumps(dict(options), default=plain))
+    return made
+
+
+def apply_tuning(model: Any, options: dict[str, Any], path: Path, spec: str) -> Any:
+    """Turn the pre-trained `model` into the tuned one in the directory `path`, in place.
+
+    Raises `CheckpointError` for tensors that are missing, of other shapes, or in excess.
+    """
+    from safetensors.torch import load_file
+
+    tensors = load_file(path / ADAPTER_WEIGHTS)
+    if "landform" in options:
+        config = TuningConfig.parse(options["landform"], where=str(path / ADAPTER_CONFIG))
+        with torch.random.fork_rng(devices=[]):
+            _insert(model, config)
+        _fill(dict(model.named_parameters()), tensors, spec)
+        return _freeze(model, frozenset(tensors), Tuning(options))
+    return _apply_peft(model, options, tensors, spec)
+
+
+def _apply_peft(model: Any, options: dict[str, Any], tensors: dict[str, Tensor], spec: str) -> Any:
+    peft = _peft()
+    try:
+        config = peft.PeftConfig.from_peft_type(**options)
+    except (KeyError, ValueError, TypeError) as error:
+        raise CheckpointError(
+            f"{spec}: PEFT does not know the method {options.get('peft_type')!r} ({error})",
+            remedy="update peft, or use a method that it ships",
+        ) from None
+    if config.is_prompt_learning:
+        raise CheckpointError(
+            f"{spec}: prompts and prefixes of PEFT ({config.peft_type.value}) change how a model "
+            "is called and cannot be moved in place",
+            remedy="train them with landform train --tuning prefix (or prompt)",
+        )
+    config.inference_mode = False
+    with torch.random.fork_rng(devices=[]):
+        tuned = _wrap(model, config)
+    wrapped = tuned.landform_tuning.peft
+    with torch.no_grad():
+        found = peft.set_peft_model_state_dict(wrapped, dict(tensors))
+    trained = {f"base_model.model.{name}" for name in tuned.landform_tuned}
+    missing = sorted(trained & set(found.missing_keys))
+    odd = sorted(found.unexpected_keys)
+    if missing or odd:
+        raise CheckpointError(
+            f"{spec}: {ADAPTER_WEIGHTS} "
+            + (f"lacks {missing[0]}" if missing else f"has {odd[0]}, which the model has not"),
+            remedy="adapter_config.json and the weights do not belong together, or the adapter "
+            "was trained on another model",
+        )
+    return tuned
+
+
+def _fill(parameters: Mapping[str, nn.Parameter], tensors: Mapping[str, Tensor], spec: str) -> None:
+    for name, values in tensors.items():
+        if name not in parameters:
+            fault = f"tensor {name} of {ADAPTER_WEIGHTS} is none of the model's"
+        elif parameters[name].shape != values.shape:
+            here, there = tuple(parameters[name].shape), tuple(values.shape)
+            fault = f"tensor {name} is {there} in {ADAPTER_WEIGHTS} and {here} in the model"
+        else:
+            with torch.no_grad():
+                parameters[name].copy_(values)
+            continue
+        raise CheckpointError(f"{spec}: {fault}", remedy="the adapter was trained on another model")
+
+
+def read_base(path: Path) -> dict[str, Any] | None:
+    """What landform noted of the pre-trained model of a tuned one: `relative`, `fingerprint`."""
+    if not (path / BASE_RECORD).is_file():
+        return None
+    value = read_json(path / BASE_RECORD)
+    return value if isinstance(value, dict) else None
