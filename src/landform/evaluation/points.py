@@ -181,14 +181,19 @@ class RawOutputs:
     """(N, C) or (N,), in the task's label order; None for token tasks"""
     correct: np.ndarray | None
     """(N,) valid positions predicted right, for token tasks"""
+    margins: np.ndarray | None = None
+    """(N,) `Objective.margins` in nats, float64, where they were asked for"""
 
 
 class Evaluator:
     """Runs one model over prepared data sets, wherever its parameters stand at the moment."""
 
-    def __init__(self, model: torch.nn.Module, data: Sequence[PreparedData]) -> None:
+    def __init__(
+        self, model: torch.nn.Module, data: Sequence[PreparedData], *, margins: bool = False
+    ) -> None:
         self.model = model
         self.data = tuple(data)
+        self.margins = margins
         self.evaluations = 0
 
     def run(self, where: str = "the model") -> tuple[RawOutputs, ...]:
@@ -199,13 +204,15 @@ class Evaluator:
             return tuple(self._run(data, where) for data in self.data)
 
     def _run(self, data: PreparedData, where: str) -> RawOutputs:
-        sums, counts, logits, correct = [], [], [], []
+        sums, counts, logits, correct, margins = [], [], [], [], []
         sequence = data.objective.kind in ("classification", "regression")
         for batch in data.batches:
             z = data.objective.logits(self.model, batch)
             losses = data.objective.losses(
                 z.double() if sequence else z, data.objective.targets(batch)
             )
+            if self.margins:
+                margins.append(data.objective.margins(z, data.objective.targets(batch)))
             sums.append(losses.sums.double())
             counts.append(losses.counts.double())
             if sequence:
@@ -233,6 +240,7 @@ class Evaluator:
             count,
             restore(logits) if sequence else None,
             restore(correct) if correct else None,
+            restore(margins) if margins else None,
         )
 
 
