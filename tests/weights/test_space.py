@@ -327,7 +327,8 @@ def test_another_layout_under_the_name_of_gpt2_is_refused():
         ("deberta.encoder.layer.0.output.LayerNorm.weight", "feed_forward"),
         ("encoder.block.0.layer.0.layer_norm.weight", "attention"),
         ("encoder.block.0.layer.1.layer_norm.weight", "feed_forward"),
-        ("decoder.block.0.layer.1.layer_norm.weight", "attention"),
+        ("decoder.block.0.layer.0.layer_norm.weight", "attention"),
+        ("decoder.block.0.layer.1.layer_norm.weight", "cross_attention"),
         ("decoder.block.0.layer.2.layer_norm.weight", "feed_forward"),
     ],
 )
@@ -337,6 +338,38 @@ def test_norms_belong_to_the_block_they_serve(tiny_model, name, block):
     space = ParameterSpace.of(make() if make else tiny_model("seq2seq", "t5"))
     home = [g for g, regions in space.groups("block").items() if name in {r.name for r in regions}]
     assert [g.rpartition(".")[2] for g in home] == [block]
+
+
+def test_attention_to_an_encoder_is_a_block_of_its_own():
+    names = [
+        "model.decoder.layers.0.self_attn.q_proj.weight",
+        "model.decoder.layers.0.encoder_attn.q_proj.weight",
+        "model.decoder.layers.0.encoder_attn_layer_norm.weight",
+        "bert.encoder.layer.0.crossattention.output.LayerNorm.weight",
+        "transformer.h.0.ln_cross_attn.weight",
+    ]
+    space = ParameterSpace(tuple(names), ((4,),) * 5, torch.float32)
+    blocks = {r.name: g for g, regions in space.groups("block").items() for r in regions}
+    parts = [blocks[name].rpartition(".")[2] for name in names]
+    assert parts == ["attention", *["cross_attention"] * 4]
+
+
+def test_the_groups_of_a_t5_base_are_those_of_the_mode_connectivity_code():
+    """282 tensors; 60 sub-layers and 24 layers, each with 4 singletons (two stacks' last norms,
+    the embedding and the head). Nothing is held in memory."""
+    config = hf.T5Config(
+        **{"vocab_size": 32128, "d_model": 768, "d_kv": 64, "d_ff": 2048, "num_layers": 12},
+        **{"num_decoder_layers": 12, "num_heads": 12, "feed_forward_proj": "gated-gelu"},
+    )
+    config.tie_word_embeddings = False  # transformers 5 unties T5 by its weights, not its config
+    with torch.device("meta"):
+        space = ParameterSpace.of(hf.T5ForConditionalGeneration(config))
+    assert space.numel == 247_577_856
+    assert {k: len(space.groups(k)) for k in ("tensor", "block", "layer")} == {
+        "tensor": 282,
+        "block": 64,
+        "layer": 28,
+    }
 
 
 def test_a_norm_after_attention_belongs_to_it_where_the_feed_forward_block_has_its_own():

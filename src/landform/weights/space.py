@@ -45,6 +45,8 @@ _NORM_BEFORE = re.compile(
 # feed-forward block has norms of its own.
 _NORM_BETWEEN = "post_attention_layernorm."
 _FEED_FORWARD_NORM = re.compile(r"\.(pre|post)_feedforward_layernorm\.")
+# Attention of a decoder to its encoder: T5, BART, BERT and GPT-2 (`ln_cross_attn` is its norm).
+_CROSS_ATTENTION = re.compile(r"EncDecAttention|encoder_attn|cross_?att", re.I)
 # T5 numbers the blocks of a layer: `block.0.layer.1.layer_norm` is a norm of the second.
 _NUMBERED_BLOCK = re.compile(r"^(layer\.\d+\.)layer_norm\.")
 
@@ -240,7 +242,8 @@ class ParameterSpace:
 
         `tensor`: every parameter tensor. `sublayer`: the module that owns it (weight and bias
         together). `layer`: a transformer layer; what lies outside is `embeddings` or the name of
-        its top module. `block`: attention or feed-forward of a layer, each with its norms.
+        its top module. `block`: attention, cross-attention or feed-forward of a layer, each with its
+        norms.
         `head`: single attention heads (rows of query/key/value, columns of the output projection;
         other tensors under `rest`), which needs the model's `config` for the number of heads.
         Keys and values that several query heads share are groups of their own, `LAYER.kv_head.H`.
@@ -381,21 +384,29 @@ def _block_of(name: str, names: Sequence[str]) -> str:
     if not match:
         return _layer_of(name)
     layer, rest = match.groups()
-    return f"{layer}.{'attention' if _in_attention(layer, rest, names) else 'feed_forward'}"
+    return f"{layer}.{_part_of(layer, rest, names)}"
 
 
-def _in_attention(layer: str, rest: str, names: Sequence[str]) -> bool:
-    """Whether the tensor `rest` of a layer belongs to attention: a norm does that stands before
-    attention or between it and its addition to the residual stream, and not one before the
-    feed-forward block, whatever its name says."""
+def _part_of(layer: str, rest: str, names: Sequence[str]) -> str:
+    """Which block of a layer the tensor `rest` belongs to.
+
+    A norm belongs to attention that stands before attention or between it and its addition to the
+    residual stream, and not one before the feed-forward block, whatever its name says.
+    """
     siblings = [name for name in names if name.startswith(f"{layer}.")]
     if rest.startswith(_NORM_BETWEEN):
-        return any(_FEED_FORWARD_NORM.search(name) for name in siblings)
+        between = any(_FEED_FORWARD_NORM.search(name) for name in siblings)
+        return "attention" if between else "feed_forward"
+    told_by = [rest]
     numbered = _NUMBERED_BLOCK.match(rest)
-    if numbered:
+    if numbered:  # the other tensors of its block tell
         block = f"{layer}.{numbered.group(1)}"
-        return any(_ATTENTION.search(n[len(block) :]) for n in siblings if n.startswith(block))
-    return bool(_NORM_BEFORE.match(rest) or _ATTENTION.search(rest))
+        told_by = [name[len(block) :] for name in siblings if name.startswith(block)]
+    if any(_CROSS_ATTENTION.search(name) for name in told_by):
+        return "cross_attention"
+    if _NORM_BEFORE.match(rest) or any(_ATTENTION.search(name) for name in told_by):
+        return "attention"
+    return "feed_forward"
 
 
 Part = Literal["query", "key", "output", "fused", "fused output", "rest"]
