@@ -242,8 +242,8 @@ class ParameterSpace:
 
         `tensor`: every parameter tensor. `sublayer`: the module that owns it (weight and bias
         together). `layer`: a transformer layer; what lies outside is `embeddings` or the name of
-        its top module. `block`: attention, cross-attention or feed-forward of a layer, each with its
-        norms.
+        its top module. `block`: attention, cross-attention or feed-forward of a layer, each with
+        its norms.
         `head`: single attention heads (rows of query/key/value, columns of the output projection;
         other tensors under `rest`), which needs the model's `config` for the number of heads.
         Keys and values that several query heads share are groups of their own, `LAYER.kv_head.H`.
