@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.text import Text
 
 from landform.curvature.factors import FactorSummary
-from landform.curvature.layers import SEEN
+from landform.curvature.layers import FROZEN, SEEN
 
 __all__ = ["coverage_line", "print_text", "print_texts", "print_timings", "shorten_text", "text_of"]
 
@@ -133,7 +133,7 @@ def print_timings(timings: Mapping[str, float]) -> None:
 def coverage_line(factors: FactorSummary) -> str:
     """What the factors see of the model, and why they do not see the rest."""
     by_status = factors.coverage.groupby("status", sort=False).parameters.sum()
-    total = int(factors.coverage.parameters.sum())
+    total = int(factors.coverage.parameters[factors.coverage.status != FROZEN].sum())
     seen = int((factors.coverage.status == SEEN).sum())
     rest = [
         f"{str(status).removeprefix('no curvature for ')} ({_count(count)})"
@@ -142,7 +142,7 @@ def coverage_line(factors: FactorSummary) -> str:
     ]
     text = (
         f"coverage: {seen} layers, {_count(int(by_status.get(SEEN, 0)))} of {_count(total)} "
-        f"parameters ({100 * factors.share:.1f} %)"
+        f"{'trained ' if FROZEN in by_status else ''}parameters ({100 * factors.share:.1f} %)"
     )
     return f"{text}; not seen: {', '.join(rest)}" if rest else text
 

@@ -45,7 +45,7 @@ class Positions:
 
     def take(self, activation: Tensor) -> Tensor:
         """(n, d): the real rows of an activation (..., d)."""
-        flat = activation.reshape(-1, activation.shape[-1])
+        flat = activation.flatten(0, -2)
         return flat if self.index is None else flat[self.index]
 
 
@@ -160,6 +160,8 @@ class Capture:
             positions = self._positions_of(number, x, output)
             if positions is None:
                 return output
+            if not self.layers[number].inputs:  # only the bias is trained: no input is looked at
+                x = x.new_empty((*x.shape[:-1], 0))
             use = Use(number, name, x, x._version, positions, cache=self._cache)
             if not output.requires_grad:
                 output = output + self._root

@@ -42,7 +42,7 @@ from landform.curvature.gradients import (
     Basis,
 )
 from landform.curvature.labels import Labels, is_exact
-from landform.curvature.layers import coverage_share
+from landform.curvature.layers import FROZEN, coverage_share
 from landform.curvature.ranks import current_ranks, shared
 from landform.curvature.session import Session
 from landform.errors import ConfigError, CurvatureError
@@ -81,7 +81,7 @@ class FactorSummary(Result):
     coverage: pd.DataFrame
     """columns name, kind, parameters, status ("seen", or why not)"""
     share: float
-    """share of the model's parameters that the factors see"""
+    """share of the trained parameters that the factors see"""
     spectra: pd.DataFrame
     """columns module, factor (activation, gradient, lambda), quantile (0 = largest), eigenvalue"""
     timings: dict[str, float]
@@ -95,7 +95,7 @@ class FactorSummary(Result):
         return (
             f"{self.strategy} factors ({self.labels} labels) of {self.checkpoint} on {self.rows} "
             f"rows of {self.task}:{self.split}: {seen} layers, {100 * self.share:.1f} % of the "
-            "parameters"
+            f"{'trained ' if (self.coverage.status == FROZEN).any() else ''}parameters"
         )
 
     def to_json(self) -> dict[str, Any]:

@@ -124,7 +124,7 @@ def _by_example(rows: Tensor, owners: Tensor, size: int) -> Tensor:
     counts = torch.bincount(owners, minlength=size)
     width = max(int(counts.max()), 1)
     if len(rows) == size * width:
-        return rows.view(size, width, -1)
+        return rows.view(size, width, rows.shape[-1])
     table = rows.new_zeros(size, width, rows.shape[-1])
     place = torch.arange(len(rows), device=rows.device) - (counts.cumsum(0) - counts)[owners]
     table[owners, place] = rows
@@ -401,7 +401,8 @@ def _flat(tokens: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
     """function of the last axis of (n, T, d). What it makes of missing tokens does not matter:
     their gradients are zeros, and stay so."""
     count, width, size = tokens.shape
-    return function(tokens.reshape(count * width, size)).view(count, width, -1)
+    made = function(tokens.reshape(count * width, size))
+    return made.view(count, width, made.shape[-1])
 
 
 class _Filler:

@@ -2,7 +2,8 @@
 
 A *layer* is a linear map y = W x + b: `nn.Linear` and its subclasses, GPT-2's `Conv1D` (the same
 map with W stored transposed), and so the matrices A and B of a LoRA layer. Its gradient is written
-with outputs as rows and inputs as columns, the bias as a last column: d_out x (d_in + 1).
+with outputs as rows and inputs as columns, the bias as a last column: d_out x (d_in + 1). Where
+only the bias of a map is trained (BitFit) the layer is that column: it has 0 inputs.
 """
 
 from __future__ import annotations
@@ -18,10 +19,13 @@ from transformers.pytorch_utils import Conv1D
 from landform.config import nearest
 from landform.errors import ConfigError, CurvatureError
 
-__all__ = ["SEEN", "Layer", "coverage_share", "find_layers"]
+__all__ = ["FROZEN", "SEEN", "Layer", "coverage_share", "find_layers"]
 
 SEEN = "seen"
 """Status of a module in a coverage table whose parameters the curvature sees."""
+
+FROZEN = "frozen"
+"""Status of a module that is not trained while others are."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,6 +35,7 @@ class Layer:
     name: str
     module: nn.Module
     inputs: int
+    """columns of the matrix that are looked at: all, or none where only the bias is trained"""
     outputs: int
     bias: bool
 
@@ -53,10 +58,11 @@ def find_layers(
     `include` and `exclude` are patterns of module names (`*.attention.*`); without `include` all
     layers are taken but those that are frozen while others are not (the base of a LoRA layer), and
     a head that shares its matrix with the embeddings: its gradient is only a part of that matrix's.
-    Naming one of these in `include` takes it all the same.
+    Naming one of these in `include` takes it all the same. Of a layer of which one of matrix and
+    bias is frozen, the other one is the layer.
 
-    The coverage has the columns name, kind, parameters (a tied tensor counts once) and status:
-    "seen", or why not. Raises `ConfigError` for a pattern that fits no module with parameters, and
+    The coverage has the columns name, kind, parameters (a tied tensor counts once; where a part of
+    a module is frozen, those of the rest) and status: "seen", or why not. Raises `ConfigError` for a pattern that fits no module with parameters, and
     `CurvatureError` where nothing is left.
     """
     owners = [(name, module) for name, module in model.named_modules() if _own(module)]
@@ -69,20 +75,26 @@ def find_layers(
     some_frozen = any(p.requires_grad for p in model.parameters())
     layers, rows, counted = [], [], set[int]()
     for name, module in owners:
-        layer = _layer(name, module)
+        frozen = some_frozen and not _trainable(module)
+        partly = some_frozen and not frozen
+        layer = _layer(name, module, trained_only=partly)
         wanted = _fits(name, include)
         status = SEEN
-        if layer is None:
+        if frozen and not (wanted and layer is not None):
+            status = FROZEN
+        elif layer is None:
             status = f"no curvature for {type(module).__name__}"
         elif _fits(name, exclude) or (include and not wanted):
             status = "excluded"
         elif not wanted and id(module.weight) in tied:
             status = "tied to the embeddings"
-        elif not wanted and some_frozen and not _trainable(module):
-            status = "frozen"
-        elif layer is not None:
+        else:
             layers.append(layer)
-        fresh = [p for p in module.parameters(recurse=False) if id(p) not in counted]
+        fresh = [
+            p
+            for p in module.parameters(recurse=False)
+            if id(p) not in counted and (p.requires_grad or not partly)
+        ]
         counted |= {id(p) for p in fresh}
         rows.append((name, type(module).__name__, sum(p.numel() for p in fresh), status))
     coverage = pd.DataFrame(rows, columns=["name", "kind", "parameters", "status"])
@@ -90,15 +102,17 @@ def find_layers(
         kinds = ", ".join(sorted(set(coverage.kind))) or "no parameters at all"
         raise CurvatureError(
             f"{type(model).__name__} has no layer to look at (of its modules: {kinds})",
-            remedy="a curvature sees nn.Linear and Conv1D; widen include, or narrow exclude",
+            remedy="a curvature sees nn.Linear and Conv1D that are trained; widen include, or narrow "
+            "exclude (prompts and prefixes are no such layers)",
         )
     return tuple(layers), coverage
 
 
 def coverage_share(coverage: pd.DataFrame) -> float:
-    """Share of the model's parameters in modules whose status is "seen"."""
+    """Share of the trained parameters that is in modules whose status is "seen"."""
     seen = coverage.parameters[coverage.status == SEEN].sum()
-    return float(seen / max(int(coverage.parameters.sum()), 1))
+    trained = coverage.parameters[coverage.status != FROZEN].sum()
+    return float(seen / max(int(trained), 1))
 
 
 def _own(module: nn.Module) -> bool:
@@ -109,13 +123,16 @@ def _trainable(module: nn.Module) -> bool:
     return any(p.requires_grad for p in module.parameters(recurse=False))
 
 
-def _layer(name: str, module: nn.Module) -> Layer | None:
+def _layer(name: str, module: nn.Module, *, trained_only: bool) -> Layer | None:
     if isinstance(module, nn.Linear):
-        return Layer(name, module, module.in_features, module.out_features, module.bias is not None)
-    if isinstance(module, Conv1D):
+        outputs, inputs = module.weight.shape
+    elif isinstance(module, Conv1D):
         inputs, outputs = module.weight.shape
-        return Layer(name, module, int(inputs), int(outputs), True)
-    return None
+    else:
+        return None
+    bias = module.bias is not None and (module.bias.requires_grad or not trained_only)
+    matrix = module.weight.requires_grad or not trained_only
+    return Layer(name, module, int(inputs) if matrix else 0, int(outputs), bias)
 
 
 def _fits(name: str, patterns: Sequence[str]) -> bool:

@@ -89,9 +89,14 @@ class Session:
             self.coverage.loc[self.coverage.name.isin(names), "status"] = status
         kept = [i for i, used in enumerate(called) if used and i not in shared]
         if not kept:
+            count = len(self.layers)
+            why = f"the model calls none of its {count} layers"
+            if shared:  # what makes the keys and values of a prefix, say
+                why = f"of its {count} layers none has rows that belong to examples"
             raise CurvatureError(
-                f"{self.checkpoint.spec}: the model calls none of its {len(self.layers)} layers",
-                remedy="widen include, or use an architecture that calls its linear modules",
+                f"{self.checkpoint.spec}: {why}",
+                remedy="widen include; a curvature sees linear modules that are called for the "
+                "tokens of an example",
             )
         with Capture(self.model, [self.layers[i] for i in kept], sample.objective) as capture:
             capture.forward(sample.batches[0])
