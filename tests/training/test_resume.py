@@ -116,3 +116,20 @@ def test_a_state_of_other_options_is_not_continued(pretrained, files, task, tmp_
     r = lf.train(pretrained, task, out=out, **other)
     fresh = lf.train(pretrained, task, out=tmp_path / "p", **other)
     assert equal(state(r.paths[0]), state(fresh.paths[0]))
+
+
+def test_a_killed_run_keeps_the_same_best(pretrained, files, task, tmp_path):
+    options = {**OPTIONS, "keep_best": "loss", "eval_steps": 2, "early_stop": 3, "resume_steps": 5}
+    options |= {"save_steps": (), "max_steps": 16, "learning_rate": 2e-2}
+    whole = lf.train(pretrained, task, out=tmp_path / "whole", **options)
+    out = tmp_path / "o"
+    # After the best of the whole run was kept, and before a state holds it.
+    place = int(whole.runs.best_step[0])
+    kill_at(place, pretrained, files, out, options)
+    r = lf.train(pretrained, task, out=out, **options)
+    for at in ("", "@best"):
+        assert equal(state(r.paths[0] + at), state(whole.paths[0] + at)), at
+    columns = [c for c in r.history if c != "seconds"]
+    assert r.history[columns].equals(whole.history[columns])
+    assert r.runs.best_step[0] == place
+    assert os.listdir(out) == ["seed0"]

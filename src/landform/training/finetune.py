@@ -16,6 +16,7 @@ import pandas as pd
 import torch
 
 from landform.errors import ConfigError, DataError, LandformError, NonFiniteError, StoreError
+from landform.config import nearest
 from landform.evaluation.evaluate import metric_names
 from landform.evaluation.points import (
     Data,
@@ -47,6 +48,7 @@ from landform.training.loop import (
     Loop,
     check_weights,
     count_steps,
+    BestRule,
     cpu_threads,
     has_state,
     run_loop,
@@ -73,7 +75,7 @@ class Training(Result):
     runs: pd.DataFrame
     """one row per run: name, path, seed, head_seed, data_seed, dropout_seed, perturb_seed, rows,
     steps, train_loss (nats, mean over the last row of its history), SPLIT/METRIC, seconds, reused;
-    SPLIT/METRIC is the last evaluation"""
+    SPLIT/METRIC is the last evaluation. Where a best one was looked for: best_step, best_value"""
     history: pd.DataFrame
     """run, step, epoch, loss (mean since the row before), learning_rate, grad_norm, seconds, and
     SPLIT/METRIC at the steps that were evaluated"""
@@ -301,7 +303,7 @@ class TrainWork:
                 f"({len(self.rows)} rows, batches of {self.config.batch_size})",
                 remedy=f"use steps up to {self.steps}, or raise epochs or max_steps",
             )
-        _ = self.labels, self.device
+        _ = self.labels, self.device, self.best
 
     @cached_property
     def chosen(self) -> tuple[int, ...] | None:
@@ -384,6 +386,29 @@ class TrainWork:
     def place(self, job: Job) -> RunDirectory:
         """Where a run goes."""
         return RunDirectory(self.out / job.label)
+
+    @cached_property
+    def best(self) -> BestRule | None:
+        """By which evaluations the best model is kept, and training stopped early."""
+        config = self.config
+        if config.keep_best is None and config.early_stop is None:
+            return None
+        option = "keep_best" if config.keep_best is not None else "early_stop"
+        if self.eval_split is None:
+            raise ConfigError(
+                f"option {option} needs evaluations, but there is no eval_split",
+                remedy="name the split to choose on, such as eval_split='validation'",
+            )
+        known = self.metrics
+        name = config.keep_best or next((m for m in self.task.metrics if m in known), "loss")
+        if name not in known:
+            guess = nearest(name, known)
+            raise ConfigError(
+                f"option keep_best: {name!r} is no metric of the evaluations of {self.task.name}",
+                remedy=(f"did you mean {guess!r}? " if guess else "")
+                + f"Known: {', '.join(known)}",
+            )
+        return BestRule(f"{self.eval_split}/{name}", get_metric(name).higher_is_better)
 
 
 def _check_labels(examples: Examples, task: Task, split: str) -> None:
@@ -481,6 +506,8 @@ class TrainWorker:
             ids = "".join(f"{text_id}\n" for text_id in self.work.rows.ids)
             (target / "train_rows.txt").write_text(ids, encoding="utf-8")
 
+                    callbacks=() if recorder is None else (recorder,),
+                    best=work.best,
     def _summary(self, name: str, seeds: Seeds, history: pd.DataFrame) -> dict[str, Any]:
         trained = history.dropna(subset="loss")
         metrics = [str(column) for column in history if "/" in str(column)]
@@ -488,7 +515,7 @@ class TrainWorker:
             "name": name,
             **seeds.columns(),
             "rows": len(self.work.rows),
-            "steps": self.work.steps,
+            "steps": int(history.step.iloc[-1]),
             "train_loss": float(trained.loss.iloc[-1]),
             **{column: float(history[column].dropna().iloc[-1]) for column in metrics},
             "seconds": float(trained.seconds.iloc[-1]),
@@ -516,9 +543,20 @@ class TrainWorker:
         length = longest_input(self.tokenizer, model, self.work.config.max_length)
         encoded = encode(examples, self.tokenizer, task.kind, max_length=length)
         warn_if_cut(f"{task.name}:{split}", encoded, length)
+            **self._best(history),
         return fit_to_model(encoded, model, self.tokenizer, f"{task.name}:{split}")
 
     def _evaluator(self, model: Any) -> Any:
+    def _best(self, history: pd.DataFrame) -> dict[str, Any]:
+        """The step of RUN@best, or of the evaluation that none after it was better than."""
+        rule = self.work.best
+        if rule is None:
+            return {}
+        rows = history[history[f"{self.work.eval_split}/loss"].notna()]
+        pairs = zip(rows["step"], rows[rule.column], strict=True)
+        best, _ = rule.best([{"step": float(s), rule.column: float(v)} for s, v in pairs])
+        return {"best_step": int(best["step"]), "best_value": best[rule.column]}
+
         if self.evaluation is None:
             return None
         examples, prepared = self.evaluation

@@ -7,7 +7,7 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ from landform.training.options import TrainConfig
 from landform.training.seeds import DataOrder, Seeds
 
 __all__ = [
+    "BestRule",
     "Loop",
     "check_weights",
     "count_steps",
@@ -43,6 +44,7 @@ __all__ = [
 ]
 
 STATE = "state-"
+BEST = "checkpoint-best"
 
 
 def count_steps(rows: int, config: TrainConfig) -> int:
@@ -51,6 +53,27 @@ def count_steps(rows: int, config: TrainConfig) -> int:
         return config.max_steps
     batches = math.ceil(rows / config.batch_size)
     return math.ceil(config.epochs * math.ceil(batches / config.accumulation))
+
+
+@dataclass(frozen=True)
+class BestRule:
+    """Which of the evaluations of a run is the best one."""
+
+    column: str
+    """SPLIT/METRIC, as the history calls it"""
+    higher: bool
+    """whether a higher value is better"""
+
+    def best(self, history: Sequence[Mapping[str, float]]) -> tuple[Mapping[str, float], int]:
+        """The best evaluation so far, of equal ones the earliest, and how many came after it.
+
+        (The code of Qin et al. 2022 keeps the latest of equal ones.) NaN is never the best, but
+        where there is nothing else.
+        """
+        rows = [row for row in history if self.column in row]
+        scores = [row[self.column] * (1 if self.higher else -1) for row in rows]
+        place = max(range(len(rows)), key=lambda k: (scores[k] == scores[k], scores[k], -k))
+        return rows[place], len(rows) - 1 - place
 
 
 @dataclass(frozen=True)
@@ -72,6 +95,10 @@ class Loop:
     evaluate: Callable[[str], dict[str, float]] | None
     """metrics of the model as it is at the moment"""
     progress: Track
+    callbacks: tuple[TrainerCallback, ...] = ()
+    """what else looks at the model while it is trained"""
+    best: BestRule | None = None
+    """by which evaluations the best model is kept, and training stopped early"""
 
 
 def run_loop(loop: Loop) -> list[dict[str, float]]:
@@ -89,7 +116,7 @@ def run_loop(loop: Loop) -> list[dict[str, float]]:
     else:
         loop.progress.advance(int(state.name.removeprefix(STATE)), note="resumed")
     trainer.train(resume_from_checkpoint=None if state is None else str(state))
-    check_weights(loop.model, f"{loop.name} after step {loop.steps}")
+    check_weights(loop.model, f"{loop.name} after step {trainer.state.global_step}")
     history = list(trainer.state.log_history)
     shutil.rmtree(staging, ignore_errors=True)
     return history
@@ -288,7 +315,26 @@ class _Companion(TrainerCallback):
             check_weights(loop.model, f"{loop.name} after step {step}")
             metrics = loop.evaluate(f"{loop.name} at step {step}")
             state.log_history.append({"step": step, **metrics})
+            self._judge(state, control)
         loop.progress.advance(1)
+
+    def _judge(self, state: TrainerState, control: TrainerControl) -> None:
+        """Keep the model if it is the best so far; stop where none was for too long.
+
+        All is read from the history, which is a part of the kept state: a resumed run judges as one
+        that was never killed.
+        """
+        loop, rule = self.trainer.loop, self.trainer.loop.best
+        if rule is None:
+            return
+        best, since = rule.best(state.log_history)
+        if since == 0 and loop.config.keep_best is not None:
+            with atomic_directory(loop.directory / BEST) as fresh:
+                loop.save(fresh)
+        patience = loop.config.early_stop
+        if patience is not None and since >= patience:
+            control.should_training_stop = control.should_log = True
+            loop.progress.advance(0, note=f"stopped: best at step {best['step']:.0f}")
 
 
 PASS_TOKENS = 128

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -18,8 +19,8 @@ class TrainConfig(TuningConfig):
     """How models are fine-tuned: under a schedule, once for every seed.
 
     A run has four sources of chance: the first weights of what is new (the head, adapters), the
-    order of the data, dropout, and the noise of `perturb`. Each has a seed of its own, which is the run's seed unless it is
-    fixed to one value for all runs.
+    order of the data, dropout, and the noise of `perturb`. Each has a seed of its own, which is the
+    run's seed unless it is fixed to one value for all runs.
     """
 
     seeds: tuple[Seed, ...] = (0,)
@@ -82,12 +83,28 @@ class TrainConfig(TuningConfig):
     subset_seed: Seed = 0
     """Seed of the choice of rows, the same rows for all runs. A smaller choice under the same seed
     is part of a larger one."""
+    part: str | None = None
+    """Train on one of N disjoint parts of the rows: 1/2 is one half, 2/2 the other. `rows` and
+    `percent` then choose within the part."""
+    part_by: Literal["stratified", "random", "contiguous"] | None = None
+    """How parts are made: stratified (every label keeps its share; the default where every row has
+    one label), random (the default elsewhere), both under `subset_seed`; or contiguous, in the
+    order of the file."""
 
     save_steps: tuple[Annotated[int, Field(ge=0)], ...] = ()
     """Also keep the model after exactly these steps (0: before training), as RUN/checkpoint-STEP,
     which other commands know as RUN@STEP."""
     eval_steps: int | None = Field(None, ge=1)
     """Evaluate every so many steps (default: only at the end)."""
+    keep_best: str | None = None
+    """Also keep the model of the best evaluation by this metric (loss, accuracy, ...), which other
+    commands know as RUN@best; of equal ones the earliest. Needs `eval_steps`."""
+    early_stop: int | None = Field(None, ge=1)
+    """Stop after so many evaluations in a row without a new best (by `keep_best`, or the task's
+    first metric). Needs `eval_steps`."""
+    cartography: bool = False
+    """Record the training dynamics for a data map: after every epoch, evaluate all training rows
+    (one forward pass over them an epoch), into RUN/cartography.parquet."""
     log_steps: int = Field(10, ge=1)
     """Steps over which a row of the history averages the loss."""
     resume_steps: int = Field(500, ge=0)
@@ -130,6 +147,31 @@ class TrainConfig(TuningConfig):
             raise ValueError("a percentage lies above 0 and is at most 100")
         return value
 
+    @field_validator("part")
+    @classmethod
+    def _part_of_whole(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        found = re.fullmatch(r"\s*(\d+)\s*/\s*(\d+)\s*", value)
+        if found is None or not 1 <= int(found[1]) <= int(found[2]):
+            raise ValueError("expected NUMBER/PARTS, counted from 1, such as 1/2")
+        return f"{int(found[1])}/{int(found[2])}"
+
+    @model_validator(mode="after")
+    def _one_part(self) -> Self:
+        if self.part is not None and self.row_file is not None:
+            raise ValueError("part and row_file both choose rows: give one of them")
+        if self.part_by is not None and self.part is None:
+            raise ValueError("part_by needs part, such as 1/2")
+        return self
+
+    @model_validator(mode="after")
+    def _evaluated_while_it_trains(self) -> Self:
+        for name in ("keep_best", "early_stop"):
+            if getattr(self, name) is not None and self.eval_steps is None:
+                raise ValueError(f"{name} needs eval_steps: the evaluations it chooses among")
+        return self
+
     @model_validator(mode="after")
     def _one_subset(self) -> Self:
         given = [n for n in ("rows", "percent", "row_file") if getattr(self, n) is not None]
@@ -142,8 +184,8 @@ class TrainConfig(TuningConfig):
 
 WHERE_ONLY = frozenset(
     {"seeds", "head_seed", "data_seed", "dropout_seed", "perturb_seed", "prefix", "overwrite"}
-    | {"resume_steps", "device", "threads", "engine", "workers"}
-    | {"rows", "percent", "row_file", "stratified", "subset_seed"}
+    | {"resume_steps", "device", "threads", "engine", "workers", "cartography"}
+    | {"rows", "percent", "row_file", "stratified", "subset_seed", "part", "part_by"}
 )
 """Options that are no part of a run's identity: they say where and how many, or (seeds, rows) enter
 it as what they came to."""
@@ -156,4 +198,5 @@ def identity(config: TrainConfig) -> dict[str, Any]:
         left_out |= {"optimizer"}
     if config.max_steps is not None:
         left_out |= {"epochs"}
+    left_out |= {name for name in ("keep_best", "early_stop") if getattr(config, name) is None}
     return {**config.model_dump(mode="json", exclude=set(left_out)), **config.identity()}

@@ -10,7 +10,7 @@ from landform.errors import ConfigError, DataError
 from landform.tasks.task import Examples
 from landform.training.options import TrainConfig
 
-__all__ = ["choose_rows"]
+__all__ = ["choose_rows", "part_rows"]
 
 
 def choose_rows(
@@ -20,34 +20,71 @@ def choose_rows(
 
     Rows are the first of one permutation under `subset_seed`, so that a smaller choice is part of
     a larger one; stratified, the same within every label, with counts rounded by largest
-    remainder. Raises `DataError` where nothing is left.
+    remainder. With `part` they are chosen among the rows of that part (see `part_rows`). Raises
+    `DataError` where nothing is left.
     """
-    size = len(examples)
     if config.row_file is not None:
         return _listed(examples, config.row_file)
-    count = _count(config, size)
+    labels = np.asarray(examples.labels) if classes else None
+    whole = np.arange(len(examples))
+    if config.part is not None:
+        number, parts = map(int, config.part.split("/"))
+        how = config.part_by or ("random" if labels is None else "stratified")
+        whole = part_rows(len(examples), number, parts, how, labels, config.subset_seed)
+    count = _count(config, len(whole))
     if count is None:
-        return None
-    order = np.random.default_rng(config.subset_seed).permutation(size)
+        return None if config.part is None else tuple(whole.tolist())
+    order = whole[np.random.default_rng(config.subset_seed).permutation(len(whole))]
     if not config.stratified:
         return tuple(sorted(order[:count].tolist()))
-    if not classes:
+    if labels is None:
         raise ConfigError(
             "option stratified needs a task with one class label per row",
             remedy="leave stratified off for this task",
         )
-    labels = np.asarray(examples.labels)[order]
     kept: list[int] = []
-    for label, share in _shares(labels, count).items():
-        kept += order[labels == label][:share].tolist()
+    for label, share in _shares(labels[order], count).items():
+        kept += order[labels[order] == label][:share].tolist()
     return tuple(sorted(kept))
+
+
+def part_rows(
+    size: int, number: int, parts: int, how: str, labels: np.ndarray | None, seed: int
+) -> np.ndarray:
+    """Positions of part `number` of `parts` of `size` rows, ascending; no two parts share a row.
+
+    contiguous   rows floor(N (i - 1) / n) to floor(N i / n): of two parts, the first floor(N / 2)
+                 rows and the rest, as in the code of Qin et al. 2022 (split1, split2)
+    random       one permutation under `seed`, dealt out row by row
+    stratified   the same, dealt out label by label: parts differ by one row at most, in every label
+                 too
+
+    Raises `DataError` for a part without rows, `ConfigError` for stratified parts without labels.
+    """
+    if how == "contiguous":
+        rows = np.arange(size * (number - 1) // parts, size * number // parts)
+    else:
+        order = np.random.default_rng(seed).permutation(size)
+        if how == "stratified":
+            if labels is None:
+                raise ConfigError(
+                    "option part_by is stratified: it needs a task with one class label per row",
+                    remedy="use part_by random or contiguous",
+                )
+            order = order[np.argsort(labels[order], kind="stable")]
+        rows = np.sort(order[number - 1 :: parts])
+    if not len(rows):
+        raise DataError(f"part {number}/{parts} of {size} rows has none", remedy="make fewer parts")
+    return rows
 
 
 def _count(config: TrainConfig, size: int) -> int | None:
     if config.rows is not None:
         if config.rows > size:
             raise DataError(
-                f"option rows is {config.rows}, but the training split has {size} rows",
+                f"option rows is {config.rows}, but the training split"
+                + (f"'s part {config.part}" if config.part else "")
+                + f" has {size} rows",
                 remedy=f"use rows <= {size}, or leave the option out for all",
             )
         return config.rows

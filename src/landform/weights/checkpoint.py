@@ -1,7 +1,8 @@
 """Checkpoints: where they are, which step they are, and how they become models.
 
-A checkpoint is named by a local directory (`runs/seed0`), a step of a run (`runs/seed0@300`), a
-hub model (`org/name`), or a hub model at a revision or step (`org/name@main`, `org/name@300`).
+A checkpoint is named by a local directory (`runs/seed0`), a step of a run (`runs/seed0@300`) or its
+best evaluation (`runs/seed0@best`), a hub model (`org/name`), or a hub model at a revision or step
+(`org/name@main`, `org/name@300`).
 """
 
 from __future__ import annotations
@@ -437,7 +438,8 @@ def resolve(
 ) -> Checkpoint:
     """The checkpoint that `spec` names: `DIR`, `DIR@STEP`, `org/name`, `org/name@REVISION|STEP`.
 
-    A step is matched exactly: in a run directory it is the folder `checkpoint-STEP`; on the hub,
+    A step is matched exactly: in a run directory it is the folder `checkpoint-STEP` (or
+    `checkpoint-best`, which training keeps with `keep_best`); on the hub,
     the branch, tag or commit whose name or message says `step STEP` (a number is never matched
     as a part of a longer one). Raises `CheckpointError` when nothing, or nothing usable, is there.
     """
@@ -487,10 +489,10 @@ def _name_help(path: Path) -> str:
 
 
 def _local(spec: str, path: Path, step: int | None, revision: str | None) -> Checkpoint:
-    if revision is not None:
+    if revision not in (None, "best"):
         raise CheckpointError(
             f"{spec}: {path} is a local directory and has no revision {revision!r}",
-            remedy="a local run is asked for a step: DIR@300",
+            remedy="a local run is asked for a step: DIR@300, or DIR@best",
         )
     if path.is_file():
         raise CheckpointError(f"{spec} is a file", remedy="name the directory that holds it")
@@ -499,8 +501,8 @@ def _local(spec: str, path: Path, step: int | None, revision: str | None) -> Che
         if not target.is_dir():
             steps = sorted(int(p.name.split("-")[1]) for p in path.glob("checkpoint-*"))
             raise CheckpointError(
-                f"{spec}: {path} has no step {step}",
-                remedy=f"its steps are: {', '.join(map(str, steps)) or 'none'}",
+                f"{spec}: {path} has no {'best model' if step is None else f'step {step}'}",
+                remedy=f"its steps are: {', '.join(sorted(there, key=_natural)) or 'none'}",
             )
         path = target
     return _complete(spec, path)
