@@ -496,10 +496,11 @@ def _local(spec: str, path: Path, step: int | None, revision: str | None) -> Che
         )
     if path.is_file():
         raise CheckpointError(f"{spec} is a file", remedy="name the directory that holds it")
-    if step is not None:
-        target = path / f"checkpoint-{step}"
+    kept = revision if step is None else step
+    if kept is not None:
+        target = path / f"checkpoint-{kept}"
         if not target.is_dir():
-            steps = sorted(int(p.name.split("-")[1]) for p in path.glob("checkpoint-*"))
+            there = [p.name.removeprefix("checkpoint-") for p in path.glob("checkpoint-*")]
             raise CheckpointError(
                 f"{spec}: {path} has no {'best model' if step is None else f'step {step}'}",
                 remedy=f"its steps are: {', '.join(sorted(there, key=_natural)) or 'none'}",
