@@ -21,6 +21,7 @@ from landform.errors import ConfigError, StoreError
 from landform.evaluation.evaluate import metric_names, metric_table
 from landform.evaluation.intervals import example_weights, percentile_interval, resample_counts
 from landform.evaluation.points import Data, PointsConfig, PointsWork, unpack
+from landform.geometry.better import better_than_ends, say_better
 from landform.geometry.curves import barrier_height, curve_statistics
 from landform.geometry.descent import FitConfig, FitWork, history_table, run_fit
 from landform.geometry.fitted import as_fitted, check_target, load_fitted, save_fitted, space_of
@@ -230,6 +231,9 @@ class PathEvaluation(Result):
     length: float
     chord: float
     provenance: dict[str, Any]
+    better: pd.DataFrame | None = None
+    """every inner point of both paths ("curve", "line" in the column path) against the better end,
+    see `better_than_ends`; t is the share of the arc length; None in older studies"""
 
     def _row(self, path: str) -> Any:
         first = self.summary[self.summary.data == self.summary.data.iloc[0]]
@@ -267,7 +271,11 @@ class PathEvaluation(Result):
             f"barrier on the line {heights[0]}, along the {self.curve} {heights[1]} "
             f"{loss_unit(self.kind)} on {curve.data}: {verdict}; length {self.length:.4g}"
             + (f", {self.length / self.chord:.3f} times the chord" if self.chord else "")
+            + (f"; along it {said}" if (said := self._better_on_path()) else "")
         )
+
+    def _better_on_path(self) -> str:
+        return say_better(None if self.better is None else self.better[self.better.path == "curve"])
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -278,6 +286,7 @@ class PathEvaluation(Result):
             "barrier_height": self.barrier_height,
             "line_barrier": self.line_barrier,
             **{name: getattr(self, name).to_dict("records") for name in tables},
+            "better": [] if self.better is None else self.better.to_dict("records"),
         }
 
 
@@ -569,17 +578,18 @@ class WalkWork:
         work, course = self.work, self.course
         run_plan(self.plan, work, store, progress=progress, description="walking")
         contents, chord = [store.read(job.key) for job in self.jobs], store.read(self.line.key)
-        parts = []
+        curves, lines = [], []
         for d, data in enumerate(work.data):
             examples, kind = data.examples(self.config.rows), data.task.kind
-            curve = [unpack(one, d, examples, kind)[0] for one in contents]
-            straight = line_predictions((contents[0], contents[-1]), chord, d, examples, kind)
-            parts.append(self._compare(data, curve, straight))
-        ends = work.members[self.members[0]], work.members[self.members[-1]]
+            curves.append([unpack(one, d, examples, kind)[0] for one in contents])
+            ends = contents[0], contents[-1]
+            lines.append(line_predictions(ends, chord, d, examples, kind))
+        parts = [self._compare(*one) for one in zip(work.data, curves, lines, strict=True)]
+        first, last = work.members[self.members[0]], work.members[self.members[-1]]
         tables = [pd.concat([part[i] for part in parts], ignore_index=True) for i in range(4)]
         return PathEvaluation(
-            a=ends[0].spec,
-            b=ends[1].spec,
+            a=first.spec,
+            b=last.spec,
             kind=work.data[0].task.kind,
             curve=course.kind,
             table=tables[0],
@@ -592,7 +602,32 @@ class WalkWork:
                 "members": [work.members[m].fingerprint for m in self.members],
                 "config": self.config.model_dump(mode="json"),
             },
+            better=self._better(curves, lines),
         )
+
+    def predictions(
+        self, store: ArtifactStore, *, progress: bool = False
+    ) -> list[list[Predictions]]:
+        """Predictions of every data set at every point of the path, without the line beside it."""
+        plan = Plan((self.jobs[0], self.jobs[-1], *self.jobs[1:-1]))
+        run_plan(plan, self.work, store, progress=progress, description="walking")
+        contents = [store.read(job.key) for job in self.jobs]
+        rows = self.config.rows
+        return [
+            [unpack(one, d, data.examples(rows), data.task.kind)[0] for one in contents]
+            for d, data in enumerate(self.work.data)
+        ]
+
+    def _better(
+        self, curves: Sequence[Sequence[Predictions]], lines: Sequence[Sequence[Predictions]]
+    ) -> pd.DataFrame:
+        """Both paths against their ends."""
+        tables = []
+        for path, points in (("curve", curves), ("line", lines)):
+            found = better_than_ends(self.work.data, points, self.places[1].tolist(), self.config)
+            found.insert(0, "path", path)
+            tables.append(found)
+        return pd.concat(tables, ignore_index=True)
 
     def _compare(
         self, data: Data, curve: Sequence[Predictions], line: Sequence[Predictions]

@@ -17,6 +17,7 @@ from pydantic import Field, field_validator
 from landform.errors import ConfigError, DataError
 from landform.evaluation.evaluate import metric_names, metric_table
 from landform.evaluation.points import Data, PointsConfig, PointsWork, unpack
+from landform.geometry.better import better_than_ends, count_better, say_better
 from landform.geometry.curves import (
     CurveStatistics,
     convexity_gap_location,
@@ -99,10 +100,13 @@ class Interpolation(Result):
     """kind of the task: the loss is in nats, for regression in squared units"""
     summary: pd.DataFrame
     """one row per data set: data, barrier_height, barrier_low, barrier_high, convexity_gap,
-    gap_low, gap_high, gap_p_value, noise_floor, area_under_curve, bump_height"""
+    gap_low, gap_high, gap_p_value, noise_floor, area_under_curve, bump_height, and the numbers of
+    inner points that are better, and clearly_better, than both ends"""
     provenance: dict[str, Any]
     added: tuple[float, ...] = ()
     """positions that were added around the ridge, in the order of their choice"""
+    better: pd.DataFrame | None = None
+    """every inner point against the better end, see `better_than_ends`; None in older studies"""
 
     @property
     def barrier_height(self) -> float:
@@ -127,7 +131,7 @@ class Interpolation(Result):
         gap = f"{row.convexity_gap:.4g} [{row.gap_low:.4g}, {row.gap_high:.4g}]"
         return (
             f"barrier {barrier} {unit}, convexity gap {gap} (noise floor {row.noise_floor:.2g}) "
-            f"on {row.data}: {verdict}"
+            f"on {row.data}: {verdict}" + (f"; {said}" if (said := say_better(self.better)) else "")
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -141,6 +145,7 @@ class Interpolation(Result):
             "added": list(self.added),
             "table": self.table.to_dict("records"),
             "summary": self.summary.to_dict("records"),
+            "better": [] if self.better is None else self.better.to_dict("records"),
             "provenance": self.provenance,
         }
 
@@ -219,11 +224,12 @@ def interpolate(
     config = InterpolateConfig.parse(options, where="interpolate")
     work = line_work(a, b, task, split, also, config)
     walk = walk_line(work, config, open_store(store), progress=progress)
+    better = better_than_ends(work.data, walk.points, walk.ts, config)
     tables, rows = [], []
     for data, points in zip(work.data, walk.points, strict=True):
         statistics = line_statistics([points], config, walk.distance, walk.ts)
         tables.append(_table(data, walk.ts, points, statistics, config))
-        rows.append(_summary(data, statistics))
+        rows.append({**_summary(data, statistics), **count_better(better, data.name)})
     return Interpolation(
         a=work.checkpoints[0].spec,
         b=work.checkpoints[1].spec,
@@ -236,6 +242,7 @@ def interpolate(
             "config": config.model_dump(mode="json"),
         },
         added=walk.added,
+        better=better,
     )
 
 
@@ -275,10 +282,10 @@ def _first_plan(work: PointsWork, config: LineConfig) -> Plan:
     return Plan((work.point_job(0), work.point_job(1), work.line_job(0, 1, interior)))
 
 
-def forecast_line(work: PointsWork, config: InterpolateConfig, store: ArtifactStore) -> Forecast:
+def forecast_line(work: PointsWork, config: LineConfig, store: ArtifactStore) -> Forecast:
     """What walking a line takes, with all `adaptive` points, which a flat line will not need."""
     plan = _first_plan(work, config)
-    jobs, left = list(plan.jobs), config.adaptive
+    jobs, left = list(plan.jobs), _adaptive(config)
     if not plan.missing(store):
         for ts, job in _rounds(work, config, store):
             left -= len(ts)
@@ -293,7 +300,7 @@ def forecast_line(work: PointsWork, config: InterpolateConfig, store: ArtifactSt
 
 
 def walk_line(
-    work: PointsWork, config: InterpolateConfig, store: ArtifactStore, *, progress: bool = False
+    work: PointsWork, config: LineConfig, store: ArtifactStore, *, progress: bool = False
 ) -> Walk:
     """Evaluate what is missing of the line between members 0 and 1, and read all of it."""
     worker = cache(work)  # one loaded model for all rounds
@@ -315,13 +322,18 @@ def walk_line(
     )
 
 
+def _adaptive(config: LineConfig) -> int:
+    """How many points may be added; analyses at given points have no such option."""
+    return config.adaptive if isinstance(config, InterpolateConfig) else 0
+
+
 Part = tuple[tuple[float, ...], Job]
 
 
-def _rounds(work: PointsWork, config: InterpolateConfig, store: ArtifactStore) -> Iterator[Part]:
+def _rounds(work: PointsWork, config: LineConfig, store: ArtifactStore) -> Iterator[Part]:
     """Added points and their job, round by round; each must be in the store before the next."""
     parts: list[Part] = [(config.ts[1:-1], work.line_job(0, 1, config.ts[1:-1]))]
-    left = config.adaptive
+    left = _adaptive(config)
     examples = work.data[0].examples(config.rows) if left else None
     while left and examples is not None:
         ts = sorted((0.0, 1.0, *(t for part, _ in parts for t in part)))

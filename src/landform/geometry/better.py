@@ -1,0 +1,135 @@
+"""Points between two models that are better than both of them, and how far that may be chance.
+
+With M the headline metric of a data set (the loss where it has none; the sign of M such that more
+is better), the margin of a point t is
+
+    m(t) = M(t) - max(M(0), M(1))
+
+(Qin et al. 2022 count the points with m(t) > 0.) The best of many points looks better than it is:
+`bound` is a lower bound that holds for all inner points at once, m(t) - q s(t), s(t) the bootstrap
+deviation of m(t) over examples, and q the `level` quantile of max_t (m_r(t) - m(t)) / s(t) over the
+replicates r (the single-step max-t bootstrap). Only a point whose bound is above 0 is called
+clearly better.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from landform.evaluation.evaluate import metric_names
+from landform.evaluation.intervals import percentile_interval, resample_counts
+from landform.evaluation.points import Data, PointsConfig
+from landform.tasks.metrics import Predictions, get_metric
+from landform.tasks.task import Task
+
+__all__ = ["ALL", "better_than_ends", "count_better", "headline", "say_better"]
+
+Floats = npt.NDArray[np.float64]
+
+ALL = "all"
+"""The name under which the table says what holds on every data set."""
+
+
+def headline(task: Task) -> str:
+    """The metric that a task is judged by: its first one, the loss where it has none."""
+    return next((name for name in metric_names(task) if name != "loss"), "loss")
+
+
+def better_than_ends(
+    data: Sequence[Data],
+    points: Sequence[Sequence[Predictions]],
+    ts: Sequence[float],
+    config: PointsConfig,
+) -> pd.DataFrame:
+    """One row per data set and inner point; with several data sets also rows of the name "all".
+
+    `points` are the predictions of every data set at every position. Columns data, metric, t,
+    value, margin, margin_low, margin_high (percentile interval of this point alone), share (of the
+    replicates in which it is better), bound (see above), better (margin > 0), clear (bound > 0). In
+    the rows "all" the numbers are the least of all data sets, and a point is better where it is
+    better on each. Every replicate resamples the examples of a data set alike at all points.
+    """
+    tables = [_one(item, found, ts, config) for item, found in zip(data, points, strict=True)]
+    table = pd.concat(tables, ignore_index=True)
+    if len(data) < 2:
+        return table
+    least = ["margin", "margin_low", "margin_high", "share", "bound", "better", "clear"]
+    every = table.groupby("t", sort=True)[least].min().reset_index()
+    every = every.assign(data=ALL, metric="each its own", value=np.nan)
+    return pd.concat([table, every[table.columns]], ignore_index=True)
+
+
+def _one(
+    data: Data, points: Sequence[Predictions], ts: Sequence[float], config: PointsConfig
+) -> pd.DataFrame:
+    metric = get_metric(headline(data.task))
+    sign = 1.0 if metric.higher_is_better else -1.0
+    counts = resample_counts(len(points[0]), config.replicates, config.seed)
+    values = np.array([float(metric.aggregate(p)) for p in points])
+    drawn = sign * np.stack([np.asarray(metric.aggregate(p, counts)) for p in points], axis=1)
+    drawn = drawn[np.isfinite(drawn).all(axis=1)]
+    margin, margins = _margin(sign * values), _margin(drawn)
+    bound = _lower_bounds(margin, margins, config.level)
+    rows: list[dict[str, Any]] = []
+    for k in range(len(margin)):
+        low, high = (
+            percentile_interval(margins[:, k], config.level) if len(drawn) else 2 * (np.nan,)
+        )
+        row: dict[str, Any] = {"data": data.name, "metric": metric.name, "t": float(ts[k + 1])}
+        row |= {"value": float(values[k + 1]), "margin": float(margin[k])}
+        row |= {"margin_low": low, "margin_high": high}
+        row |= {"share": float((margins[:, k] > 0).mean()) if len(drawn) else np.nan}
+        row |= {"bound": float(bound[k]), "better": bool(margin[k] > 0)}
+        rows.append({**row, "clear": bool(bound[k] > 0)})
+    columns = ("data", "metric", "t", "value", "margin", "margin_low", "margin_high", "share",
+               "bound", "better", "clear")  # fmt: skip
+    return pd.DataFrame(rows, columns=list(columns))
+
+
+def _margin(values: Floats) -> Floats:
+    """Inner points minus the better end, along the last axis; more is better."""
+    ends = np.maximum(values[..., :1], values[..., -1:])
+    margin: Floats = values[..., 1:-1] - ends
+    return margin
+
+
+def _lower_bounds(margin: Floats, drawn: Floats, level: float) -> Floats:
+    """Bounds that hold for all points at once; -inf where too little is known."""
+    if len(drawn) < 2 or not margin.size:
+        return np.full(margin.shape, -np.inf)
+    deviation = drawn.std(axis=0)
+    varies = deviation > 1e-12
+    if not varies.any():
+        return np.where(margin > 0, -np.inf, margin)  # a single example, resampled as itself
+    away = (drawn[:, varies] - margin[varies]) / deviation[varies]
+    q = max(0.0, float(np.quantile(away.max(axis=1), level)))
+    bound: Floats = np.where(varies, margin - q * deviation, np.minimum(margin, 0.0))
+    return bound
+
+
+def count_better(table: pd.DataFrame, data: str) -> dict[str, int]:
+    """{"better": points, "clearly_better": points} of one data set."""
+    rows = table[table["data"] == data]
+    return {"better": int(rows["better"].sum()), "clearly_better": int(rows["clear"].sum())}
+
+
+def say_better(table: pd.DataFrame | None) -> str:
+    """What holds on all data sets, in words for a reading; nothing without inner points."""
+    if table is None or not len(table):
+        return ""
+    name = ALL if (table["data"] == ALL).any() else table["data"].iloc[0]
+    rows = table[table["data"] == name]
+    found = rows[rows["better"]]
+    what = rows["metric"].iloc[0] if name != ALL else "the metric of every data set"
+    if not len(found):
+        return f"{what} is nowhere better than at both ends"
+    where = ", ".join(f"{t:.3g}" for t in found["t"][:6]) + (", ..." if len(found) > 6 else "")
+    clear = int(found["clear"].sum())
+    certain = f"{clear} of them" if 0 < clear < len(found) else "all of them" if clear else "none"
+    points = f"{len(found)} of {len(rows)} inner points (t = {where})"
+    return f"{what} is better than at both ends at {points}, {certain} beyond chance"
