@@ -357,11 +357,11 @@ def test_masks_of_another_seed_hide_other_tokens_of_the_same_text(word_tokenizer
     encoded = encode(make_examples("masked-lm"), word_tokenizer, "masked-lm", max_length=16)
     model = tiny_model("masked-lm")
     fitted = fit_to_model(encoded, model, word_tokenizer, "here")
-    assert fitted.masked(1, 0) == fitted.rows[1], "the seed that the rows were masked with"
+    assert fitted.drawn(1, 0) == fitted.rows[1], "the seed that the rows were masked with"
     hidden = set()
     for seed in range(20):
-        row = fitted.masked(1, seed)
-        assert row == fitted.masked(1, seed) and set(row) == set(fitted.rows[1])
+        row = fitted.drawn(1, seed)
+        assert row == fitted.drawn(1, seed) and set(row) == set(fitted.rows[1])
         original = word_tokenizer(TEXTS[1])["input_ids"]
         restored = [
             y if y != IGNORED else x
@@ -374,7 +374,7 @@ def test_masks_of_another_seed_hide_other_tokens_of_the_same_text(word_tokenizer
     again = fit_to_model(dataclasses.replace(fitted, masking=small), model, word_tokenizer, "here")
     assert again.masking.vocabulary == 45, "random tokens are tokens of the model"
     plain = encode(make_examples("causal-lm"), word_tokenizer, "causal-lm", max_length=16)
-    assert plain.masked(0, 5) == plain.rows[0]
+    assert plain.drawn(0, 5) == plain.rows[0]
 
 
 def test_word_labels_sit_on_first_tokens(word_tokenizer):

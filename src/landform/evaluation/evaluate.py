@@ -14,6 +14,7 @@ import pandas as pd
 from landform.errors import DataError
 from landform.evaluation.intervals import percentile_interval, resample_counts
 from landform.evaluation.points import Data, PointsConfig, PointsWork, unpack
+from landform.evaluation.scores import example_scores
 from landform.results import Result
 from landform.store.artifacts import ArtifactStore
 from landform.store.engines import run_plan
@@ -49,7 +50,8 @@ class Evaluation(Result):
     kind: str
     log: pd.DataFrame
     """one row per example: text_id, text, text_pair, label, prediction, correct, loss (nats),
-    tokens, logit_0 ..., and the data's further columns"""
+    tokens, logit_0 ..., and the data's further columns; of generated answers label (the accepted
+    ones, joined by " | "), prediction and score (the headline metric of the example)"""
     metrics: dict[str, float]
     intervals: dict[str, tuple[float, float]]
     """percentile bootstrap over examples, at the level of the config"""
@@ -71,6 +73,9 @@ class Evaluation(Result):
         cut = self.provenance.get("truncated", 0)
         if cut:
             count += f", {cut} of them cut at the maximum length"
+        cut = self.provenance.get("generations_cut", 0)
+        if cut:
+            count += f", {cut} generated answers cut at max_new_tokens"
         return f"{self.checkpoint} on {self.task}:{self.split} ({count}): {', '.join(parts)}"
 
     def to_json(self) -> dict[str, Any]:
@@ -110,7 +115,10 @@ def evaluate(
     examples = work.data[0].examples(config.rows)
     predictions = unpack(contents, 0, examples, task.kind)[0]
     truncated = int(contents.records["points"]["truncated"][0])
-    return assemble(work.checkpoints[0], work.data[0], examples, predictions, config, truncated)
+    cut = int(contents.records.get("generations_cut", {}).get("0", [0])[0])
+    return assemble(
+        work.checkpoints[0], work.data[0], examples, predictions, config, truncated, cut
+    )
 
 
 def plan_evaluation(
@@ -132,6 +140,7 @@ def assemble(
     predictions: Predictions,
     config: PointsConfig,
     truncated: int = 0,
+    generations_cut: int = 0,
 ) -> Evaluation:
     """The `Evaluation` of predictions that have been computed."""
     names = metric_names(data.task)
@@ -154,6 +163,7 @@ def assemble(
             "weights": checkpoint.fingerprint,
             "examples": examples.fingerprint,
             "truncated": truncated,
+            "generations_cut": generations_cut,
             "config": config.model_dump(mode="json"),
         },
     )
@@ -199,7 +209,9 @@ def example_log(task: Task, examples: Examples, predictions: Predictions) -> pd.
             columns[name] = list(texts)
     columns |= _labels_and_predictions(task, examples, predictions)
     columns["loss"] = predictions.losses
-    columns["tokens"] = predictions.tokens.astype(np.int64)
+    tokens = np.asarray(predictions.tokens)
+    # Several references of an example have a mean number of tokens.
+    columns["tokens"] = tokens if (tokens % 1).any() else tokens.astype(np.int64)
     if predictions.logits is not None:
         logits = predictions.logits.reshape(len(examples), -1)
         columns |= {f"logit_{j}": logits[:, j] for j in range(logits.shape[1])}
@@ -219,6 +231,13 @@ def _labels_and_predictions(task: Task, examples: Examples, p: Predictions) -> d
         }
     if task.kind == "regression" and p.logits is not None:
         return {"label": p.labels, "prediction": p.logits.reshape(-1)}
+    if p.texts is not None and p.references is not None and p.correct is not None:
+        return {
+            "label": [" | ".join(answers) for answers in p.references],
+            "prediction": list(p.texts),
+            "score": example_scores(task, p),
+            "correct": p.correct / np.maximum(p.tokens, 1),
+        }
     if p.correct is not None:
         # Share of the example's valid tokens predicted right.
         return {"correct": p.correct / np.maximum(p.tokens, 1)}

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from landform.errors import DataError, NonFiniteError
 from landform.evaluation.points import PointsWorker, PreparedData
-from landform.tasks.batching import IGNORED, Batch, Encoded, cut_batches
+from landform.tasks.batching import IGNORED, Batch, cut_batches
 from landform.weights.space import BoundModel, ParameterSpace
 
 __all__ = ["Field"]
@@ -60,9 +60,7 @@ class Field:
 
     def batches(self, rows: Sequence[int] | np.ndarray) -> list[Batch]:
         """Some rows of the data set as padded batches on the device, in the worker's budget."""
-        chosen = [self.data.encoded.rows[int(row)] for row in rows]
-        encoded = self.data.encoded
-        part = Encoded(tuple(chosen), encoded.kind, encoded.pad_id, 0)
+        part = self.data.encoded.take(rows)
         budget = self.worker.config.token_budget
         return [batch.to(self.flat.device) for batch in cut_batches(part, budget)]
 
@@ -92,8 +90,12 @@ class Field:
         counted = 0.0
         for batch in self._chosen(batches):
             targets = objective.targets(batch)
-            regression = objective.kind == "regression"
-            counted += float(targets.numel() if regression else (targets != IGNORED).sum())
+            if objective.kind == "regression":
+                counted += targets.numel()
+                continue
+            valid = targets != IGNORED
+            counts = valid if valid.dim() == 1 else valid.sum(-1)
+            counted += float(batch.per_example(counts).sum())
         if not counted:
             raise DataError(
                 f"{self.data.name}: no position of these examples has a label",
@@ -108,7 +110,7 @@ class Field:
         objective, total, count = self.data.objective, 0.0, 0.0
         for batch in self._chosen(batches):
             logits = objective.logits(self.bound.model, batch)
-            losses = objective.losses(logits, objective.targets(batch))
+            losses = objective.losses(logits, objective.targets(batch)).per_example(batch)
             if backward is not None:
                 torch.autograd.backward(losses.sums.sum() / backward)
             total += float(losses.sums.detach().double().sum())

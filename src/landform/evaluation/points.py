@@ -32,9 +32,11 @@ from landform.errors import (
     NonFiniteError,
     SpaceMismatchError,
 )
+from landform.evaluation.generation import Generation, generation_of, reads_texts
 from landform.store.artifacts import ArtifactStore, Contents
 from landform.store.fingerprint import fingerprint
 from landform.store.plan import Forecast, Job, Plan
+from landform.tasks.answers import references
 from landform.tasks.batching import (
     Batch,
     Encoded,
@@ -42,6 +44,7 @@ from landform.tasks.batching import (
     encode,
     fit_to_model,
     longest_input,
+    position_limit,
 )
 from landform.tasks.metrics import Predictions, get_metric
 from landform.tasks.objective import Objective
@@ -115,6 +118,9 @@ class PointsConfig(DataConfig):
     """Coverage of the intervals."""
     memory: float = Field(2.0, gt=0, allow_inf_nan=False)
     """GiB for checkpoints held in memory at once; others are read again when needed."""
+    max_new_tokens: int | None = Field(None, ge=1)
+    """Cut generated answers at this many tokens, where a metric judges them (default: 64, or what
+    the model can take)."""
 
 
 @dataclass(frozen=True)
@@ -162,6 +168,8 @@ class PreparedData:
     truncated: int
     encoded: Encoded
     """the same examples unpadded, for whoever cuts other batches of them"""
+    generation: Generation | None = None
+    """how answers are generated, where a metric judges them"""
 
     @property
     def tokens(self) -> int:
@@ -176,13 +184,30 @@ class RawOutputs:
     losses: np.ndarray
     """(N,) mean loss over the valid positions of an example, float64 (0 where it has none)"""
     tokens: np.ndarray
-    """(N,) number of valid positions"""
+    """(N,) number of valid positions (of several references: their mean)"""
     logits: np.ndarray | None
     """(N, C) or (N,), in the task's label order; None for token tasks"""
     correct: np.ndarray | None
     """(N,) valid positions predicted right, for token tasks"""
     margins: np.ndarray | None = None
     """(N,) `Objective.margins` in nats, float64, where they were asked for"""
+    texts: tuple[str, ...] | None = None
+    """N generated answers, where they were asked for"""
+    cut: int = 0
+    """how many of these were cut at the maximum length"""
+
+    def predictions(self, examples: Examples, kind: str) -> Predictions:
+        """What metrics read."""
+        sequence = kind in ("classification", "regression")
+        return Predictions(
+            logits=self.logits,
+            labels=np.asarray(examples.labels) if sequence else None,
+            losses=self.losses,
+            tokens=self.tokens,
+            texts=self.texts,
+            references=None if self.texts is None else references(examples),
+            correct=self.correct,
+        )
 
 
 class Evaluator:
@@ -205,14 +230,24 @@ class Evaluator:
 
     def _run(self, data: PreparedData, where: str) -> RawOutputs:
         sums, counts, logits, correct, margins = [], [], [], [], []
+        texts: list[str] = []
+        cut = 0
         sequence = data.objective.kind in ("classification", "regression")
         for batch in data.batches:
-            z = data.objective.logits(self.model, batch)
+            # The encoder's outputs serve the loss and the generated answers.
+            memory = data.objective.encode(self.model, batch) if data.generation else None
+            z = data.objective.logits(self.model, batch, memory)
             losses = data.objective.losses(
                 z.double() if sequence else z, data.objective.targets(batch)
-            )
+            ).per_example(batch)
             if self.margins:
-                margins.append(data.objective.margins(z, data.objective.targets(batch)))
+                margins.append(
+                    batch.per_example(data.objective.margins(z, data.objective.targets(batch)))
+                )
+            if data.generation is not None and memory is not None:
+                answers, short = data.generation.run(self.model, batch, memory)
+                texts += answers
+                cut += short
             sums.append(losses.sums.double())
             counts.append(losses.counts.double())
             if sequence:
@@ -236,11 +271,13 @@ class Evaluator:
                 "a lower learning rate), or dtype float32",
             )
         return RawOutputs(
-            total / np.maximum(count, 1),
+            total / np.where(count > 0, count, 1),
             count,
             restore(logits) if sequence else None,
             restore(correct) if correct else None,
             restore(margins) if margins else None,
+            tuple(texts[i] for i in order.tolist()) if data.generation else None,
+            cut,
         )
 
 
@@ -261,6 +298,7 @@ def prepare(
         data.task.kind,
         max_length=length,
         mask_seed=config.seed,
+        max_target_length=target_length(data.task, model),
     )
     warn_if_cut(data.name, encoded, length)
     try:
@@ -272,9 +310,26 @@ def prepare(
     encoded = fit_to_model(encoded, model, tokenizer, f"{checkpoint.spec} and {data.name}")
     device = config.torch_device()
     batches = tuple(batch.to(device) for batch in cut_batches(encoded, config.token_budget))
+    generation = None
+    if isinstance(config, PointsConfig):
+        generation = generation_of(data.task, model, tokenizer, config.max_new_tokens)
     return PreparedData(
-        data.name, objective, batches, len(examples), examples.ids, encoded.truncated, encoded
+        data.name,
+        objective,
+        batches,
+        len(examples),
+        examples.ids,
+        encoded.truncated,
+        encoded,
+        generation,
     )
+
+
+def target_length(task: Task, model: Any) -> int | None:
+    """Tokens at which the targets of a text-to-text task are cut; None: where inputs are."""
+    if task.form is None:
+        return None
+    return position_limit(model, task.form.max_target_length, "max_target_length")
 
 
 def check_padding(model: Any, data: PreparedData, spec: str) -> None:
@@ -318,7 +373,8 @@ def check_padding(model: Any, data: PreparedData, spec: str) -> None:
 def _cut_row(batch: Batch, row: int, width: int, kind: str) -> Batch:
     """One row of a batch at another width."""
     inputs = {name: values[row : row + 1, :width] for name, values in batch.inputs.items()}
-    labels = batch.labels[row : row + 1]
+    labels = batch.labels if batch.owners is None else batch.labels[batch.owners >= row]
+    labels = labels[row : row + 1] if batch.owners is None else labels[:1]
     aligned = kind in ("token-classification", "masked-lm", "causal-lm")
     return Batch(inputs, labels[:, :width] if aligned else labels, batch.rows[row : row + 1])
 
@@ -345,6 +401,8 @@ def check_metrics(task: Task, names: Sequence[str]) -> None:
         labels=two if classes else two * 1.0 if regression else None,
         losses=np.ones(2),
         tokens=np.ones(2),
+        texts=("0", "1") if task.kind == "seq2seq" else None,
+        references=(("0",), ("1",)) if task.kind == "seq2seq" else None,
         correct=None if classes or regression else np.ones(2),
     )
     for name in names:
@@ -445,7 +503,14 @@ class PointsWork:
             "mask_seed": config.seed
             if any(d.task.kind == "masked-lm" for d in self.data)
             else None,
+            **self._generation_spec,
         }
+
+    @property
+    def _generation_spec(self) -> dict[str, Any]:
+        if not any(reads_texts(data.task.metrics) for data in self.data):
+            return {}
+        return {"generation": {"max_new_tokens": self.config.max_new_tokens}}
 
     def mix_job(
         self, members: Sequence[int], weights: Sequence[Sequence[float]], label: str
@@ -532,7 +597,25 @@ class PointsWorker:
         if len(points) == 2:
             records["distance"] = euclidean(points[0], points[1])
         records["truncated"] = [data.truncated for data in self.evaluator.data]
-        return Contents(tensors=_pack(outputs), records={"points": records})
+        texts = self._texts(outputs)
+        return Contents(tensors=_pack(outputs), records={"points": records, **texts})
+
+    def _texts(self, outputs: Sequence[tuple[RawOutputs, ...]]) -> dict[str, Any]:
+        """The generated answers of every data set and point; a warning where some were cut."""
+        texts, cut = {}, {}
+        for d, data in enumerate(self.evaluator.data):
+            if data.generation is None:
+                continue
+            texts[str(d)] = [list(output[d].texts or ()) for output in outputs]
+            cut[str(d)] = [output[d].cut for output in outputs]
+            most = max(cut[str(d)], default=0)
+            if most:
+                warnings.warn(
+                    f"{data.name}: {'up to ' * (len(outputs) > 1)}{most} of {data.size} generated "
+                    f"answers were cut at {data.generation.limit} tokens (max_new_tokens)",
+                    stacklevel=2,
+                )
+        return {"texts": texts, "generations_cut": cut} if texts else {}
 
     def _move(self, points: list[Tensor], weights: Sequence[float]) -> None:
         if len(points) == 1 and weights[0] == 1.0:
@@ -625,16 +708,16 @@ def _pack(outputs: Sequence[tuple[RawOutputs, ...]]) -> dict[str, np.ndarray]:
 def unpack(contents: Contents, data: int, examples: Examples, kind: str) -> list[Predictions]:
     """The predictions of every point of a mix job on data set number `data`."""
     tensors = contents.tensors
-    labels = np.asarray(examples.labels) if kind in ("classification", "regression") else None
     logits, correct = tensors.get(f"{data}.logits"), tensors.get(f"{data}.correct")
+    texts = contents.records.get("texts", {}).get(str(data))
     return [
-        Predictions(
-            logits=None if logits is None else logits[p],
-            labels=labels,
-            losses=losses,
-            tokens=tensors[f"{data}.tokens"],
-            correct=None if correct is None else correct[p],
-        )
+        RawOutputs(
+            losses,
+            tensors[f"{data}.tokens"],
+            None if logits is None else logits[p],
+            None if correct is None else correct[p],
+            texts=None if texts is None else tuple(texts[p]),
+        ).predictions(examples, kind)
         for p, losses in enumerate(tensors[f"{data}.losses"])
     ]
 

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from landform.errors import DataError
+from landform.tasks.answers import TARGET_LENGTH, TextForm, encode_targets, references
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -35,6 +36,7 @@ __all__ = [
     "encode",
     "fit_to_model",
     "longest_input",
+    "position_limit",
     "set_padding",
 ]
 
@@ -83,12 +85,33 @@ class Encoded:
     """number of examples that were cut at the maximum length (a text or its target)"""
     masking: Masking | None = None
     """masked language modelling only"""
+    answers: tuple[tuple[tuple[int, ...], ...], ...] | None = None
+    """targets with several references: the token ids of each; `labels` is the first"""
+    form: TextForm | None = None
+    """text-to-text only: how targets are written"""
 
-    def masked(self, row: int, seed: object) -> dict[str, Any]:
-        """Example `row` with masks of this seed; as it is where nothing is masked."""
-        if self.masking is None:
-            return self.rows[row]
-        return {**self.rows[row], **self.masking.hide(row, seed)}
+    def drawn(self, row: int, seed: object) -> dict[str, Any]:
+        """Example `row` as training sees it in the epoch of this seed.
+
+        Masks, or one of several references (each as likely as the others), are drawn from the seed
+        and the example's own tokens; an example without such a choice is as it is.
+        """
+        example = self.rows[row]
+        if self.masking is not None:
+            return {**example, **self.masking.hide(row, seed)}
+        if self.answers is None or len(self.answers[row]) == 1:
+            return example
+        answers = self.answers[row]
+        text = f"{seed}:{example['input_ids']}:{answers}"
+        number = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
+        return {**example, "labels": list(answers[number % len(answers)])}
+
+    def take(self, rows: Sequence[int] | np.ndarray) -> Encoded:
+        """The given examples, in the given order."""
+        chosen = [int(row) for row in rows]
+        answers = None if self.answers is None else tuple(self.answers[row] for row in chosen)
+        kept = tuple(self.rows[row] for row in chosen)
+        return replace(self, rows=kept, truncated=0, masking=None, answers=answers)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -98,6 +121,15 @@ class Encoded:
         """Number of tokens of each example."""
         return np.array([len(row["input_ids"]) for row in self.rows], dtype=np.int64)
 
+    @property
+    def sizes(self) -> np.ndarray:
+        """Tokens that each example takes up in a batch: those of all its targets, if more."""
+        if self.answers is None:
+            return self.lengths
+        targets = [len(answers) * max(map(len, answers)) for answers in self.answers]
+        sizes: np.ndarray = np.maximum(self.lengths, np.array(targets, dtype=np.int64))
+        return sizes
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -106,9 +138,12 @@ class Batch:
     inputs: dict[str, Tensor]
     """what the model is called with: input_ids, attention_mask, token_type_ids, ..., each (B, T)"""
     labels: Tensor
-    """(B,) int64 or float for sequence tasks; (B, T) int64 for token tasks, -100 = no loss"""
+    """(B,) int64 or float for sequence tasks; (B, T) int64 for token tasks, -100 = no loss;
+    (R, U) for B examples with R targets, see `owners`"""
     rows: Tensor
     """(B,) positions of the examples in the data set"""
+    owners: Tensor | None = None
+    """(R,) the example (0 to B - 1) of each target, ascending, where examples have several"""
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -116,7 +151,33 @@ class Batch:
     def to(self, device: torch.device | str) -> Batch:
         """The batch on `device`."""
         moved = {name: tensor.to(device) for name, tensor in self.inputs.items()}
-        return Batch(moved, self.labels.to(device), self.rows.to(device))
+        owners = None if self.owners is None else self.owners.to(device)
+        return Batch(moved, self.labels.to(device), self.rows.to(device), owners)
+
+    def per_example(self, values: Tensor) -> Tensor:
+        """(R,) values of targets as (B,) values of examples: the mean over each one's targets.
+
+        Weights 1/k on the sums and on the counts of k references are what training expects, which
+        draws one of them at random.
+        """
+        if self.owners is None:
+            return values
+        if not values.is_floating_point():
+            values = values.double()
+        total = values.new_zeros(len(self.rows)).index_add(0, self.owners, values)
+        return total / torch.bincount(self.owners, minlength=len(self.rows))
+
+
+def position_limit(model: Any, asked: int | None, option: str, default: int = TARGET_LENGTH) -> int:
+    """The length `asked` of a target or a generated text, or the default, as far as the model has
+    positions; more than that, asked for, is a `DataError` that names the option."""
+    most = int(min(_position_limits(model), default=1 << 30))
+    if asked is not None and asked > most:
+        raise DataError(
+            f"{option} {asked} is more than the model can take ({most} tokens)",
+            remedy=f"use {option} <= {most}",
+        )
+    return min(default, most) if asked is None else asked
 
 
 def longest_input(tokenizer: PreTrainedTokenizerBase, model: Any, asked: int | None) -> int:
@@ -137,6 +198,9 @@ def _position_limits(model: Any) -> Iterator[int]:
     )
     if isinstance(positions, int) and positions > 0:
         yield positions
+    # A soft prompt takes some of them.
+    if (left := getattr(model, "landform_text_positions", None)) is not None:
+        yield int(left)
     # The RoBERTa family numbers tokens from the padding index + 1 and counts the rows before it in
     # its config. A table with a padding index is one of that family, whatever the model is called;
     # BART's table has extra rows too, but not counted in the config.
@@ -217,17 +281,19 @@ def encode(
     max_length: int,
     mask_seed: int = 0,
     mask_rate: float = 0.15,
+    max_target_length: int | None = None,
 ) -> Encoded:
     """Tokenise `examples` for a task of this kind.
 
     Masked language modelling hides `mask_rate` of the non-special tokens (80 % mask, 10 % random,
     10 % kept; Devlin et al. 2019), chosen per example from `mask_seed` and the text alone, so that
     the masks do not depend on order or batch. Causal models are asked for every next token.
+    Targets are cut at `max_target_length` (text-to-text tasks: 64) or `max_length`.
     The rows hold all that the tokenizer makes; `fit_to_model` makes them inputs of one model.
     """
     if not len(examples):
         raise DataError("there are no examples to encode", remedy="choose a split with rows")
-    masking = None
+    masking, answers = None, None
     if kind == "token-classification":
         rows, cut = _encode_words(examples, tokenizer, max_length)
     else:
@@ -244,11 +310,26 @@ def encode(
             for i, row in enumerate(rows):
                 row.update(masking.hide(i, mask_seed))
         elif kind == "seq2seq":
-            cut |= _add_targets(rows, examples, tokenizer, max_length)
+            if max_target_length is None and examples.form is not None:
+                max_target_length = examples.form.max_target_length or TARGET_LENGTH
+            answers, shortened = _targets(examples, tokenizer, max_target_length or max_length)
+            cut |= shortened
+            for row, targets in zip(rows, answers, strict=True):
+                row["labels"] = list(targets[0])
     for row in rows:
         row.pop("special_tokens_mask", None)
     pad = tokenizer.pad_token_id
-    return Encoded(tuple(rows), kind, pad if isinstance(pad, int) else 0, len(cut), masking)
+    if answers is not None and max(map(len, answers)) == 1:
+        answers = None
+    return Encoded(
+        tuple(rows),
+        kind,
+        pad if isinstance(pad, int) else 0,
+        len(cut),
+        masking,
+        answers,
+        examples.form,
+    )
 
 
 def _encode_texts(
@@ -256,6 +337,8 @@ def _encode_texts(
 ) -> tuple[list[dict[str, Any]], set[int]]:
     """The rows, and the positions of those that were cut."""
     columns = list(zip(*examples.texts, strict=True))
+    if examples.form is not None:
+        columns = [tuple(map(examples.form.source, columns[0]))]
     if len(columns) > 2:
         raise DataError(
             f"{len(columns)} text columns; models take one text or a pair",
@@ -359,19 +442,33 @@ def _masking(
     return Masking(originals, int(tokenizer.mask_token_id), len(tokenizer), rate)
 
 
-def _add_targets(
-    rows: list[dict[str, Any]],
-    examples: Examples,
-    tokenizer: PreTrainedTokenizerBase,
-    max_length: int,
-) -> set[int]:
-    """Give every row its target's tokens; returns the rows whose target was cut."""
-    texts = list(examples.labels)
-    targets = tokenizer(text_target=texts, truncation=True, max_length=max_length, padding=False)
-    for row, ids in zip(rows, targets["input_ids"], strict=True):
-        row["labels"] = list(ids)
-    full = [i for i, row in enumerate(rows) if len(row["labels"]) >= max_length]
-    return _longer(full, tokenizer, max_length, texts, target=True)
+_Answers = tuple[tuple[tuple[int, ...], ...], ...]
+
+
+def _targets(
+    examples: Examples, tokenizer: PreTrainedTokenizerBase, max_length: int
+) -> tuple[_Answers, set[int]]:
+    """The tokens of every example's targets, and the rows of which some target was cut.
+
+    With `references` "first", and in tasks with one answer, there is one for each.
+    """
+    form = examples.form
+    chosen = references(examples)
+    if form is not None and form.references == "first":
+        chosen = tuple(answers[:1] for answers in chosen)
+    flat = [answer for answers in chosen for answer in answers]
+    ids = encode_targets(flat, tokenizer, form, max_length)
+    lead = "" if form is None else form.lead(tokenizer)
+    full = [i for i, target in enumerate(ids) if len(target) >= max_length]
+    long = _longer(full, tokenizer, max_length, [f"{lead}{text}" for text in flat], target=True)
+    grouped, cut, start = [], set(), 0
+    for row, answers in enumerate(chosen):
+        stop = start + len(answers)
+        grouped.append(tuple(tuple(target) for target in ids[start:stop]))
+        if not long.isdisjoint(range(start, stop)):
+            cut.add(row)
+        start = stop
+    return tuple(grouped), cut
 
 
 # --- batches --------------------------------------------------------------------------------
@@ -418,18 +515,35 @@ def _stack_labels(rows: Sequence[dict[str, Any]], width: int) -> Tensor:
     return _stack([row["labels"] for row in rows], width if same else longest, IGNORED)
 
 
+def _with_answers(batch: Batch, answers: Sequence[Sequence[Sequence[int]]]) -> Batch:
+    """The batch with all targets of its examples."""
+    if all(len(targets) == 1 for targets in answers):
+        return batch
+    flat = [target for targets in answers for target in targets]
+    owners = [row for row, targets in enumerate(answers) for _ in targets]
+    labels = _stack(flat, max(map(len, flat)), IGNORED)
+    return replace(batch, labels=labels, owners=torch.tensor(owners))
+
+
 def cut_batches(encoded: Encoded, token_budget: int) -> list[Batch]:
-    """Batches of like length with at most `token_budget` padded tokens each (at least one row)."""
-    order = np.argsort(encoded.lengths, kind="stable")
-    lengths = encoded.lengths[order]
+    """Batches of like length with at most `token_budget` padded tokens each (at least one row).
+
+    Examples with several references bring all their targets.
+    """
+    sizes = encoded.sizes
+    order = np.argsort(sizes, kind="stable")
+    lengths = sizes[order]
     batches: list[Batch] = []
     start = 0
     while start < len(order):
         stop = start + 1
-        # Rows ascend in length, so the row that would be added decides the padded size.
+        # Rows ascend in size, so the row that would be added decides the padded size.
         while stop < len(order) and (stop + 1 - start) * lengths[stop] <= token_budget:
             stop += 1
         chosen = order[start:stop].tolist()
-        batches.append(collate([encoded.rows[i] for i in chosen], chosen, pad_id=encoded.pad_id))
+        batch = collate([encoded.rows[i] for i in chosen], chosen, pad_id=encoded.pad_id)
+        if encoded.answers is not None:
+            batch = _with_answers(batch, [encoded.answers[i] for i in chosen])
+        batches.append(batch)
         start = stop
     return batches

@@ -41,6 +41,13 @@ class Losses:
     correct: Tensor | None
     """(B,) number of valid positions where the most probable label is the gold one"""
 
+    def per_example(self, batch: Batch) -> Losses:
+        """Of the examples of `batch`, where these are of its targets: see `Batch.per_example`."""
+        if batch.owners is None:
+            return self
+        correct = None if self.correct is None else batch.per_example(self.correct)
+        return Losses(batch.per_example(self.sums), batch.per_example(self.counts), correct)
+
     def mean(self, weights: Tensor | None = None) -> Tensor:
         """The weighted mean over all valid positions: sums and counts divided once."""
         if weights is None:
@@ -59,6 +66,9 @@ class Objective:
     masked-lm         the same, over masked tokens                  (B, T, V)    (B, T)
     causal-lm         -log softmax(z_t)[x_{t+1}]                    (B, T-1, V)  (B, T-1)
     seq2seq           -log softmax(z_t)[y_t], teacher forcing       (B, U, V)    (B, U)
+
+    An example with k references is k rows of a seq2seq batch (see `Batch.owners`); its sums and
+    counts are their means, `Losses.per_example`.
 
     `labels` maps the model's label columns to the task's (MNLI to HANS, Google to HF order).
     """
@@ -89,18 +99,44 @@ class Objective:
             ),
         )
 
-    def logits(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Run `model` on a batch; logits in the task's label order, aligned with `targets`."""
-        return self.read(model(**self.arguments(model, batch)).logits)
+    def logits(self, model: nn.Module, batch: Batch, memory: Tensor | None = None) -> Tensor:
+        """Run `model` on a batch; logits in the task's label order, aligned with `targets`.
 
-    def arguments(self, model: nn.Module, batch: Batch) -> dict[str, Any]:
-        """Keyword arguments of the forward pass: the inputs, and a decoder's inputs for seq2seq."""
+        `memory`: what `encode` returned for the batch, not to be computed again.
+        """
+        return self.read(model(**self.arguments(model, batch, memory)).logits)
+
+    def encode(self, model: nn.Module, batch: Batch) -> Tensor:
+        """(B, T, H) outputs of the encoder of a seq2seq model."""
+        encoder: Any = getattr(model, "get_encoder", lambda: None)()
+        if self.kind != "seq2seq" or encoder is None:
+            raise ConfigError(f"{type(model).__name__} has no encoder: not a seq2seq model")
+        states: Tensor = encoder(**batch.inputs, return_dict=True).last_hidden_state
+        return states
+
+    def arguments(
+        self, model: nn.Module, batch: Batch, memory: Tensor | None = None
+    ) -> dict[str, Any]:
+        """Keyword arguments of the forward pass: the inputs, and a decoder's inputs for seq2seq.
+
+        Where examples have several targets, the encoder reads each example once.
+        """
         if self.kind != "seq2seq":
             return dict(batch.inputs)
         shift = getattr(model, "prepare_decoder_input_ids_from_labels", None)
         if shift is None:
             raise ConfigError(f"{type(model).__name__} has no decoder: not a seq2seq model")
-        return {**batch.inputs, "decoder_input_ids": shift(labels=batch.labels)}
+        decoder = {"decoder_input_ids": shift(labels=batch.labels)}
+        if memory is None and batch.owners is None:
+            return {**batch.inputs, **decoder}
+        memory = self.encode(model, batch) if memory is None else memory
+        mask = batch.inputs["attention_mask"]
+        if batch.owners is not None:
+            memory, mask = memory[batch.owners], mask[batch.owners]
+        from transformers.modeling_outputs import BaseModelOutput
+
+        states = BaseModelOutput(last_hidden_state=memory)
+        return {"encoder_outputs": states, "attention_mask": mask, **decoder}
 
     def read(self, raw: Tensor) -> Tensor:
         """The model's raw logits, aligned with `targets` and in the task's label order."""

@@ -25,6 +25,7 @@ from pydantic import BeforeValidator, Field, field_validator
 from landform.config import Config, nearest
 from landform.errors import ConfigError, DataError, LabelError
 from landform.tasks import catalogue, columns
+from landform.tasks.answers import TextForm
 from landform.tasks.catalogue import Entry, Layout, Part
 from landform.tasks.metrics import get_metric
 from landform.tasks.sources import (
@@ -39,12 +40,24 @@ from landform.tasks.sources import (
     missing_column,
     table_of,
 )
+from landform.tasks.text_to_text import metric_of, source_of_files, source_of_folder
 
-__all__ = ["Examples", "Kind", "Merge", "Task", "TaskConfig", "load_task", "loss_unit"]
+__all__ = [
+    "Examples",
+    "Kind",
+    "Merge",
+    "Task",
+    "TaskConfig",
+    "TaskKind",
+    "load_task",
+    "loss_unit",
+]
 
 Kind = Literal[
     "classification", "regression", "token-classification", "masked-lm", "causal-lm", "seq2seq"
 ]
+TaskKind = Kind | Literal["text-to-text"]
+"""What a task may be asked to be: text-to-text is a seq2seq task read from files of answers."""
 Merge = Literal["max", "sum", "logsumexp"]
 
 SPLIT_ALIASES: Mapping[str, str] = {
@@ -125,9 +138,10 @@ class TaskConfig(Config):
     """The column that holds a unique text id. Default: rows are numbered."""
     label_names: _Names | None = None
     """The class names, in the order of the integer codes 0, 1, ... of the label column."""
-    kind: Kind | None = None
+    kind: TaskKind | None = None
     """What is predicted. Default: found from the labels (classes, or scores when some label is
-    not a whole number, or tags when labels are lists)."""
+    not a whole number, or tags when labels are lists). text-to-text reads files without a header:
+    input, then one or more accepted answers, separated by tabs."""
     metrics: _Names | None = None
     """Metrics to report, the headline metric first."""
     name: str | None = None
@@ -166,6 +180,26 @@ class TaskConfig(Config):
     """How the logits of gathered labels become one: max (as published HANS accuracies), sum, or
     logsumexp (adds the probabilities)."""
 
+    file_prefix: str | None = None
+    """text-to-text: of a folder with several tasks, the one whose files are PREFIX_train.tsv,
+    PREFIX_dev.tsv, ..."""
+    one_prefix: bool = False
+    """text-to-text: of a folder with several tasks, the first (by name)."""
+    task_prefix: bool = True
+    """text-to-text: put the task's name in brackets before every input."""
+    sentinel: str | None = "auto"
+    """text-to-text: the token that targets begin with. auto: <extra_id_0> where the tokenizer has
+    it, else none; an empty text: none."""
+    lowercase: bool = False
+    """text-to-text: lower-case inputs and answers."""
+    bos: str = ""
+    """text-to-text: text before every input and target (the original offers "<s> ")."""
+    max_target_length: int | None = Field(None, ge=1)
+    """text-to-text: cut targets at this many tokens (default: 64, or what the model can take)."""
+    references: Literal["mean", "first"] = "mean"
+    """text-to-text: the loss of an example with several answers is that of all of them, on
+    average (training draws one in every epoch), or that of the first."""
+
     @field_validator("shard")
     @classmethod
     def _check_shard(cls, shard: str | None) -> str | None:
@@ -198,13 +232,16 @@ class Examples:
     `texts[i]` holds the text of row i, or premise and hypothesis; for token classification it is
     the tuple of words. `labels`: classification int64 (N,), indices into `Task.label_names`;
     regression float64 (N,); token classification a tuple of tuples of int (-100: left out);
-    seq2seq a tuple of target texts; language modelling None. `columns` holds the other columns.
+    seq2seq a tuple of target texts, or (text-to-text) of tuples of accepted answers; language
+    modelling None. `columns` holds the other columns. `form`: how text-to-text examples are
+    written for a model.
     """
 
     ids: tuple[str, ...]
     texts: tuple[tuple[str, ...], ...]
     labels: Any
     columns: pd.DataFrame
+    form: TextForm | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -229,6 +266,7 @@ class Examples:
             tuple(self.texts[row] for row in order),
             labels,
             self.columns.iloc[index].reset_index(drop=True),
+            self.form,
         )
 
     def filter(self, **equals: Any) -> Examples:
@@ -272,15 +310,23 @@ class Examples:
             digest.update(f"{labels.dtype.str}{labels.shape}".encode())
             digest.update(np.ascontiguousarray(labels).tobytes())
         elif labels is not None:
-            _feed(digest, "labels", (_plain(label) for label in labels))
+            _feed(digest, "labels", map(_label_text, labels))
         for name in self.columns.columns:
             cells = (f"{type(cell).__name__}:{cell}" for cell in self.columns[name].tolist())
             _feed(digest, f"column {name}", cells)
+        if self.form is not None:
+            _feed(digest, "form", (f"{name}={value!r}" for name, value in self.form.spec().items()))
         return digest.hexdigest()
 
 
 def _plain(label: Any) -> str:
     return label if isinstance(label, str) else ",".join(map(str, label))
+
+
+def _label_text(label: Any) -> str:
+    if not isinstance(label, str) and label and isinstance(label[0], str):
+        return "".join(f"{len(answer)}:{answer}" for answer in label)  # answers may hold commas
+    return _plain(label)
 
 
 def _feed(digest: Any, title: str, texts: Iterable[str]) -> None:
@@ -306,7 +352,8 @@ class Task:
     `landform.tasks.metrics`, the headline metric first. `subsets`: groups of columns by which
     metrics are broken down. `label_groups`: per label of the task the labels of a finer model
     that make it up, whose logits are merged by `merge`. `layout` says which columns of `source`
-    hold what; `parts` which rows of it make up each split.
+    hold what; `parts` which rows of it make up each split. `form`: how text-to-text examples are
+    written for a model.
     """
 
     name: str
@@ -322,6 +369,7 @@ class Task:
     merge: Merge = "max"
     aliases: Mapping[str, str] = field(default_factory=dict)
     empty_text: bool = False
+    form: TextForm | None = None
     _read: dict[str, Any] = field(default_factory=dict, repr=False)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -414,7 +462,7 @@ class Task:
             if name not in extra:
                 raise missing_column(name, [*extra, "label"], table.origin)
         labels = self._labels(table, texts)
-        examples = Examples(ids, texts, labels, table.frame[extra].infer_objects())
+        examples = Examples(ids, texts, labels, table.frame[extra].infer_objects(), self.form)
         examples = self._filtered(examples, part.where)
         return self._ordered(self._filtered(examples, self.config.filters), split)
 
@@ -448,6 +496,8 @@ class Task:
             return columns.read_scores(table, label)
         if self.kind == "token-classification":
             return columns.tag_codes(table, texts, label, self.label_names)
+        if self.form is not None:
+            return tuple(table.values(label))
         return columns.read_targets(table, label)
 
     def _filtered(self, examples: Examples, filters: Mapping[str, tuple[Any, ...]]) -> Examples:
@@ -491,7 +541,7 @@ def load_task(
     *,
     text: str | Sequence[str] | None = None,
     label: str | None = None,
-    kind: Kind | None = None,
+    kind: TaskKind | None = None,
     name: str | None = None,
     label_names: Sequence[str] | None = None,
     metrics: str | Sequence[str] | None = None,
@@ -506,7 +556,8 @@ def load_task(
     to file (`{"train": "a.tsv", "validation": "b.tsv"}`); a folder of files that are named after
     their splits; a single file, which becomes the split its name says (`train.csv`, `dev.tsv`) and
     `validation` otherwise; a DataFrame or a list of mappings (`validation`), or a mapping from
-    split to those; a `TaskConfig`; a `Task`.
+    split to those; a `TaskConfig`; a `Task`. With kind="text-to-text" the folder holds
+    `<task>_train.tsv`, `<task>_dev.tsv`, `<task>_test.tsv`: see `tasks.text_to_text`.
 
     Integer labels must be the codes 0..K-1 over all splits together; other labels are class
     names, sorted unless `label_names` gives their order. For the other `options` see `TaskConfig`.
@@ -549,6 +600,9 @@ def _build(config: TaskConfig, values: dict[str, Table] | None) -> Task:
     _check_places(config, values)
     for metric in config.metrics or ():
         get_metric(metric)
+    if config.kind == "text-to-text":
+        return _text_task(config, values)
+    _refuse_answer_options(config)
     if values is not None:
         return _own_task(config, MemorySource(_by_split(values)), config.name or "task")
     if config.files is not None and config.task is None:
@@ -652,6 +706,64 @@ def _refuse(config: TaskConfig, names: Sequence[str], reason: str, remedy: str) 
         raise ConfigError(f"option {given[0]} {reason}", remedy=remedy)
 
 
+_ANSWER_OPTIONS = (
+    *("file_prefix", "one_prefix", "task_prefix", "sentinel", "lowercase", "bos"),
+    *("references", "max_target_length"),
+)
+
+
+def _refuse_answer_options(config: TaskConfig) -> None:
+    for name in _ANSWER_OPTIONS:
+        if getattr(config, name) != TaskConfig.model_fields[name].default:
+            raise ConfigError(
+                f"option {name} goes with kind='text-to-text' only",
+                remedy="leave it out, or pass kind='text-to-text'",
+            )
+
+
+def _text_task(config: TaskConfig, values: Mapping[str, Table] | None) -> Task:
+    """A text-to-text task: files of inputs and answers (see `tasks.text_to_text`)."""
+    fixed = ("text", "label", "id", "label_names", "label_groups", "merge", "data_dir")
+    _refuse(
+        config, (*fixed, "subset", "revision", "quoting", "delimiter"),
+        "does not go with kind='text-to-text'",
+        "its files have no header: column 1 is the input, the others are answers; for named columns"
+        " pass kind='seq2seq'",
+    )  # fmt: skip
+    if values is not None:
+        raise ConfigError(
+            "kind='text-to-text' reads files",
+            remedy="write the rows as <task>_train.tsv, ..., or pass kind='seq2seq' with text= and"
+            " label=",
+        )
+    if config.files is not None:
+        source = source_of_files(_named_files(config.files), config)
+    else:
+        source = source_of_folder(_path(config.task or ""), config)
+    name = config.name or source.prefix
+    metrics = config.metrics or (metric_of(name, source),)
+    form = TextForm(
+        prefix=(name.lower() if config.lowercase else name) if config.task_prefix else None,
+        sentinel=config.sentinel or None,
+        bos=config.bos,
+        max_target_length=config.max_target_length,
+        references=config.references,
+    )
+    return Task(
+        name=name,
+        kind="seq2seq",
+        label_names=(),
+        metrics=metrics,
+        source=source,
+        layout=Layout(("input",), "answers"),
+        parts={split: Part(split) for split in source.splits},
+        config=config,
+        subsets=config.subsets or (),
+        empty_text=config.empty_text,
+        form=form,
+    )
+
+
 def _own_task(config: TaskConfig, source: Source, name: str) -> Task:
     """A task whose columns the user names."""
     _refuse(config, ["data_dir"], "needs a catalogue task", "name the files themselves")
@@ -668,7 +780,7 @@ def _own_task(config: TaskConfig, source: Source, name: str) -> Task:
     _check_layout(config, layout)
     task = Task(
         name=name,
-        kind=config.kind or "classification",
+        kind=cast(Kind, config.kind or "classification"),
         label_names=config.label_names or (),
         metrics=(),
         source=source,
