@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from landform.attribution.mislabel import Mislabel, corrupt_labels, mislabel
     from landform.curvature.factors import Factors, fit_factors
     from landform.curvature.kronfluence import import_kronfluence
+    from landform.evaluation.cartography import DataMap, cartography, data_map
     from landform.evaluation.evaluate import Evaluation, evaluate
     from landform.evaluation.hans import score_predictions
     from landform.exchange.connections import connection_of
@@ -64,6 +65,7 @@ if TYPE_CHECKING:
     from landform.tasks.hans import generate_hans
     from landform.tasks.objective import Objective
     from landform.tasks.task import Task, load_task
+    from landform.training.cartography import CartographyCallback
     from landform.training.ensemble import retrain
     from landform.training.finetune import train
     from landform.weights.alignment import align
@@ -78,10 +80,12 @@ except metadata.PackageNotFoundError:  # a source tree that was never installed
     __version__ = "0+unknown"
 
 _HOME = {
+    "CartographyCallback": "landform.training.cartography",
     "Checkpoint": "landform.weights.checkpoint",
     "ComplexFit": "landform.geometry.simplexes",
     "Connection": "landform.studies.connect",
     "Counterfactual": "landform.studies.counterfactual",
+    "DataMap": "landform.evaluation.cartography",
     "Dynamics": "landform.studies.dynamics",
     "Evaluation": "landform.evaluation.evaluate",
     "Factors": "landform.curvature.factors",
@@ -111,12 +115,14 @@ _HOME = {
     "bump_area": "landform.geometry.curves",
     "bump_height": "landform.geometry.curves",
     "compare_sharpness": "landform.studies.sharpness",
+    "cartography": "landform.evaluation.cartography",
     "connect": "landform.studies.connect",
     "connection_of": "landform.exchange.connections",
     "convert": "landform.weights.convert",
     "convexity_gap": "landform.geometry.curves",
     "corrupt_labels": "landform.attribution.mislabel",
     "counterfactual": "landform.studies.counterfactual",
+    "data_map": "landform.evaluation.cartography",
     "distance": "landform.weights.distance",
     "dynamics": "landform.studies.dynamics",
     "evaluate": "landform.evaluation.evaluate",

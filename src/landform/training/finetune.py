@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -15,8 +16,9 @@ import numpy as np
 import pandas as pd
 import torch
 
-from landform.errors import ConfigError, DataError, LandformError, NonFiniteError, StoreError
 from landform.config import nearest
+from landform.errors import ConfigError, DataError, LandformError, NonFiniteError, StoreError
+from landform.evaluation.cartography import FILE, Probe, closed_answers, refuse_regression
 from landform.evaluation.evaluate import metric_names
 from landform.evaluation.points import (
     Data,
@@ -44,11 +46,12 @@ from landform.tasks.batching import (
 from landform.tasks.metrics import Predictions, get_metric
 from landform.tasks.objective import Objective
 from landform.tasks.task import Examples, Task
+from landform.training.cartography import EpochRecorder, steps_per_epoch
 from landform.training.loop import (
+    BestRule,
     Loop,
     check_weights,
     count_steps,
-    BestRule,
     cpu_threads,
     has_state,
     run_loop,
@@ -179,6 +182,12 @@ class TrainStudy:
         work = self.work
         for job in self.plan.jobs:
             work.place(job).check(job.key, job.spec, overwrite=work.config.overwrite)
+            if work.place(job).holds(job.key) and not work.holds(job):
+                warnings.warn(
+                    f"{work.place(job).path} was trained without cartography: it is trained again, "
+                    "to the same weights",
+                    stacklevel=3,
+                )
         made = not work.out.exists()
         with file_errors("write", work.out):
             work.out.mkdir(parents=True, exist_ok=True)
@@ -253,10 +262,11 @@ class _Runs(MemoryStore):
 
     def __init__(self, work: TrainWork) -> None:
         super().__init__()
-        self._places = {job.key: work.place(job) for job in map(work.job, work.config.seeds)}
+        self._work = work
+        self._jobs = {job.key: job for job in map(work.job, work.config.seeds)}
 
     def __contains__(self, key: object) -> bool:
-        return isinstance(key, str) and key in self._places and self._places[key].holds(key)
+        return isinstance(key, str) and key in self._jobs and self._work.holds(self._jobs[key])
 
 
 @dataclass(frozen=True)
@@ -296,6 +306,8 @@ class TrainWork:
             _check_labels(evaluated, self.task, self.eval_split)
             check_metrics(self.task, self.metrics)
         _check_labels(self.rows, self.task, self.split)
+        if self.config.cartography and self.task.kind == "regression":
+            raise refuse_regression(f"{self.task.name}:{self.split}")
         beyond = [step for step in self.config.save_steps if step > self.steps]
         if beyond:
             raise ConfigError(
@@ -375,18 +387,6 @@ class TrainWork:
         """Names of the metrics of the evaluations (those of generated text need `evaluate`)."""
         return tuple(name for name in metric_names(self.task) if name not in _TEXT_METRICS)
 
-    def job(self, seed: int) -> Job:
-        """The run of one seed."""
-        seeds = Seeds.of(seed, self.config).columns()
-        if not self.config.perturb:
-            del seeds["perturb_seed"]
-        spec = {**self._shared_spec, "seeds": seeds}
-        return Job("train", spec, cost=float(self.steps), label=f"{self.config.prefix}{seed}")
-
-    def place(self, job: Job) -> RunDirectory:
-        """Where a run goes."""
-        return RunDirectory(self.out / job.label)
-
     @cached_property
     def best(self) -> BestRule | None:
         """By which evaluations the best model is kept, and training stopped early."""
@@ -409,6 +409,23 @@ class TrainWork:
                 + f"Known: {', '.join(known)}",
             )
         return BestRule(f"{self.eval_split}/{name}", get_metric(name).higher_is_better)
+
+    def job(self, seed: int) -> Job:
+        """The run of one seed."""
+        seeds = Seeds.of(seed, self.config).columns()
+        if not self.config.perturb:
+            del seeds["perturb_seed"]
+        spec = {**self._shared_spec, "seeds": seeds}
+        return Job("train", spec, cost=float(self.steps), label=f"{self.config.prefix}{seed}")
+
+    def place(self, job: Job) -> RunDirectory:
+        """Where a run goes."""
+        return RunDirectory(self.out / job.label)
+
+    def holds(self, job: Job) -> bool:
+        """Whether the finished run is there, with the record of its dynamics if that is wanted."""
+        needs = (FILE,) if self.config.cartography else ()
+        return self.place(job).holds(job.key, needs)
 
 
 def _check_labels(examples: Examples, task: Task, split: str) -> None:
@@ -434,12 +451,15 @@ class TrainWorker:
             self.tokenizer = load_tokenizer(work.checkpoint)
         self.encoded: Encoded | None = None
         self.evaluation: tuple[Examples, PreparedData] | None = None
+        self.mapped: PreparedData | None = None
 
     def run(self, job: Job) -> Contents:
         """Train one run, or find that another process just did."""
         work, place = self.work, self.work.place(job)
-        with place.claimed(job.key) as directory:
-            if not place.holds(job.key):
+        # A run under way without the record of its first epochs cannot go on with one.
+        key = f"{job.key} with cartography" if work.config.cartography else job.key
+        with place.claimed(key) as directory:
+            if not work.holds(job):
                 with isolated_randomness(), cpu_threads(work.config.threads), quiet_transformers():
                     try:
                         self._train(job, place, directory)
@@ -470,6 +490,7 @@ class TrainWorker:
             save_model(model, target, work.checkpoint.path, work.checkpoint.fingerprint)
             self.tokenizer.save_pretrained(target)
 
+        recorder = self._recorder(job.label, model, directory)
         with track(work.steps, job.label, "steps", enabled=work.progress) as progress:
             history = run_loop(
                 Loop(
@@ -485,6 +506,8 @@ class TrainWorker:
                     save=save,
                     evaluate=self._evaluator(model),
                     progress=progress,
+                    callbacks=() if recorder is None else (recorder,),
+                    best=work.best,
                 )
             )
         table = _history_table(history)
@@ -498,16 +521,18 @@ class TrainWorker:
             "environment": environment(),
             "summary": self._summary(job.label, seeds, table),
         }
-        place.finish(record, table, lambda target: self._save_all(target, save))
+        place.finish(record, table, lambda target: self._save_all(target, save, recorder))
 
-    def _save_all(self, target: Path, save: Any) -> None:
+    def _save_all(self, target: Path, save: Any, recorder: EpochRecorder | None) -> None:
         save(target)
+        if recorder is not None:
+            chosen = self.work.chosen
+            rows = range(len(self.work.rows)) if chosen is None else chosen
+            recorder.dynamics(rows).write(target / FILE)
         if self.work.chosen is not None:
             ids = "".join(f"{text_id}\n" for text_id in self.work.rows.ids)
             (target / "train_rows.txt").write_text(ids, encoding="utf-8")
 
-                    callbacks=() if recorder is None else (recorder,),
-                    best=work.best,
     def _summary(self, name: str, seeds: Seeds, history: pd.DataFrame) -> dict[str, Any]:
         trained = history.dropna(subset="loss")
         metrics = [str(column) for column in history if "/" in str(column)]
@@ -518,8 +543,19 @@ class TrainWorker:
             "steps": int(history.step.iloc[-1]),
             "train_loss": float(trained.loss.iloc[-1]),
             **{column: float(history[column].dropna().iloc[-1]) for column in metrics},
+            **self._best(history),
             "seconds": float(trained.seconds.iloc[-1]),
         }
+
+    def _best(self, history: pd.DataFrame) -> dict[str, Any]:
+        """The step of RUN@best, or of the evaluation that none after it was better than."""
+        rule = self.work.best
+        if rule is None:
+            return {}
+        rows = history[history[f"{self.work.eval_split}/loss"].notna()]
+        pairs = zip(rows["step"], rows[rule.column], strict=True)
+        best, _ = rule.best([{"step": float(s), rule.column: float(v)} for s, v in pairs])
+        return {"best_step": int(best["step"]), "best_value": best[rule.column]}
 
     # --- data ------------------------------------------------------------------------------
 
@@ -543,20 +579,27 @@ class TrainWorker:
         length = longest_input(self.tokenizer, model, self.work.config.max_length)
         encoded = encode(examples, self.tokenizer, task.kind, max_length=length)
         warn_if_cut(f"{task.name}:{split}", encoded, length)
-            **self._best(history),
         return fit_to_model(encoded, model, self.tokenizer, f"{task.name}:{split}")
 
-    def _evaluator(self, model: Any) -> Any:
-    def _best(self, history: pd.DataFrame) -> dict[str, Any]:
-        """The step of RUN@best, or of the evaluation that none after it was better than."""
-        rule = self.work.best
-        if rule is None:
-            return {}
-        rows = history[history[f"{self.work.eval_split}/loss"].notna()]
-        pairs = zip(rows["step"], rows[rule.column], strict=True)
-        best, _ = rule.best([{"step": float(s), rule.column: float(v)} for s, v in pairs])
-        return {"best_step": int(best["step"]), "best_value": best[rule.column]}
+    def _recorder(self, name: str, model: Any, directory: Path) -> EpochRecorder | None:
+        """What records the dynamics of a run, where that is wanted."""
+        work = self.work
+        if not work.config.cartography:
+            return None
+        data = Data(work.task, work.split)
+        encoded, rows = self._prepare(model), work.rows
+        if self.mapped is None:
+            batches = tuple(batch.to(work.device) for batch in cut_batches(encoded, 4096))
+            self.mapped = PreparedData(
+                data.name, work.objective, batches, len(rows), rows.ids, 0, encoded
+            )
+        seq2seq = work.task.kind == "seq2seq"
+        answers = closed_answers(data.examples(None)) if seq2seq else None
+        probe = Probe(model, self.mapped, rows, tokenizer=self.tokenizer, answers=answers)
+        steps = steps_per_epoch(len(rows), work.config.batch_size, work.config.accumulation)
+        return EpochRecorder(probe, directory, steps, name)
 
+    def _evaluator(self, model: Any) -> Any:
         if self.evaluation is None:
             return None
         examples, prepared = self.evaluation

@@ -178,7 +178,7 @@ class _LandformTrainer(Trainer):
             args=arguments,
             train_dataset=range(len(loop.encoded)),
             data_collator=self._collate,
-            callbacks=[_Companion(self)],
+            callbacks=[_Companion(self), *loop.callbacks],
         )
         self.remove_callback(PrinterCallback)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,12 +65,14 @@ class RunDirectory:
             )
         return value
 
-    def holds(self, key: str) -> bool:
-        """Whether the finished run `key` is here with all its files in their full size."""
+    def holds(self, key: str, needs: Sequence[str] = ()) -> bool:
+        """Whether the finished run `key` is here with all its files in their full size, those that
+        it `needs` among them."""
         record = self.record()
         return (
             record is not None
             and record["key"] == key
+            and all(name in record["files"] for name in needs)
             and all(
                 (self.path / name).is_file() and (self.path / name).stat().st_size == size
                 for name, size in record["files"].items()
