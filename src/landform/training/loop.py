@@ -193,9 +193,9 @@ class _LandformTrainer(Trainer):
 
     def _part(self, positions: Sequence[int]) -> dict[str, Tensor]:
         encoded = self.loop.encoded
-        # Other masks in every epoch, as in Liu et al. 2019, from the text and these two alone.
+        # Other masks (Liu et al. 2019), another reference, in every epoch: from text and seed alone.
         seed = f"{self.loop.seeds.data} {self.order.epoch}"
-        rows = [encoded.masked(i, seed) for i in positions]
+        rows = [encoded.drawn(i, seed) for i in positions]
         batch = collate(rows, positions, pad_id=encoded.pad_id)
         return {**batch.inputs, "labels": batch.labels, "rows": batch.rows}
 
