@@ -24,7 +24,13 @@ from safetensors import SafetensorError
 from landform.config import Config
 from landform.errors import CheckpointError, ConfigError, SpaceMismatchError
 from landform.store.fingerprint import fingerprint, fingerprint_file
-from landform.weights.tuning import ADAPTER_CONFIG, ADAPTER_WEIGHTS, apply_tuning, read_base
+from landform.weights.tuning import (
+    ADAPTER_CONFIG,
+    ADAPTER_WEIGHTS,
+    apply_tuning,
+    draw_tuning,
+    read_base,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -693,19 +699,8 @@ def _load_tuned(
     options: LoadConfig,
     changes: dict[str, Any],
 ) -> PreTrainedModel:
-    check_loadable(checkpoint, options)
-    kind = kind or head_kind(checkpoint)
-    headed = kind in ("classification", "regression", "token-classification")
-    if headed:
-        named = {str(i): name for i, name in enumerate(checkpoint.label_names())}
-        labels = {"id2label": named, "label2id": {name: int(i) for i, name in named.items()}}
-        changes = {"num_labels": len(named), **labels, **changes}
-        if kind == "regression":
-            changes["problem_type"] = "regression"
     with torch_random_kept():  # a head drawn here is overwritten by the one that was trained
-        model: Any = _load_whole(
-            checkpoint.base, kind, options, new_head=headed, changes=changes, other_head=headed
-        )
+        model = _load_base(checkpoint, kind, options, changes)
     drawn = model.landform_new_tensors
     try:
         model = apply_tuning(model, tuning, checkpoint.path, checkpoint.spec)
@@ -720,6 +715,53 @@ def _load_tuned(
             remedy="the head was not saved with the adapter: name it in modules_to_save",
         )
     model.landform_new_tensors = frozenset()
+    model.eval()
+    return model  # type: ignore[no-any-return]
+
+
+def _load_base(
+    checkpoint: Checkpoint, kind: str | None, options: LoadConfig, changes: dict[str, Any]
+) -> Any:
+    """The pre-trained model of a tuned one, under a head that fits what was tuned."""
+    check_loadable(checkpoint, options)
+    kind = kind or head_kind(checkpoint)
+    headed = kind in ("classification", "regression", "token-classification")
+    if headed:
+        named = {str(i): name for i, name in enumerate(checkpoint.label_names())}
+        labels = {"id2label": named, "label2id": {name: int(i) for i, name in named.items()}}
+        changes = {"num_labels": len(named), **labels, **changes}
+        if kind == "regression":
+            changes["problem_type"] = "regression"
+    return _load_whole(
+        checkpoint.base, kind, options, new_head=headed, changes=changes, other_head=headed
+    )
+
+
+def draw_tuned(
+    checkpoint: Checkpoint,
+    kind: str | None = None,
+    config: LoadConfig | None = None,
+    *,
+    seed: int,
+    **changes: float,
+) -> PreTrainedModel:
+    """The tuned model as its training began, drawn anew under `seed`.
+
+    What the tuning method adds and the head have first weights of their own; other tensors that
+    were tuned are those of the pre-trained model. `changes` are options of the method (`init_std`).
+    Raises `ConfigError` for a whole model: its training began at the pre-trained one.
+    """
+    import torch
+
+    if checkpoint.tuning is None:
+        raise ConfigError(
+            f"{checkpoint.spec} is a whole model, whose training began at the pre-trained one",
+            remedy="start there: name the pre-trained model, or use chord or midpoint with noise",
+        )
+    with torch_random_kept():
+        torch.manual_seed(seed)
+        model = _load_base(checkpoint, kind, config or LoadConfig(), {})
+        model = draw_tuning(model, checkpoint.tuning, checkpoint.path, checkpoint.spec, **changes)
     model.eval()
     return model  # type: ignore[no-any-return]
 

@@ -39,6 +39,7 @@ __all__ = [
     "Tuning",
     "TuningConfig",
     "apply_tuning",
+    "draw_tuning",
     "head_modules",
     "save_model",
     "tune",
@@ -359,7 +360,31 @@ def apply_tuning(model: Any, options: dict[str, Any], path: Path, spec: str) -> 
     return _apply_peft(model, options, tensors, spec)
 
 
-def _apply_peft(model: Any, options: dict[str, Any], tensors: dict[str, Tensor], spec: str) -> Any:
+def draw_tuning(
+    model: Any, options: dict[str, Any], path: Path, spec: str, **changes: float
+) -> Any:
+    """`apply_tuning` with the first weights of the method in place of the trained ones.
+
+    They are drawn from torch's global generator; tensors of the pre-trained model that were tuned
+    stay as they are there. `changes` are options of landform's own methods that read them.
+    """
+    from safetensors import safe_open
+
+    if "landform" not in options:
+        config = _peft_config(options, spec)
+        if hasattr(config, "init_lora_weights"):
+            config.init_lora_weights = True  # others look at data, or change the model itself
+        return _wrap(model, config)
+    kept = options["landform"]
+    used = {name: value for name, value in changes.items() if name in kept}
+    config = TuningConfig.parse({**kept, **used}, where=str(path / ADAPTER_CONFIG))
+    _insert(model, config)
+    with safe_open(path / ADAPTER_WEIGHTS, framework="pt") as file:
+        names = frozenset(file.keys())
+    return _freeze(model, names, Tuning(options))
+
+
+def _peft_config(options: dict[str, Any], spec: str) -> Any:
     peft = _peft()
     try:
         config = peft.PeftConfig.from_peft_type(**options)
@@ -375,6 +400,11 @@ def _apply_peft(model: Any, options: dict[str, Any], tensors: dict[str, Tensor],
             remedy="train them with landform train --tuning prefix (or prompt)",
         )
     config.inference_mode = False
+    return config
+
+
+def _apply_peft(model: Any, options: dict[str, Any], tensors: dict[str, Tensor], spec: str) -> Any:
+    peft, config = _peft(), _peft_config(options, spec)
     with torch.random.fork_rng(devices=[]):
         tuned = _wrap(model, config)
     wrapped = tuned.landform_tuning.peft
