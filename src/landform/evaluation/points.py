@@ -71,6 +71,9 @@ __all__ = [
     "PreparedData",
     "check_metrics",
     "check_padding",
+    "check_same_vocabulary",
+    "prepare",
+    "target_length",
     "warn_if_cut",
 ]
 
@@ -674,8 +677,20 @@ def _check_compatible(first: Checkpoint, other: Checkpoint, vocabulary: dict[str
             f"{other.label_names()}: their heads cannot be mixed",
             remedy="permute the rows of one head, or compare models of one label order",
         )
+    check_same_vocabulary(first, other, vocabulary)
+
+
+def check_same_vocabulary(
+    first: Checkpoint, other: Checkpoint, vocabulary: dict[str, int] | None = None
+) -> None:
+    """`CheckpointError` for two checkpoints that number their tokens differently.
+
+    `vocabulary` is that of the first where it has been read.
+    """
     if first.tokenizer_fingerprint == other.tokenizer_fingerprint:
         return
+    if vocabulary is None:
+        vocabulary = load_tokenizer(first).get_vocab()
     if load_tokenizer(other).get_vocab() != vocabulary:
         raise CheckpointError(
             f"{first.spec} and {other.spec} have different vocabularies: the same text would be "

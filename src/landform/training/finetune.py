@@ -20,12 +20,14 @@ from landform.config import nearest
 from landform.errors import ConfigError, DataError, LandformError, NonFiniteError, StoreError
 from landform.evaluation.cartography import FILE, Probe, closed_answers, refuse_regression
 from landform.evaluation.evaluate import metric_names
+from landform.evaluation.generation import Generation, generation_of
 from landform.evaluation.points import (
     Data,
     Evaluator,
     PreparedData,
     RawOutputs,
     check_metrics,
+    target_length,
     warn_if_cut,
 )
 from landform.results import Result
@@ -43,7 +45,7 @@ from landform.tasks.batching import (
     longest_input,
     set_padding,
 )
-from landform.tasks.metrics import Predictions, get_metric
+from landform.tasks.metrics import get_metric
 from landform.tasks.objective import Objective
 from landform.tasks.task import Examples, Task
 from landform.training.cartography import EpochRecorder, steps_per_epoch
@@ -65,8 +67,6 @@ from landform.weights.checkpoint import Checkpoint, load_tokenizer, quiet_transf
 from landform.weights.tuning import save_model
 
 __all__ = ["TrainConfig", "TrainStudy", "TrainWork", "TrainWorker", "Training", "train"]
-
-_TEXT_METRICS = frozenset({"exact_match", "token_f1", "rouge_l"})
 
 
 @dataclass(frozen=True)
@@ -384,8 +384,11 @@ class TrainWork:
 
     @cached_property
     def metrics(self) -> tuple[str, ...]:
-        """Names of the metrics of the evaluations (those of generated text need `evaluate`)."""
-        return tuple(name for name in metric_names(self.task) if name not in _TEXT_METRICS)
+        """Names of the metrics of the evaluations; of generated text only where it is wanted."""
+        names = metric_names(self.task)
+        if self.config.max_new_tokens == 0:
+            names = tuple(name for name in names if not get_metric(name).reads_texts)
+        return names
 
     @cached_property
     def best(self) -> BestRule | None:
@@ -569,7 +572,14 @@ class TrainWorker:
                 # 4096 tokens at once: enough for a matrix product, little enough for a cache.
                 batches = tuple(b.to(self.work.device) for b in cut_batches(encoded, 4096))
                 prepared = PreparedData(
-                    data.name, self.work.objective, batches, len(examples), examples.ids, 0, encoded
+                    data.name,
+                    self.work.objective,
+                    batches,
+                    len(examples),
+                    examples.ids,
+                    0,
+                    encoded,
+                    self._generation(model),
                 )
                 self.evaluation = (examples, prepared)
         return self.encoded
@@ -577,9 +587,21 @@ class TrainWorker:
     def _encode(self, examples: Examples, split: str, model: Any) -> Encoded:
         task = self.work.task
         length = longest_input(self.tokenizer, model, self.work.config.max_length)
-        encoded = encode(examples, self.tokenizer, task.kind, max_length=length)
+        encoded = encode(
+            examples,
+            self.tokenizer,
+            task.kind,
+            max_length=length,
+            max_target_length=target_length(task, model),
+        )
         warn_if_cut(f"{task.name}:{split}", encoded, length)
         return fit_to_model(encoded, model, self.tokenizer, f"{task.name}:{split}")
+
+    def _generation(self, model: Any) -> Generation | None:
+        most = self.work.config.max_new_tokens
+        if most == 0:
+            return None
+        return generation_of(self.work.task, model, self.tokenizer, most)
 
     def _recorder(self, name: str, model: Any, directory: Path) -> EpochRecorder | None:
         """What records the dynamics of a run, where that is wanted."""
@@ -612,14 +634,7 @@ class TrainWorker:
         return evaluate
 
     def _metrics(self, examples: Examples, outputs: RawOutputs) -> dict[str, float]:
-        sequence = self.work.task.kind in ("classification", "regression")
-        predictions = Predictions(
-            logits=outputs.logits,
-            labels=np.asarray(examples.labels) if sequence else None,
-            losses=outputs.losses,
-            tokens=outputs.tokens,
-            correct=outputs.correct,
-        )
+        predictions = outputs.predictions(examples, self.work.task.kind)
         split = self.work.eval_split
         return {
             f"{split}/{name}": float(get_metric(name).aggregate(predictions))

@@ -64,6 +64,9 @@ class TrainConfig(TuningConfig):
     """Compute in bfloat16 where that is safe; weights and optimizer stay float32."""
     max_length: int | None = Field(None, ge=2)
     """Cut inputs at this many tokens (default: what model and tokenizer can take)."""
+    max_new_tokens: int | None = Field(None, ge=0)
+    """Cut the answers that evaluations generate, where a metric judges them, at this many tokens
+    (default: 64, or what the model can take; 0: generate none, evaluate the loss only)."""
     new_head: bool = False
     """Draw a new head even if the model has one that fits."""
     perturb: float = Field(0.0, ge=0, allow_inf_nan=False)
@@ -196,6 +199,8 @@ def identity(config: TrainConfig) -> dict[str, Any]:
     left_out = WHERE_ONLY | TUNING_OPTIONS
     if config.optimizer == "adamw":
         left_out |= {"optimizer"}
+    if config.max_new_tokens is None:
+        left_out |= {"max_new_tokens"}
     if config.max_steps is not None:
         left_out |= {"epochs"}
     left_out |= {name for name in ("keep_best", "early_stop") if getattr(config, name) is None}
