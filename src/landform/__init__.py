@@ -48,6 +48,7 @@ if TYPE_CHECKING:
         convexity_gap,
     )
     from landform.geometry.fitting import FittedPath, PathEvaluation, fit_curve, walk
+    from landform.geometry.knowledge import Knowledge, knowledge_along_path
     from landform.geometry.line import Interpolation, interpolate
     from landform.geometry.ridge import Ridge, ridge
     from landform.geometry.sharpness import Sharpness, SharpnessComparison, sharpness
@@ -94,6 +95,7 @@ _HOME = {
     "GradientIndex": "landform.attribution.index",
     "Influence": "landform.attribution.influence",
     "Interpolation": "landform.geometry.line",
+    "Knowledge": "landform.geometry.knowledge",
     "LinearDatamodelling": "landform.attribution.lds",
     "Mislabel": "landform.attribution.mislabel",
     "Objective": "landform.tasks.objective",
@@ -133,6 +135,7 @@ _HOME = {
     "import_kronfluence": "landform.curvature.kronfluence",
     "influence": "landform.attribution.influence",
     "interpolate": "landform.geometry.line",
+    "knowledge_along_path": "landform.geometry.knowledge",
     "lds": "landform.studies.lds",
     "linear_datamodelling_score": "landform.attribution.lds",
     "load_model": "landform.weights.checkpoint",

@@ -28,7 +28,7 @@ from landform.store.artifacts import ArtifactStore
 from landform.store.engines import run_plan
 from landform.store.plan import Forecast, Job, Plan
 from landform.store.study import open_store
-from landform.tasks.metrics import Predictions
+from landform.tasks.metrics import Predictions, get_metric
 from landform.tasks.task import Examples, Task, loss_unit
 from landform.weights.checkpoint import Checkpoint, resolve
 
@@ -412,7 +412,8 @@ def _table(
     rows: list[dict[str, Any]] = []
     for k, (t, predictions) in enumerate(zip(ts, points, strict=True)):
         row: dict[str, Any] = {"data": data.name, "t": t}
-        row["loss"] = float(statistics.loss[0, k])
+        # The metric itself: at the ends it is that of `evaluate`, to the last digit.
+        row["loss"] = float(np.asarray(get_metric("loss").aggregate(predictions)))
         row["loss_low"] = float(statistics.loss_low[0, k])
         row["loss_high"] = float(statistics.loss_high[0, k])
         for name, (value, low, high) in metric_table(predictions, names, config).items():
