@@ -257,16 +257,16 @@ def test_first_weights_have_the_deviation_asked_for() -> None:
         tuning="prefix", prefix_length=2000, prefix_hidden=7, init_mean=1.0, init_std=0.5
     )
     prefix = tune(model, config, head=False).bert.encoder.prefix
-    assert abs(float(prefix.embedding.mean()) - 1.0) < 0.02
-    assert abs(float(prefix.embedding.std()) - 0.5) < 0.02
+    assert abs(prefix.embedding.mean().item() - 1.0) < 0.02
+    assert abs(prefix.embedding.std().item() - 0.5) < 0.02
     # Kaiming with a = sqrt(5): uniform within 1 / sqrt(inputs)
-    assert 0.9 / 4 < float(prefix.down.abs().max()) <= 1 / 4
-    assert 0.9 / math.sqrt(7) < float(prefix.up.abs().max()) <= 1 / math.sqrt(7)
+    assert 0.9 / 4 < prefix.down.abs().max().item() <= 1 / 4
+    assert 0.9 / math.sqrt(7) < prefix.up.abs().max().item() <= 1 / math.sqrt(7)
 
 
 def test_attention_that_takes_no_keys_is_refused() -> None:
     model = family("deberta")
-    with pytest.raises(ConfigError, match="DebertaV2.* takes no further keys"):
+    with pytest.raises(ConfigError, match=r"DebertaV2.* takes no further keys"):
         tune(model, TuningConfig(tuning="prefix"), head=False)
     call(model, ids(1, 4))  # and is left as it was
     with pytest.raises(ConfigError, match="has a prefix already"):

@@ -179,6 +179,7 @@ def test_inputs_that_do_not_fit_are_named(name: str, positions: int) -> None:
         with pytest.raises(DataError, match=f"model's {positions} positions") as error:
             call(model, ids(1, positions - LENGTH + 1))
         assert f"max_length <= {positions - LENGTH}" in str(error.value)
+        assert model.landform_text_positions == positions - LENGTH
         # and the refused call leaves nothing behind
         text = ids(1, 6)
         torch.testing.assert_close(call(model, text), by_hand(name, prompt_of(model), text))

@@ -11,7 +11,7 @@ an older transformers; the module is small.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -24,14 +24,15 @@ __all__ = ["Bottleneck", "insert", "output_projections"]
 # The last layer of an attention block (self or cross), in the spellings of transformers' families.
 _ATTENTION = re.compile(
     r"(attention\.output\.dense|attention\.(out_lin|out_proj|o_proj|dense)|"
-    r"(attn|attention)\.(o_proj|out_proj|c_proj|o|dense)|(Self|EncDec)Attention\.o|"
-    r"(self_attn|encoder_attn|crossattention)\.(output\.dense|o_proj|out_proj|c_proj|dense))$"
+    r"(attn|attention)\.(o_proj|out_proj|c_proj|o|Wo|dense)|(Self|EncDec)Attention\.o|"
+    r"(self_attn|encoder_attn|crossattention)\."
+    r"(output|output\.dense|o_proj|out_proj|c_proj|dense))$"
 )
 _FEED_FORWARD = re.compile(
-    r"((?<!attention\.)output\.dense|\.wo|down_proj|mlp\.c_proj|ffn\.lin2|\.fc2|dense_4h_to_h|"
-    r"mlp\.fc_out|mlp\.dense_4h_to_h)$"
+    r"((?<!attention\.)output\.dense|\.wo|mlp\.Wo|down_proj|mlp\.c_proj|ffn\.lin2|ffn_output|\.fc2|"
+    r"dense_4h_to_h|mlp\.fc_out)$"
 )
-_LAYER = re.compile(r"\b(layers?|h|blocks?)\.\d+\.")
+_LAYER = re.compile(r"(?:\b|_)(layers?|h|blocks?)\.\d+\.")
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "silu": nn.functional.silu,
     "relu": nn.functional.relu,
@@ -73,18 +74,13 @@ def insert(
     """Put adapters behind the blocks of `model`; the names of their tensors.
 
     `placement`: houlsby (attention and feed-forward blocks) or pfeiffer (feed-forward blocks).
-    Entries are drawn from N(mean, std^2). Raises `ConfigError` for a model whose blocks are not
-    recognised, and for one that has adapters.
+    Entries are drawn from N(mean, std^2). A layer that a model runs several times (ALBERT) has one
+    adapter for all of them. Raises `ConfigError` for a model whose blocks are not recognised in
+    every layer, and for one that has adapters.
     """
     wanted = ("attention", "feed_forward") if placement == "houlsby" else ("feed_forward",)
     found = output_projections(model)
-    missing = [kind for kind in wanted if kind not in found.values()]
-    if missing:
-        raise ConfigError(
-            f"adapter: no {missing[0].replace('_', '-')} blocks recognised in "
-            f"{type(model).__name__}",
-            remedy="use tuning lora with lora_modules",
-        )
+    _check_every_layer(model, found, wanted)
     names: set[str] = set()
     for name, kind in found.items():
         if kind not in wanted:
@@ -100,6 +96,21 @@ def insert(
         layer.add_module("adapter", adapter)
         layer.register_forward_hook(_adapt)
     return names
+
+
+def _check_every_layer(model: Any, found: dict[str, str], wanted: Sequence[str]) -> None:
+    """Raise where some layer would go without: half a method under the name of the whole."""
+    matches = [(_LAYER.search(name), name) for name, _ in model.named_parameters()]
+    layers = sorted({name[: match.end()] for match, name in matches if match})
+    for layer in layers or [""]:
+        kinds = {kind for name, kind in found.items() if name.startswith(layer)}
+        for kind in wanted:
+            if kind not in kinds:
+                raise ConfigError(
+                    f"adapter: no {kind.replace('_', '-')} block recognised in "
+                    f"{layer.rstrip('.') or 'the layers'} of {type(model).__name__}",
+                    remedy="use tuning lora with lora_modules",
+                )
 
 
 def _adapt(layer: Any, _: Any, output: Tensor) -> Tensor:

@@ -156,6 +156,8 @@ def insert(model: Any, *, length: int, mean: float, std: float) -> set[str]:
     prompt = Prompt(
         length, _width(table), at=_tokens_before(model), kept=decoder is not None, limit=limit
     ).to(table.weight)
+    if limit is not None:
+        model.landform_text_positions = limit - length  # where inputs are cut
     prompt.placeholder = 1 if getattr(model.config, "pad_token_id", None) == 0 else 0
     nn.init.normal_(prompt.weight, mean, std)
     stack.add_module("prompt", prompt)
