@@ -33,6 +33,7 @@ from landform.tasks.metrics import (
 CLASS_METRICS = ("accuracy", "macro_f1", "matthews", "ece", "brier")
 REGRESSION_METRICS = ("pearson", "spearman")
 TEXT_METRICS = ("exact_match", "token_f1", "rouge_l")
+ANSWER_METRICS = ("answer_accuracy", "answer_f1", "answer_matthews", "answer_pearson")
 TOKEN_METRICS = ("loss", "perplexity", "token_accuracy")
 WORDS = ("the", "cat", "a", "sat", "Mat", "on", "mat.", "!")
 
@@ -84,7 +85,45 @@ def texts(size: int, seed: int = 0) -> Predictions:
     )
 
 
+def labels_as_text(size: int, seed: int = 0) -> Predictions:
+    """Texts that are often the label, sometimes another one, none, or in another case."""
+    rng = np.random.default_rng(seed)
+    known = ("acceptable", "unacceptable", "Neither")
+    gold = rng.choice(known, size=size)
+    given = np.where(rng.random(size) < 0.5, gold, rng.choice((*known, "neither", "?"), size=size))
+    gold[: min(size, 2)] = known[: min(size, 2)]
+    return Predictions(
+        None,
+        None,
+        np.ones(size),
+        np.ones(size),
+        texts=tuple(f" {text}" for text in given),
+        references=tuple((str(g), "NEITHER")[: 1 + i % 2] for i, g in enumerate(gold)),
+    )
+
+
+def numbers_as_text(size: int, seed: int = 0, unreadable: int = 4) -> Predictions:
+    rng = np.random.default_rng(seed)
+    y = rng.integers(1, 6, size=size).astype(float)
+    x = y + rng.normal(size=size)
+    given = [f"{value:.4f}" for value in x]
+    for i in rng.permutation(size)[: min(unreadable, max(size - 3, 0))]:
+        given[i] = str(rng.choice(["five", "", "nan", "inf"]))
+    return Predictions(
+        None,
+        None,
+        np.ones(size),
+        np.ones(size),
+        texts=tuple(given),
+        references=tuple((f"{value:g}", "x") for value in y),
+    )
+
+
 def make(metric: str, size: int, seed: int) -> Predictions:
+    if metric == "answer_pearson":
+        return numbers_as_text(size, seed)
+    if metric in ANSWER_METRICS:
+        return labels_as_text(size, seed)
     if metric in REGRESSION_METRICS:
         return regression(size, seed, ties=seed % 2 == 0)
     if metric in TEXT_METRICS:
@@ -99,7 +138,9 @@ def make(metric: str, size: int, seed: int) -> Predictions:
 
 def test_every_metric_of_the_list_is_there_under_its_own_name() -> None:
     expected = {*CLASS_METRICS, *REGRESSION_METRICS, *TEXT_METRICS, *TOKEN_METRICS, "f1"}
-    assert set(METRICS) == expected
+    assert set(METRICS) == expected | {*ANSWER_METRICS}
+    judged = {name for name, metric in METRICS.items() if metric.reads_texts}
+    assert judged == {*TEXT_METRICS, *ANSWER_METRICS}
     for name, metric in METRICS.items():
         assert isinstance(metric, Metric)
         assert metric.name == name
@@ -314,6 +355,51 @@ def test_exact_match_and_token_f1_by_hand() -> None:
     assert METRICS["token_f1"].aggregate(p) == pytest.approx(3.3 / 6)
 
 
+def test_answer_accuracy_knows_no_case_and_takes_any_reference() -> None:
+    p = answers((" Yes ", ("no", "yes")), ("no", ("yes",)), ("the yes", ("yes",)))
+    assert METRICS["answer_accuracy"].per_example(p).tolist() == [1, 0, 0]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_answer_f1_is_scikit_learns_over_the_labels_that_occur(seed: int) -> None:
+    p = labels_as_text(30, seed)
+    gold = [first for first, *_ in p.references]
+    given = [text.strip() for text in p.texts]
+    expected = sk.f1_score(gold, given, average="macro", labels=np.unique(gold))
+    assert METRICS["answer_f1"].aggregate(p) == pytest.approx(expected, abs=1e-12)
+    right = [float(g == t) for g, t in zip(gold, given, strict=True)]
+    assert METRICS["answer_f1"].per_example(p).tolist() == right
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_answer_matthews_is_scikit_learns_of_acceptable_or_not(seed: int) -> None:
+    p = labels_as_text(30, seed)
+    gold = [first == "acceptable" for first, *_ in p.references]
+    given = [text.strip() == "acceptable" for text in p.texts]
+    expected = sk.matthews_corrcoef(gold, given)
+    assert METRICS["answer_matthews"].aggregate(p) == pytest.approx(expected, abs=1e-12)
+    right = [float(g == t) for g, t in zip(gold, given, strict=True)]
+    assert METRICS["answer_matthews"].per_example(p).tolist() == right
+
+
+def test_answer_pearson_is_scipys_of_the_numbers() -> None:
+    p = numbers_as_text(30, 1, unreadable=0)
+    x, y = [float(t) for t in p.texts], [float(first) for first, *_ in p.references]
+    expected = scipy.stats.pearsonr(x, y)[0]
+    assert METRICS["answer_pearson"].aggregate(p) == pytest.approx(expected, abs=1e-12)
+    products = scipy.stats.zscore(x) * scipy.stats.zscore(y)
+    np.testing.assert_allclose(METRICS["answer_pearson"].per_example(p), products, atol=1e-12)
+
+
+def test_a_text_that_is_no_number_stands_for_the_mean_of_the_others() -> None:
+    p = answers(("1", ("1",)), ("four", ("4",)), ("3", ("2",)), ("-inf", ("0",)))
+    expected = scipy.stats.pearsonr([1, 2, 3, 2], [1, 4, 2, 0])[0]
+    assert METRICS["answer_pearson"].aggregate(p) == pytest.approx(expected, abs=1e-12)
+    assert np.isnan(METRICS["answer_pearson"].aggregate(answers(("a", ("1",)), ("b", ("2",)))))
+    with pytest.raises(DataError, match="reference of row 1 is no number: 'two'"):
+        METRICS["answer_pearson"].aggregate(answers(("1", ("1",)), ("2", ("two",))))
+
+
 # --- degenerate samples -----------------------------------------------------------------------
 
 
@@ -415,7 +501,9 @@ def test_the_order_of_rows_does_not_matter(name: str) -> None:
     assert metric.aggregate(p.take(order)) == pytest.approx(metric.aggregate(p), rel=1e-12)
     values = metric.per_example(p)
     if values is not None:
-        np.testing.assert_array_equal(metric.per_example(p.take(order)), values[order])
+        # Standardised numbers are summed in another order; all others are the very same.
+        slack = 1e-12 if name == "answer_pearson" else 0
+        np.testing.assert_allclose(metric.per_example(p.take(order)), values[order], 0, slack)
 
 
 @pytest.mark.parametrize("name", sorted(METRICS))
@@ -428,7 +516,18 @@ def test_counts_of_one_give_the_aggregate_itself(name: str) -> None:
     )
 
 
-@pytest.mark.parametrize("name", ["accuracy", "brier", "exact_match", "token_f1", "rouge_l"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "accuracy",
+        "brier",
+        "exact_match",
+        "token_f1",
+        "rouge_l",
+        "answer_accuracy",
+        "answer_pearson",
+    ],
+)
 def test_the_mean_of_per_example_values_is_the_aggregate(name: str) -> None:
     p = make(name, 25, 13)
     values = METRICS[name].per_example(p)

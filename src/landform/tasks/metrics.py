@@ -892,7 +892,9 @@ class AnswerPearson(Metric):
     def per_example(self, p: Predictions) -> Array:
         x, y = self._numbers(p)
         found = np.isfinite(x)
-        x = np.where(found, x, x[found].mean() if found.any() else 0.0)
+        if not found.any() or (x[found] == x[found][0]).all():
+            return np.full_like(x, np.nan)
+        x = np.where(found, x, x[found].mean())
         return _standardised(x) * _standardised(y)
 
     def aggregate(self, p: Predictions, counts: Array | None = None) -> float | Array:
@@ -905,7 +907,8 @@ class AnswerPearson(Metric):
     @staticmethod
     def _one(x: Array, y: Array, weights: Array) -> float:
         found = np.isfinite(x) & (weights > 0)
-        if not found.any():
+        # The mean of equal numbers need not be that number to the last bit.
+        if not found.any() or (x[found] == x[found][0]).all():
             return float("nan")
         middle = np.average(x[found], weights=weights[found])
         return _correlation(np.where(np.isfinite(x), x, middle), y, weights)
