@@ -1,28 +1,46 @@
 """Points and directions of parameter space that are not checkpoints on a disk.
 
 A mix names its members by fingerprint. Besides checkpoints these are *vertices* (the bends of a
-trained path, a corner of a simplex: tensors that landform made) and *directions* (drawn from a seed
-around a checkpoint, so that nothing of them needs to be kept).
+trained path, a corner of a simplex: tensors that landform made), *directions* (drawn from a seed
+around a checkpoint, so that nothing of them needs to be kept) and *grafts* (one checkpoint under
+the head of another).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, Protocol
+from glob import escape
+from typing import Any, Literal, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from landform.errors import SpaceMismatchError
+from landform.errors import ConfigError, SpaceMismatchError
 from landform.store.fingerprint import fingerprint
-from landform.weights.checkpoint import Checkpoint
-from landform.weights.space import ParameterSpace
+from landform.weights.checkpoint import (
+    Checkpoint,
+    LoadConfig,
+    check_same_architecture,
+    load_model,
+)
+from landform.weights.space import ParameterSpace, check_same_buffers
+from landform.weights.tuning import head_modules
 
-__all__ = ["Direction", "Member", "Normalise", "Vertex", "random_direction"]
+__all__ = [
+    "Direction",
+    "Grafted",
+    "HeadPart",
+    "Member",
+    "Normalise",
+    "Vertex",
+    "head_tensors",
+    "random_direction",
+]
 
 Normalise = Literal["filter", "tensor", "none"]
+HeadPart = Literal["last", "all"]
 ReadPoint = Callable[[str], Tensor]
 
 
@@ -99,6 +117,82 @@ class Direction:
             normalise=self.normalise,
             one_axis=self.one_axis,
         )
+
+
+@dataclass(frozen=True)
+class Grafted:
+    """A checkpoint under the head of another: what two models of two tasks have in common.
+
+    theta_i = (theta_i of `head`) for the tensors of the head, (theta_i of `body`) for all others.
+    It is a point of the space of `head`, whose head may have another number of outputs. `part` is
+    `last` for the last layer alone (of RoBERTa's head `classifier.out_proj`, so that
+    `classifier.dense` counts to the body, as in Qin et al. 2022), or `all` for the whole head.
+    Tuned checkpoints (adapters, LoRA) are grafted as whole ones are.
+    """
+
+    body: Checkpoint
+    head: Checkpoint
+    part: HeadPart = "last"
+    allow_pickle: bool = False
+    """Read a body in pickled weights."""
+
+    @property
+    def spec(self) -> str:
+        """As people are told of it."""
+        return f"{self.body.spec} with the head of {self.head.spec}"
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of the two checkpoints and which tensors are taken from which."""
+        return fingerprint(("graft", self.body.fingerprint, self.head.fingerprint, self.part))
+
+    def flat(self, space: ParameterSpace, read: ReadPoint) -> Tensor:
+        """Its vector, shape (space.numel,).
+
+        Raises `SpaceMismatchError` naming a tensor outside the head in which the two differ, or an
+        option of their configs, and `ConfigError` where a model does not tell its head.
+        """
+        check_same_architecture(self.head, self.body)
+        dtype: Any = str(space.dtype).removeprefix("torch.")
+        config = LoadConfig(dtype=dtype, allow_pickle=self.allow_pickle)
+        model = load_model(self.body, None, config)
+        theirs = ParameterSpace.of(model)
+        kept = head_tensors(model, space.names, self.part)
+        dropped = head_tensors(model, theirs.names, self.part)
+        mine = space.subspace(exclude=map(escape, kept))
+        mine.check_same(
+            theirs.subspace(exclude=map(escape, dropped)), self.head.spec, self.body.spec
+        )
+        if any(buffer.is_floating_point() for buffer in model.buffers()):
+            headed = load_model(self.head, None, config)
+            check_same_buffers(headed, model, self.head.spec, self.body.spec)
+        flat = read(self.head.fingerprint).clone()
+        with torch.no_grad():
+            views, tensors = space.unflatten(flat), dict(model.named_parameters())
+            for name in mine.names:
+                views[name].copy_(tensors[name])
+        space.check_finite(flat, self.spec)
+        return flat
+
+
+def head_tensors(model: nn.Module, names: Iterable[str], part: HeadPart = "all") -> tuple[str, ...]:
+    """Those of the tensors `names` of `model` that belong to its head, in their order.
+
+    `part` last: only those of the module that owns the last of them, the layer whose outputs are
+    the labels. `ConfigError` where the class does not tell its head from its body, or has none.
+    """
+    modules = head_modules(model)
+    found = tuple(name for name in names if name.split(".")[0] in modules)
+    if not found:
+        raise ConfigError(
+            f"{type(model).__name__} has no head beside its body",
+            remedy="a model that answers in words has the same outputs for every task: walk the "
+            "line on both data sets (landform interpolate --also)",
+        )
+    if part == "all":
+        return found
+    last = found[-1].rpartition(".")[0]
+    return tuple(name for name in found if name.rpartition(".")[0] == last)
 
 
 def random_direction(
