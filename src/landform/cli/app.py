@@ -91,6 +91,11 @@ _COMMANDS = {
         "Basins of the same runs at several training steps: who changes?",
         "landform dynamics 'runs/seed*' --steps 100 200 --task sst2 --store study",
     ),
+    "cartography": (
+        "Read a run's data map: easy, ambiguous, hard and forgotten training rows.",
+        "landform cartography runs/seed0 --task sst2 --store study",
+        "landform cartography runs/seed0 --choose hard --size 1000 --out rows.txt",
+    ),
     "distance": (
         "Distances between two checkpoints: L2, RMS, cosine, per group of parameters.",
         "landform distance runs/seed0 runs/seed1 --by layer",

@@ -16,7 +16,7 @@ from landform.store.study import load_results, slug
 
 __all__ = ["export"]
 
-Kind = Literal["logs", "interpolations", "surface", "samples"]
+Kind = Literal["logs", "interpolations", "surface", "samples", "cartography"]
 
 
 def export(
@@ -37,9 +37,10 @@ def export(
     ----------
     kind
         logs: text logs of the lines of a connection; interpolations: its pickles; surface: pickles
-        of a plane through three models; samples: per-sample JSON of every evaluation.
+        of a plane through three models; samples: per-sample JSON of every evaluation; cartography:
+        cartography.json of every data map.
     store
-        The study directory.
+        The study directory; for cartography also a run that was trained with it.
     out
         Folder to write to.
     result
@@ -47,6 +48,10 @@ def export(
     only
         Only these data sets, as the result names them.
     """
+    if kind == "cartography":
+        wrote = _maps(store, out, result)
+        emit({"written": len(wrote)} if output.json_ else {}, output, wrote)
+        return
     results = load_results(Store.open(store, create=False))
     if kind == "samples":
         wrote = _samples(results, out, result, only)
@@ -87,6 +92,29 @@ def _one(results: dict[str, Any], kind: type, name: str | None, store: Path) -> 
         else f"{store} holds {len(fitting)} results of the kind {kind.__name__.lower()}",
         remedy=f"name one (--result): {known}",
     )
+
+
+def _maps(store: Path, out: Path, name: str | None) -> list[Path]:
+    from landform.evaluation.cartography import FILE, DataMap, read_dynamics
+    from landform.exchange.cartography import dynamics_of, write_cartography
+
+    if store.is_file() or (store / FILE).is_file():
+        return [write_cartography(read_dynamics(store), out / "cartography.json")]
+    results = load_results(Store.open(store, create=False))
+    maps = {
+        title: value
+        for title, value in results.items()
+        if isinstance(value, DataMap) and name in (None, title)
+    }
+    if not maps:
+        raise ConfigError(
+            f"{store} holds no data map" + (f" called {name}" if name else ""),
+            remedy="make one: landform cartography RUN --store STUDY",
+        )
+    return [
+        write_cartography(dynamics_of(value), out / f"{title}.json")
+        for title, value in maps.items()
+    ]
 
 
 def _samples(

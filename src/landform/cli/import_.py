@@ -30,7 +30,7 @@ from landform.tasks.task import TaskConfig
 
 __all__ = ["import_"]
 
-Kind = Literal["logs", "interpolations", "surface", "samples", "hub"]
+Kind = Literal["logs", "interpolations", "surface", "samples", "cartography", "hub"]
 
 
 def import_(
@@ -51,7 +51,7 @@ def import_(
     match: tuple[str, ...] = (),
     repo_type: Literal["model", "dataset"] = "model",
     data: Annotated[TaskConfig, DataFlags] = TaskConfig(),
-    split: str = "validation",
+    split: str | None = None,
     options: Annotated[ImportConfig, OptionFlags] = ImportConfig(),
     output: Annotated[OutputConfig, OutputFlags] = OutputConfig(),
 ) -> None:
@@ -63,7 +63,8 @@ def import_(
     ----------
     kind
         logs: text logs of interpolate_1d; interpolations: its pickles; surface: pickles of
-        interpolate_2d; samples: per-sample JSON of many models; hub: download, read nothing.
+        interpolate_2d; samples: per-sample JSON of many models; cartography: cartography.json of
+        training dynamics; hub: download, read nothing.
     sources
         logs: folders or files, one data set each, the first makes the basins. samples: prefixes or
         folders, one data set each. hub: prefixes of models, or repositories of logs.
@@ -85,7 +86,8 @@ def import_(
     metrics
         interpolations: names of the columns after the loss. samples: metrics to compute.
     out
-        hub: folder to download to.
+        hub: folder to download to. cartography: folder for the record, which landform cartography
+        reads.
     download
         hub: the evaluations of all models of a prefix, or the logs of a repository.
     match
@@ -93,7 +95,7 @@ def import_(
     repo_type
         hub: what kind of repository it is.
     split
-        The split of the task that per-sample files are from.
+        The split of the task that per-sample files are from (of cartography: train).
     """
     if kind == "hub":
         _download(sources, out, download, match, repo_type, output)
@@ -102,6 +104,10 @@ def import_(
         raise ConfigError(
             f"{len(name)} names for {len(sources)} sources", remedy="give one --name for each"
         )
+    if kind == "cartography":
+        _map(sources, out, store, keep_as, data, split or "train", output)
+        return
+    split = split or "validation"
     wanted = _Wanted(name, allow_pickle, skip_unfinished, metrics)
     if kind == "samples":
         results = _evaluations(sources, suffixes, data, split, wanted)
@@ -218,6 +224,42 @@ def _keep(
         for result in shown[:readings]:
             print(result.reading)
         emit({}, output, wrote)
+    if store is not None and not output.json_:
+        print(f"next: landform report {store}")
+
+
+def _map(
+    sources: list[str],
+    out: Path | None,
+    store: Path | None,
+    keep_as: str | None,
+    data: TaskConfig,
+    split: str,
+    output: OutputConfig,
+) -> None:
+    from landform.evaluation.cartography import FILE, map_of
+    from landform.exchange.cartography import read_cartography
+
+    if len(sources) > 1:
+        raise ConfigError(
+            f"{len(sources)} sources: cartography files are read one at a time",
+            remedy="run the command once for each, with its own --out or --keep-as",
+        )
+    task = make_task(data) if data.task or data.files else None
+    examples = None if task is None else task.examples(split)
+    dynamics = read_cartography(sources[0], examples)
+    if examples is not None:
+        examples = examples.take(dynamics.rows)
+    result = map_of(dynamics, run=sources[0], task=task, split=split, examples=examples)
+    wrote = []
+    if out is not None:
+        dynamics.write(out / FILE)
+        wrote.append(out / FILE)
+    if store is not None:
+        title = keep_as or slug("cartography", Path(sources[0]).stem)
+        publish(open_study(store), title, result)
+        wrote.append(store / "results" / title)
+    emit(result, output, wrote)
     if store is not None and not output.json_:
         print(f"next: landform report {store}")
 

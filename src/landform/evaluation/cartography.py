@@ -52,6 +52,7 @@ __all__ = [
     "cartography",
     "closed_answers",
     "data_map",
+    "from_table",
     "map_of",
     "read_dynamics",
     "summarise",
@@ -165,7 +166,7 @@ def read_dynamics(run: str | os.PathLike[str] | Checkpoint) -> TrainingDynamics:
         raise StoreError(
             f"{path} was written by a newer landform", remedy="install that version or a newer one"
         )
-    return _from_table(frame, about, str(path))
+    return from_table(frame, about, str(path))
 
 
 def find_record(run: str | os.PathLike[str] | Checkpoint) -> Path:
@@ -190,7 +191,8 @@ def _place(run: str | os.PathLike[str] | Checkpoint) -> Path:
     return Path(run if isinstance(run, str | os.PathLike) else run.path).expanduser()
 
 
-def _from_table(frame: pd.DataFrame, about: dict[str, Any], where: str) -> TrainingDynamics:
+def from_table(frame: pd.DataFrame, about: dict[str, Any], where: str) -> TrainingDynamics:
+    """The dynamics in a table of `COLUMNS`, in any order of its rows; `where` is for errors."""
     remedy = "the file was changed or cut short: train the run again"
     try:
         numbers = {name: frame[name].to_numpy(np.float64) for name in COLUMNS[1:]}

@@ -21,7 +21,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal, Self, get_args
+from typing import Any, Literal, Self, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -30,9 +30,18 @@ from pydantic import Field, model_validator
 
 from landform.config import Config
 from landform.errors import ConfigError, DataError
+from landform.evaluation.cartography import DataMap, DataMapConfig
 from landform.store.atomic import atomic_path
 
-__all__ = ["SubsetConfig", "SubsetName", "choose_subset", "parse_mix", "write_rows"]
+__all__ = [
+    "CartographyConfig",
+    "SubsetConfig",
+    "SubsetName",
+    "choose_subset",
+    "export_subset",
+    "parse_mix",
+    "write_rows",
+]
 
 SubsetName = Literal[
     "easy", "hard", "ambiguous", "forgotten", "allforget", "forgeteasy", "forgethard", "random",
@@ -45,7 +54,7 @@ _PARTS = tuple(name for name in get_args(SubsetName) if name != "mix")
 class SubsetConfig(Config):
     """Which training rows are chosen by their place on the data map."""
 
-    subset: SubsetName | None = None
+    choose: SubsetName | None = None
     """Choose rows: easy, hard, ambiguous, forgotten (or allforget), forgeteasy, forgethard, random
     or mix."""
     size: int | None = Field(None, ge=1)
@@ -63,13 +72,17 @@ class SubsetConfig(Config):
         if self.size is not None and self.share is not None:
             raise ValueError("size and share both say how many rows: give one of them")
         given = [name for name in ("size", "share", "mix") if getattr(self, name)]
-        if self.subset is None and given:
-            raise ValueError(f"{given[0]} needs subset: which rows?")
+        if self.choose is None and given:
+            raise ValueError(f"{given[0]} needs choose: which rows?")
         if self.mix:
-            if self.subset != "mix":
-                raise ValueError("mix needs subset mix")
+            if self.choose != "mix":
+                raise ValueError("mix needs choose mix")
             parse_mix(self.mix)
         return self
+
+
+class CartographyConfig(SubsetConfig, DataMapConfig):
+    """Options of the command: the map, and the rows chosen from it."""
 
 
 def parse_mix(parts: Sequence[str]) -> dict[str, float]:
@@ -213,3 +226,32 @@ def write_rows(ids: Sequence[str], path: str | os.PathLike[str]) -> Path:
     with atomic_path(path) as temporary:
         temporary.write_text("".join(f"{text_id}\n" for text_id in ids), encoding="utf-8")
     return Path(path)
+
+
+def export_subset(
+    result: DataMap, config: SubsetConfig, path: str | os.PathLike[str]
+) -> dict[str, Any]:
+    """Choose rows of a map and write them as a row file; what was chosen, in numbers.
+
+    subset, rows, confidence (lowest and highest), variability, correctness and, where the labels
+    are known, labels: how many rows of each.
+    """
+    if config.choose is None:
+        raise ConfigError("no subset to write", remedy="name one: easy, hard, ambiguous, ...")
+    ids = choose_subset(
+        result.table,
+        config.choose,
+        size=config.size,
+        share=config.share,
+        mix=parse_mix(config.mix),
+        seed=config.seed,
+    )
+    write_rows(ids, path)
+    rows = result.table[result.table["text_id"].isin(set(ids))]
+    said: dict[str, Any] = {"subset": config.choose, "rows": len(ids)}
+    said["confidence"] = [float(rows["confidence"].min()), float(rows["confidence"].max())]
+    said |= {name: float(rows[name].mean()) for name in ("variability", "correctness")}
+    if result.by_label is not None:
+        counts = rows["label"].value_counts()
+        said["labels"] = {str(n): int(counts.get(n, 0)) for n in result.by_label["label"]}
+    return said

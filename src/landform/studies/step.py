@@ -35,6 +35,10 @@ class Step(Config):
         """The directory of the checkpoints, or the checkpoint, that this step writes."""
         return None
 
+    def writes(self) -> str | None:
+        """The row file that this step writes."""
+        return None
+
     def options(self, kind: type[Config]) -> dict[str, Any]:
         """The options that belong to the operation itself."""
         return {name: getattr(self, name) for name in kind.model_fields}

@@ -5,7 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from landform.errors import ConfigError
+from landform.evaluation.cartography import DataMapConfig, data_map
 from landform.evaluation.evaluate import EvaluateConfig, evaluate
+from landform.evaluation.map_subsets import CartographyConfig, export_subset
 from landform.results import Result
 from landform.store.artifacts import ArtifactStore
 from landform.store.study import publish, slug
@@ -26,7 +29,7 @@ from landform.studies.geometry_steps import (
     SimplexStep,
     SurfaceStep,
 )
-from landform.studies.step import Step, as_tuple, find, placed, resolve
+from landform.studies.step import Step, as_tuple, find, placed, resolve, train_split
 from landform.training.finetune import TrainStudy
 from landform.training.options import TrainConfig
 from landform.weights.checkpoint import select, short_names
@@ -34,7 +37,7 @@ from landform.weights.checkpoint import select, short_names
 if TYPE_CHECKING:
     from landform.studies.study_file import StudyFile
 
-__all__ = ["STEPS", "EvaluateStep", "ReportStep", "Step", "TrainStep"]
+__all__ = ["STEPS", "CartographyStep", "EvaluateStep", "ReportStep", "Step", "TrainStep"]
 
 
 class TrainStep(TrainConfig, Step):
@@ -54,11 +57,13 @@ class TrainStep(TrainConfig, Step):
     def check(self, file: StudyFile) -> None:
         """Look for the data, and for the model where it is there already."""
         file.task(self.task)[0].resolve(self.split)
-        if not file.makes(self.model):
+        if not file.makes(self.model) and not file.waits_for(self.row_file):
             self.study(file)
 
     def forecast(self, file: StudyFile, store: ArtifactStore | None) -> str:
         """Optimizer steps, time and memory."""
+        if file.waits_for(self.row_file):
+            return f"waits for the rows of an earlier step ({self.row_file})"
         return self.study(file).forecast().reading
 
     def run(self, file: StudyFile, store: ArtifactStore, progress: bool) -> list[Result]:
@@ -120,6 +125,51 @@ class EvaluateStep(EvaluateConfig, Step):
         return results
 
 
+class CartographyStep(CartographyConfig, Step):
+    """Read the data maps of runs that were trained with cartography."""
+
+    runs: str | tuple[str, ...]
+    """Names or patterns of the runs."""
+    task: str
+    """The task that they were trained on, TASK or TASK:SPLIT (default split: train)."""
+    out: str | None = None
+    """Write the rows of `choose` to this file, which `row_file` of a later step may name."""
+
+    def check(self, file: StudyFile) -> None:
+        """Look for the data, and for the runs that are there already."""
+        task, _ = file.task(self.task)
+        task.resolve(train_split(self.task))
+        find(file, as_tuple(self.runs))
+        if (self.out is None) != (self.choose is None):
+            raise ConfigError("choose and out belong together", remedy="give both of them")
+
+    def forecast(self, file: StudyFile, store: ArtifactStore | None) -> str:
+        """What is read."""
+        return f"{len(select(file.places(self.runs)))} records to read"
+
+    def run(self, file: StudyFile, store: ArtifactStore, progress: bool) -> list[Result]:
+        """Read every record, and keep its map under its name."""
+        task, split = file.task(self.task)[0], train_split(self.task)
+        chosen = select(file.places(self.runs))
+        if self.out is not None and len(chosen) > 1:
+            raise ConfigError(
+                f"step cartography: {self.out} takes the rows of one run, and {len(chosen)} match",
+                remedy="name one run",
+            )
+        results: list[Result] = []
+        for name, run in zip(short_names(chosen), chosen, strict=True):
+            result = data_map(run, task, split=split, **self.options(DataMapConfig))
+            publish(store, slug("cartography", name, task.name, split), result)
+            if self.out is not None:
+                export_subset(result, self, file.base / self.out)
+            results.append(result)
+        return results
+
+    def writes(self) -> str | None:
+        """The row file."""
+        return self.out
+
+
 class ReportStep(Step):
     """Write the HTML atlas."""
 
@@ -142,6 +192,7 @@ class ReportStep(Step):
 STEPS: dict[str, type[Step]] = {
     "train": TrainStep,
     "evaluate": EvaluateStep,
+    "cartography": CartographyStep,
     "interpolate": InterpolateStep,
     "surface": SurfaceStep,
     "ridge": RidgeStep,

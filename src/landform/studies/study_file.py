@@ -91,6 +91,14 @@ class StudyFile:
         """`place` for one name or several."""
         return [self.place(name) for name in ([names] if isinstance(names, str) else names)]
 
+    def waits_for(self, rows: Path | None) -> bool:
+        """Whether a row file is not there yet, and an earlier step writes it."""
+        if rows is None or (self.base / rows).exists():
+            return False
+        written = [step.writes() for step in self.steps]
+        files = [os.path.normpath(self.base / path) for path in written if path is not None]
+        return os.path.normpath(self.base / rows) in files
+
     def makes(self, name: str) -> bool:
         """Whether a checkpoint or pattern is, or lies in, a directory that a step fills."""
         path = os.path.normpath(self.base / name)
