@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,7 +38,14 @@ from landform.tasks.metrics import Predictions, get_metric
 from landform.tasks.task import Task
 from landform.weights.checkpoint import Checkpoint, resolve
 
-__all__ = ["Knowledge", "KnowledgeConfig", "knowledge_along_path", "knowledge_of", "known_of"]
+__all__ = [
+    "Knowledge",
+    "KnowledgeConfig",
+    "align_known",
+    "knowledge_along_path",
+    "knowledge_of",
+    "known_of",
+]
 
 Floats = npt.NDArray[np.float64]
 Named = str | os.PathLike[str] | Checkpoint
@@ -115,11 +122,13 @@ class Knowledge(Result):
     def reading(self) -> str:
         """One line for a person."""
         along, between = self.along, self.between.iloc[0]
-        lowest = along.iloc[int(along.score.argmin())]
-        interval = f"[{lowest.score_low:.3g}, {lowest.score_high:.3g}]"
-        where = f"on {self.data}, {self.metric} {along.score.iloc[0]:.3g} at one end and "
-        where += f"{along.score.iloc[-1]:.3g} at the other, lowest {lowest.score:.3g} {interval} "
-        where += f"at {lowest.t:.3g}"
+        where = f"on {self.data}"
+        if along.score.notna().all():
+            lowest = along.iloc[int(along.score.argmin())]
+            interval = f"[{lowest.score_low:.3g}, {lowest.score_high:.3g}]"
+            where += f", {self.metric} {along.score.iloc[0]:.3g} at one end and "
+            where += f"{along.score.iloc[-1]:.3g} at the other, lowest {lowest.score:.3g} "
+            where += f"{interval} at {lowest.t:.3g}"
         if between["of"]:
             share = (
                 f"{100 * between.share:.3g} % [{100 * between.low:.3g}, {100 * between.high:.3g}]"
@@ -216,19 +225,24 @@ def knowledge_along_path(
         ts, predictions = _along_curve(path, data, config, kept, progress)
         kind = path.fit.kind
     metric, scores = _scores(data, predictions)
+    examples = data.examples(config.rows)
+    log = example_log(data.task, examples, predictions[0])
     return knowledge_of(
-        (ends[0].spec, ends[1].spec),
-        data,
-        (metric, scores),
+        scores,
         ts,
+        log[[name for name in ("text_id", "text", "text_pair", "label") if name in log]],
         known,
         config,
+        a=ends[0].spec,
+        b=ends[1].spec,
+        data=data.name,
+        kind=data.task.kind,
+        metric=metric,
         path=kind,
         provenance={
             "weights": [c.fingerprint for c in ends],
-            "examples": data.examples(config.rows).fingerprint,
+            "examples": examples.fingerprint,
         },
-        predictions=predictions[0],
     )
 
 
@@ -284,47 +298,41 @@ def score_name(task: Task) -> str | None:
 
 
 def knowledge_of(
-    ends: tuple[str, str],
-    data: Data,
-    scored: tuple[str, Floats],
-    ts: tuple[float, ...],
+    scores: Floats,
+    ts: Sequence[float],
+    texts: pd.DataFrame,
     known: pd.DataFrame | None,
     config: KnowledgeConfig,
     *,
-    path: str = "line",
     provenance: Mapping[str, Any],
-    predictions: Predictions,
+    **about: str,
 ) -> Knowledge:
-    """The result of scores (points, examples) that have been measured; see `Knowledge`."""
-    metric, scores = scored
+    """The result of scores (points, examples) that have been measured.
+
+    `texts` and `known` have a row per example: text_id and texts; the numbers of the cartography.
+    `about` are fields of `Knowledge` that say what was measured: a, b, data, kind, metric, path.
+    """
     drawing: dict[str, Any] = {"replicates": config.replicates, "seed": config.seed}
     drawing["level"] = config.level
     along = along_path(scores, ts, **drawing)
     comparison = None
     if known is not None:
-        there = known[list(known.columns)].notna().all(axis=1).to_numpy()
+        there = known.notna().all(axis=1).to_numpy()
         numbers = {str(name): known[name].to_numpy(np.float64)[there] for name in known}
         comparison = compare_changes(
             scores[:, there], numbers, ts, controls=config.controls, **drawing
         )
-    log = example_log(data.task, data.examples(config.rows), predictions)
-    texts = log[[name for name in ("text_id", "text", "text_pair", "label") if name in log]]
-    columns = {f"{SCORE}{k}": row for k, row in enumerate(scores)}
-    parts = [texts, pd.DataFrame(columns), *([] if known is None else [known])]
+    columns = pd.DataFrame({f"{SCORE}{k}": row for k, row in enumerate(scores)})
+    parts = [texts, columns, *([] if known is None else [known])]
     return Knowledge(
-        a=ends[0],
-        b=ends[1],
-        data=data.name,
-        kind=data.task.kind,
-        metric=metric,
-        path=path,
-        ts=tuple(ts),
+        ts=tuple(float(t) for t in ts),
         table=pd.concat(parts, axis=1),
         along=along,
         summary=step_summary(along, comparison),
         between=between_ends(scores, config),
         provenance={**provenance, "config": config.model_dump(mode="json")},
         comparison=comparison,
+        **about,
     )
 
 
@@ -378,6 +386,24 @@ def known_of(
         where = f"the cartography of {getattr(cartography, 'spec', cartography)}"
         dynamics.check_task(data.task.examples(data.split), where, part=True)
         table = summary_of(cartography)
+    ids = data.examples(config.rows).ids
+    every = data.task.examples(data.split).ids
+    return align_known(table, ids, where, data.name, every=every, partial=config.partial)
+
+
+def align_known(
+    table: pd.DataFrame,
+    ids: Sequence[str],
+    where: str,
+    data: str,
+    *,
+    every: Sequence[str] | None = None,
+    partial: bool = False,
+) -> pd.DataFrame:
+    """The numbers of a cartography in the order of `ids`; see `known_of`.
+
+    `every` are the ids that may occur (default: `ids`), `where` and `data` are for errors.
+    """
     names = [name for name in STATISTICS if name in table]
     if "text_id" not in table or not names:
         raise DataError(
@@ -385,33 +411,33 @@ def known_of(
             f"be text_id and one of {', '.join(STATISTICS)}",
             remedy="pass a run trained with cartography, or the table of landform.cartography",
         )
-    ids = table["text_id"].astype(str)
-    if ids.duplicated().any():
+    own = table["text_id"].astype(str)
+    if own.duplicated().any():
         raise DataError(
-            f"{where} has two rows for {ids[ids.duplicated()].iloc[0]!r}",
+            f"{where} has two rows for {own[own.duplicated()].iloc[0]!r}",
             remedy="give each example one row, as landform.cartography does",
         )
-    there = set(data.task.examples(data.split).ids)
-    remedy = f"name the run that was trained on {data.name}"
-    strange = next((text_id for text_id in ids if text_id not in there), None)
+    there = set(ids if every is None else every)
+    remedy = f"name the run that was trained on {data}"
+    strange = next((text_id for text_id in own if text_id not in there), None)
     if strange is not None:
         raise DataError(
-            f"{where} is of other data: {data.name} has no example {strange!r}", remedy=remedy
+            f"{where} is of other data: {data} has no example {strange!r}", remedy=remedy
         )
-    order = pd.Index(data.examples(config.rows).ids)
-    missing = order.difference(pd.Index(ids), sort=False)
-    if len(missing) == len(order) or (len(missing) and not config.partial):
+    order = pd.Index(ids)
+    missing = order.difference(pd.Index(own), sort=False)
+    if len(missing) == len(order) or (len(missing) and not partial):
         raise DataError(
-            f"{where} has no row for {len(missing)} of {len(order)} examples of {data.name}, the "
+            f"{where} has no row for {len(missing)} of {len(order)} examples of {data}, the "
             f"first of them {missing[0]!r}",
             remedy=f"{remedy}, or compare among the others: partial (--partial)",
         )
-    numbers = table.set_index(ids)[names].astype(np.float64)
+    numbers = table.set_index(own)[names].astype(np.float64)
     holes = np.argwhere(~np.isfinite(numbers.to_numpy()))
     if len(holes):
         row, column = holes[0]
         raise DataError(
-            f"{where}: the {names[column]} of {ids.iloc[row]!r} is {numbers.iloc[row, column]}",
+            f"{where}: the {names[column]} of {own.iloc[row]!r} is {numbers.iloc[row, column]}",
             remedy="leave the example out, or make the table again",
         )
     return numbers.reindex(order).reset_index(drop=True)
