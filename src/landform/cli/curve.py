@@ -90,7 +90,7 @@ def curve(
         split=split,
         eval_split=eval_split,
         also=also_tasks(also),
-        options=dict(options),
+        options=options.model_dump(exclude_unset=True),
     )
     if dry_run:
         say_forecasts(["fit", "evaluation"], study.forecast(open_existing(store)), output)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -26,7 +26,14 @@ from landform.geometry.curves import barrier_height, curve_statistics
 from landform.geometry.descent import FitConfig, FitWork, history_table, run_fit
 from landform.geometry.fitted import as_fitted, check_target, load_fitted, save_fitted, space_of
 from landform.geometry.line import SUMMARY_FIELDS, as_data, as_data_or_only, line_predictions
-from landform.geometry.paths import Course, CurveKind, curve_weights, squared_distances
+from landform.geometry.loop import SelectConfig
+from landform.geometry.paths import (
+    Course,
+    CurveKind,
+    Spacing,
+    curve_weights,
+    squared_distances,
+)
 from landform.results import Result
 from landform.store.artifacts import ArtifactStore
 from landform.store.atomic import (
@@ -35,7 +42,7 @@ from landform.store.atomic import (
 from landform.store.engines import run_plan
 from landform.store.plan import Job, Plan
 from landform.store.study import open_store
-from landform.tasks.metrics import Predictions
+from landform.tasks.metrics import Predictions, get_metric
 from landform.tasks.task import Task, loss_unit
 from landform.weights.checkpoint import (
     Checkpoint,
@@ -66,13 +73,31 @@ __all__ = [
 
 Floats = npt.NDArray[np.float64]
 Named = str | os.PathLike[str] | Checkpoint
-STARTS = ("chord", "midpoint")
+STARTS = ("chord", "midpoint", "random")
 SAME_ROWS = "fitted on the rows it is evaluated on"
 ONLY_ROWS = "evaluated on those, which may be the rows it was fitted on"
 _RECORD = "path.json"
 
 
-class CurveConfig(FitConfig):
+PLM_COMMON = {
+    "optimizer": "adafactor",
+    "learning_rate": 1e-4,
+    "schedule": "constant",
+    "warmup_ratio": 0.0,
+    "dropout": True,
+    "select_by": "metric",
+}
+PLM_WHOLE = {"start": "midpoint", "samples_per_step": 3, "select_at": (0.25, 0.5, 0.75)}
+PLM_TUNED = {
+    "start": "random",
+    "samples_per_step": 1,
+    # valid_random_itpl_points.csv
+    "select_at": (0.7725638477843416, 0.3729565378240084, 0.5129354059597469),
+}
+"""How Qin et al. 2022 fit curves: between whole models, and between adapters, LoRA or prefixes."""
+
+
+class CurveConfig(SelectConfig, FitConfig):
     """How a curve is fitted."""
 
     kind: CurveKind = "bezier"
@@ -81,12 +106,17 @@ class CurveConfig(FitConfig):
     """Control points that are fitted, between the two ends."""
     start: str = "chord"
     """Where they start: chord (on it, in order, at equal distances), midpoint (all in its middle;
-    with noise, or two bends are the same), or a third checkpoint on the way."""
+    with noise, or two bends are the same), random (where the training of adapters, LoRA, prefixes
+    or prompts starts, drawn under the seed), or a third checkpoint on the way."""
     select_at: tuple[float, ...] = ()
-    """Keep the bends whose mean loss at these t is lowest on `select_split`, looked at every
-    SAVE_EVERY steps (default: keep the last)."""
-    select_split: str = "validation"
-    """The split for that. What is chosen on it looks better on it than elsewhere."""
+    """Keep the bends whose mean loss (or metric) at these t is best on `select_split`, looked at
+    every SAVE_EVERY steps (default: keep the last)."""
+    compat: Literal["connectivity", "plm"] | None = None
+    """connectivity: as the code of Juneja et al. 2023 does it; bends start in reverse order, and
+    volumes enter squared, with a weight of 1e-4 unless volume_weight says otherwise. plm: as that
+    of Qin et al. 2022; bends start anew (of whole models: in the midpoint), one t per step (three,
+    their gradients added up), Adafactor at a constant 1e-4, dropout, the bends kept that are best
+    by the metric at three t. Options that are given stay."""
 
     @field_validator("select_at")
     @classmethod
@@ -95,12 +125,22 @@ class CurveConfig(FitConfig):
             raise ValueError("positions on a curve lie from 0 to 1")
         return value
 
+    def settled(self, *, tuned: bool) -> Self:
+        """With what `compat` stands for, where nothing else was given; `tuned`: of what was tuned
+        of a model, not of a whole one."""
+        if self.compat != "plm":
+            return self
+        given = {name: getattr(self, name) for name in self.model_fields_set}
+        return self.parse({**PLM_COMMON, **(PLM_TUNED if tuned else PLM_WHOLE), **given})
+
 
 class PathConfig(PointsConfig):
     """How a path is evaluated."""
 
     points: int = Option(11, ge=2)
-    """Points at equal arc length, both ends included."""
+    """Points on the path, both ends included."""
+    spacing: Spacing = "arc"
+    """Where they lie: at equal arc length, or at equal steps of t."""
     bend_points: bool = False
     """Also evaluate where the path bends (a Bezier curve: at t = k / (BENDS + 1))."""
 
@@ -235,6 +275,17 @@ class PathEvaluation(Result):
     """every inner point of both paths ("curve", "line" in the column path) against the better end,
     see `better_than_ends`; t is the share of the arc length; None in older studies"""
 
+    @property
+    def best(self) -> pd.DataFrame:
+        """Where the path is best on the first data set, by its first metric (else the loss): the
+        rows of the table at that t. On the further data sets it is no best of many."""
+        first = self.table[self.table["data"] == self.table["data"].iloc[0]]
+        metric = headline_column(first)
+        values = first[metric].to_numpy()
+        sign = 1.0 if get_metric(metric).higher_is_better else -1.0
+        t = float(first["t"].iloc[int(np.argmax(sign * values))])
+        return self.table[self.table["t"] == t].reset_index(drop=True)
+
     def _row(self, path: str) -> Any:
         first = self.summary[self.summary.data == self.summary.data.iloc[0]]
         return first[first.path == path].iloc[0]
@@ -285,9 +336,16 @@ class PathEvaluation(Result):
             **{name: getattr(self, name) for name in names},
             "barrier_height": self.barrier_height,
             "line_barrier": self.line_barrier,
+            "best": self.best.to_dict("records"),
             **{name: getattr(self, name).to_dict("records") for name in tables},
             "better": [] if self.better is None else self.better.to_dict("records"),
         }
+
+
+def headline_column(table: pd.DataFrame) -> str:
+    """The first metric of a table with intervals; "loss" where it has no other."""
+    named = (str(c).removesuffix("_low") for c in table.columns if str(c).endswith("_low"))
+    return next((name for name in named if name != "loss"), "loss")
 
 
 # --- fitting ------------------------------------------------------------------------------------
@@ -298,12 +356,21 @@ def curve_work(
 ) -> FitWork:
     """The fit of a curve, before anything is loaded."""
     ends = [resolve(a), resolve(b)]
+    config = config.settled(tuned=ends[0].tuning is not None)
     guide = [] if config.start in STARTS else [resolve(config.start)]
     data = as_data_or_only(task, split, SAME_ROWS)
-    if config.start == "midpoint" and config.bends > 1 and not config.noise:
+    alike = config.start == "midpoint" and config.bends > 1 and not config.noise
+    if alike and config.compat != "plm":
         raise ConfigError(
             f"option start: {config.bends} bends in the midpoint are one and the same",
             remedy="use start chord, one bend, or noise (0.1, say)",
+        )
+    if config.start == "random" and ends[0].tuning is None:
+        raise ConfigError(
+            f"option start: {ends[0].spec} is a whole model, whose training began at the "
+            "pre-trained one and not at random weights",
+            remedy="start there: start=PRE-TRAINED (a checkpoint with a head), or use chord or "
+            "midpoint, with noise for chance",
         )
     shape = CurveShape(
         kind=config.kind,
@@ -315,7 +382,16 @@ def curve_work(
     )
     select = Data(data.task, config.select_split) if config.select_at else None
     label = f"{config.kind} {ends[0].spec} -> {ends[1].spec}"
-    return FitWork((*ends, *guide), data, shape, config, label, select)
+    return FitWork(
+        (*ends, *guide),
+        data,
+        shape,
+        config,
+        label,
+        select,
+        select_by=config.select_by,
+        fresh=config.start == "random",
+    )
 
 
 def fit_curve(
@@ -339,8 +415,8 @@ def fit_curve(
     two ends with the same weights, `SpaceMismatchError` for models that cannot be mixed,
     `NonFiniteError` where the learning rate is too high.
     """
-    config = CurveConfig.parse(options, where="fit_curve")
-    work = curve_work(a, b, task, split, config)
+    work = curve_work(a, b, task, split, CurveConfig.parse(options, where="fit_curve"))
+    config: CurveConfig = work.config
     contents = run_fit(work, open_store(store), progress=progress)
     ends = work.checkpoints[0], work.checkpoints[1]
     order = work.shape.order()
@@ -429,7 +505,7 @@ class FittedPath:
         progress: bool = False,
         **options: Any,
     ) -> PathEvaluation:
-        """Evaluate points at equal arc length, and the straight line at the same shares of it.
+        """Evaluate points of the path, and the straight line at the same shares of its length.
 
         The ends are the checkpoints themselves. Options are the fields of `PathConfig` (points,
         bend_points, rows, ...); how the model is run (dtype, token_budget, device, ...) is as in
@@ -554,7 +630,10 @@ class WalkWork:
     @cached_property
     def places(self) -> tuple[Floats, Floats]:
         """(t, share of the arc length) of the points."""
-        return self.course.positions(self.config.points, bends=self.config.bend_points)
+        config = self.config
+        return self.course.positions(
+            config.points, bends=config.bend_points, spacing=config.spacing
+        )
 
     @cached_property
     def jobs(self) -> list[Job]:
@@ -680,7 +759,8 @@ def _statistics(
     for k, predictions in enumerate(points):
         row: dict[str, Any] = {"data": data.name}
         row |= {name: float(values[k]) for name, values in places.items()}
-        row |= {n: float(getattr(statistics, n)[0, k]) for n in ("loss", "loss_low", "loss_high")}
+        row["loss"] = float(np.asarray(get_metric("loss").aggregate(predictions)))
+        row |= {n: float(getattr(statistics, n)[0, k]) for n in ("loss_low", "loss_high")}
         for name, (value, low, high) in metric_table(predictions, names, config).items():
             row |= {name: value, f"{name}_low": low, f"{name}_high": high}
         rows.append(row)

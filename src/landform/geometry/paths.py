@@ -29,6 +29,7 @@ from landform.weights.distance import euclidean
 __all__ = [
     "Course",
     "CurveKind",
+    "Spacing",
     "bezier_slopes",
     "bezier_weights",
     "curve_weights",
@@ -38,6 +39,7 @@ __all__ = [
 
 Floats = npt.NDArray[np.float64]
 CurveKind = Literal["bezier", "polyline"]
+Spacing = Literal["arc", "t"]
 
 PANELS = 128
 """Pieces of a Bezier curve whose lengths are integrated one by one."""
@@ -205,13 +207,16 @@ class Course:
             return float(high)
         return float(brentq(missing, low, high, xtol=1e-14, rtol=1e-14))
 
-    def positions(self, points: int, *, bends: bool = False) -> tuple[Floats, Floats]:
-        """(t, share of the arc length) of points at equal arc length, both ends included.
+    def positions(
+        self, points: int, *, bends: bool = False, spacing: Spacing = "arc"
+    ) -> tuple[Floats, Floats]:
+        """(t, share of the arc length) of points at equal arc length or equal steps of t, both ends
+        included.
 
         With `bends` also at the positions of the inner control points; each position once, rising.
         """
-        share = np.arange(points) / (points - 1)
-        t = self.at_arc(share)
+        grid = np.arange(points) / (points - 1)
+        t, share = (grid, self.arc(grid)) if spacing == "t" else (self.at_arc(grid), grid)
         if bends and self.points > 2:
             own, own_share = self.bends, self.arc(self.bends)
             far = np.abs(share[:, None] - own_share[None, :]).min(axis=1) > TOUCHING

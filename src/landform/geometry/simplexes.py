@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -54,6 +54,8 @@ class ComplexConfig(FitConfig):
     """Vertices that are fitted, added one after another."""
     volume_weight: float | None = Option(1e-4, ge=0, allow_inf_nan=False)
     """Weight of the log-volume: larger complexes are worth a little loss."""
+    compat: Literal["connectivity"] | None = None
+    """connectivity: as the code of Juneja et al. 2023 does it; volumes enter squared."""
 
 
 class SampleConfig(PointsConfig):

@@ -24,6 +24,7 @@ from landform.geometry.fitting import (
     plan_path,
 )
 from landform.geometry.line import as_data, as_data_or_only
+from landform.geometry.paths import Spacing
 from landform.geometry.simplexes import (
     ComplexConfig,
     ComplexFit,
@@ -49,7 +50,9 @@ class CurveStudyConfig(CurveConfig):
     """How a curve is fitted (on ROWS rows of the split) and evaluated."""
 
     points: int = Field(11, ge=2)
-    """Points that are evaluated, at equal arc length, both ends included."""
+    """Points that are evaluated, both ends included."""
+    spacing: Spacing = "arc"
+    """Where they lie: at equal arc length, or at equal steps of t."""
     bend_points: bool = False
     """Also evaluate where the path bends (a Bezier curve: at t = k / (BENDS + 1))."""
     eval_rows: int | None = Field(None, ge=1)
@@ -66,8 +69,9 @@ class ComplexStudyConfig(ComplexConfig):
 
 
 def _part(config: Config, kind: type[C]) -> C:
-    """The options of one operation among those of the study."""
-    return kind.parse({name: getattr(config, name) for name in kind.model_fields})
+    """The options of one operation among those of the study: those that were given."""
+    given = (name for name in kind.model_fields if name in config.model_fields_set)
+    return kind.parse({name: getattr(config, name) for name in given})
 
 
 def _evaluation(config: Any, own: Sequence[str]) -> dict[str, Any]:
@@ -110,7 +114,7 @@ class CurveStudy:
 
     def forecast(self, store: ArtifactStore) -> tuple[Forecast, Forecast]:
         """Steps of the fit, and evaluations after it."""
-        options = _evaluation(self.config, ("points", "bend_points"))
+        options = _evaluation(self.config, ("points", "spacing", "bend_points"))
         if self.fit.final.key in store:
             walked = self._fitted(store).walked([self.evaluated, *self.also], **options)
             work, plan = walked.work, walked.plan
@@ -119,7 +123,7 @@ class CurveStudy:
         return self.fit.forecast(store), work.forecast(plan, store)
 
     def _fitted(self, store: ArtifactStore, progress: bool = False) -> FittedPath:
-        options = dict(_part(self.config, CurveConfig))
+        options = dict(self.fit.config)
         return fit_curve(*self.ends, self.fit.data, store=store, progress=progress, **options)
 
     def run(
@@ -134,7 +138,7 @@ class CurveStudy:
             also=self.also,
             store=kept,
             progress=progress,
-            **_evaluation(self.config, ("points", "bend_points")),
+            **_evaluation(self.config, ("points", "spacing", "bend_points")),
         )
         publish(kept, self.name("curve"), found)
         publish(kept, self.name("fit"), path.fit)

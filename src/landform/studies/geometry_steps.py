@@ -282,7 +282,11 @@ class CurveStep(CurveStudyConfig, FitStep):
 
     def study(self, file: StudyFile) -> CurveStudy:
         """The plan of the fit and the walk."""
-        options = self.options(CurveStudyConfig)
+        options = {
+            name: value
+            for name, value in self.options(CurveStudyConfig).items()
+            if name in self.model_fields_set  # the others are for `compat` to choose
+        }
         if self.start not in STARTS:
             options["start"] = str(file.place(self.start))
         return CurveStudy.of(
