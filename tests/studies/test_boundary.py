@@ -168,24 +168,43 @@ def test_what_is_kept(place, tasks):
     assert found.to_json()["summary"] and found.reading
 
 
-def test_the_same_model_on_both_sides_loses_nothing(place, write_rows, tmp_path):
-    # Labels as the model gives them, so that it is far above chance.
-    answers = tmp_path / "own.tsv"
-    examples = load_task(
-        write_rows(tmp_path / "x.tsv", 30, seed=5), text="sentence", label="label"
-    ).examples("validation")
-    model, tokenizer = load_model(place / "b0"), load_tokenizer(place / "b0")
-    rows = [
-        f"{t}\t{int(model(**tokenizer(t, return_tensors='pt')).logits.argmax())}"
-        for (t,) in examples.texts
-    ]
-    answers.write_text("\n".join(["sentence\tlabel", *rows]) + "\n")
-    task = load_task(answers, text="sentence", label="label", label_names=("0", "1"))
+@pytest.fixture(scope="module")
+def answered(place, write_rows, tmp_path_factory):
+    """Two tasks whose labels are what b0 and b1 say, so that each is right on its own."""
+    folder = tmp_path_factory.mktemp("answered")
+    rows = load_task(write_rows(folder / "x.tsv", 40, seed=5), text="sentence", label="label")
+    found = []
+    for name in ("b0", "b1"):
+        model, tokenizer = load_model(place / name), load_tokenizer(place / name)
+        lines = ["sentence\tlabel"]
+        for (text,) in rows.examples("validation").texts:
+            said = model(**tokenizer(text, return_tensors="pt")).logits.argmax()
+            lines.append(f"{text}\t{int(said)}")
+        assert len({line[-1] for line in lines[1:]}) == 2
+        (folder / f"{name}.tsv").write_text("\n".join(lines) + "\n")
+        found.append(
+            load_task(
+                folder / f"{name}.tsv", text="sentence", label="label", label_names=("0", "1")
+            )
+        )
+    return found
+
+
+def test_the_same_model_on_both_sides_loses_nothing(place, answered):
+    task = answered[0]
     found = task_boundary(place / "b0", place / "b0", task, task, points=3, replicates=30)
     assert found.width == found.margin == 1 and "x = 0 to 1: width 1 [1, 1]" in found.reading
-    apart = task_boundary(place / "b0", place / "b1", task, task, points=5, replicates=30)
-    low, high = apart.summary.iloc[0][["margin_low", "margin_high"]]
-    assert low <= apart.margin <= high
+
+
+def test_each_is_right_at_its_own_end(place, answered):
+    found = task_boundary(place / "b0", place / "b1", *answered, points=5, replicates=100)
+    row = found.summary.iloc[0]
+    assert row.own_a == row.own_b == 1
+    kept = {side: part["kept"].to_numpy() for side, part in found.table.groupby("task")}
+    assert kept["a"][0] == kept["b"][-1] == 1 and min(kept["a"][-1], kept["b"][0]) < 0.95
+    for name in ("width", "margin", "area", "best_kept"):
+        assert row[f"{name}_low"] <= row[name] <= row[f"{name}_high"], name
+    assert ("nowhere do both" in found.reading) == (found.width == 0)
 
 
 # --- kept, resumed, together ---------------------------------------------------------------------

@@ -23,6 +23,7 @@ from landform.geometry.curves import (
     convexity_gap_location,
     curve_statistics,
 )
+from landform.geometry.drop import drop_numbers
 from landform.results import Result
 from landform.store.artifacts import ArtifactStore
 from landform.store.engines import run_plan
@@ -101,7 +102,8 @@ class Interpolation(Result):
     summary: pd.DataFrame
     """one row per data set: data, barrier_height, barrier_low, barrier_high, convexity_gap,
     gap_low, gap_high, gap_p_value, noise_floor, area_under_curve, bump_height, and the numbers of
-    inner points that are better, and clearly_better, than both ends"""
+    inner points that are better, and clearly_better, than both ends; metric_drop and chord_area
+    (see `geometry.drop`) with _low and _high"""
     provenance: dict[str, Any]
     added: tuple[float, ...] = ()
     """positions that were added around the ridge, in the order of their choice"""
@@ -229,7 +231,8 @@ def interpolate(
     for data, points in zip(work.data, walk.points, strict=True):
         statistics = line_statistics([points], config, walk.distance, walk.ts)
         tables.append(_table(data, walk.ts, points, statistics, config))
-        rows.append({**_summary(data, statistics), **count_better(better, data.name)})
+        row = {**_summary(data, statistics), **count_better(better, data.name)}
+        rows.append({**row, **drop_numbers(data.task, points, walk.ts, config)})
     return Interpolation(
         a=work.checkpoints[0].spec,
         b=work.checkpoints[1].spec,
