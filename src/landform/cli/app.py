@@ -96,6 +96,10 @@ _COMMANDS = {
         "landform cartography runs/seed0 --task sst2 --store study",
         "landform cartography runs/seed0 --choose hard --size 1000 --out rows.txt",
     ),
+    "knowledge": (
+        "Which examples are forgotten and relearned on the way between two checkpoints?",
+        "landform knowledge runs/seed0 runs/seed1 --task sst2 --cartography runs/seed0",
+    ),
     "distance": (
         "Distances between two checkpoints: L2, RMS, cosine, per group of parameters.",
         "landform distance runs/seed0 runs/seed1 --by layer",

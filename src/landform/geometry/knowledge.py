@@ -19,7 +19,7 @@ from landform.evaluation.evaluate import example_log
 from landform.evaluation.intervals import percentile_interval, resample_counts
 from landform.evaluation.points import Data, PointsConfig
 from landform.evaluation.scores import example_scores
-from landform.geometry.fitting import FittedPath
+from landform.geometry.fitting import FittedPath, WalkWork
 from landform.geometry.forgetting import (
     POOLED,
     STATISTICS,
@@ -30,9 +30,16 @@ from landform.geometry.forgetting import (
     score_lists,
     step_summary,
 )
-from landform.geometry.line import LineConfig, as_data_or_only, line_work, walk_line
+from landform.geometry.line import (
+    LineConfig,
+    as_data_or_only,
+    forecast_line,
+    line_work,
+    walk_line,
+)
 from landform.results import Result
 from landform.store.artifacts import ArtifactStore
+from landform.store.plan import Forecast, Plan
 from landform.store.study import open_store
 from landform.tasks.metrics import Predictions, get_metric
 from landform.tasks.task import Task
@@ -42,6 +49,7 @@ __all__ = [
     "Knowledge",
     "KnowledgeConfig",
     "align_known",
+    "forecast_knowledge",
     "knowledge_along_path",
     "knowledge_of",
     "known_of",
@@ -117,6 +125,20 @@ class Knowledge(Result):
     def lists(self) -> tuple[dict[str, Rows], ...]:
         """Rows of the lists zero, one, up, down, up_to_one, down_to_zero, point by point."""
         return score_lists(self.scores)
+
+    @property
+    def changing(self) -> pd.DataFrame:
+        """The rows of `table` that are newly forgotten after the first point, with three columns:
+        course (a sign per point: + right, - wrong, ~ between), wrong (points of score 0), both
+        (right at both ends). Those right at both ends first, of these the most often wrong."""
+        scores = self.scores
+        rows = np.unique(np.concatenate([*self.forgotten[1:], np.array([], dtype=np.int64)]))
+        found = self.table.iloc[rows].copy()
+        signs = np.select([scores == 0, scores == 1], ["-", "+"], default="~")
+        found["course"] = ["".join(column) for column in signs[:, rows].T]
+        found["wrong"] = (scores[:, rows] == 0).sum(axis=0)
+        found["both"] = (scores[0, rows] == 1) & (scores[-1, rows] == 1)
+        return found.sort_values(["both", "wrong"], ascending=False, kind="stable")
 
     @property
     def reading(self) -> str:
@@ -246,6 +268,25 @@ def knowledge_along_path(
     )
 
 
+def forecast_knowledge(
+    a: Named,
+    b: Named,
+    task: Task | Data | tuple[Task, str],
+    split: str,
+    path: FittedPath | None,
+    store: ArtifactStore,
+    **options: Any,
+) -> Forecast:
+    """What `knowledge_along_path` has left to evaluate."""
+    config = KnowledgeConfig.parse(options, where="knowledge_along_path")
+    data = as_data_or_only(task, split, NOT_TRAINED)
+    if path is None:
+        return forecast_line(line_work(a, b, data.task, data.split, (), config), config, store)
+    _check_ends(a, b, path)
+    work = _walk_work(path, data, config)
+    return work.work.forecast(Plan(dict.fromkeys(work.jobs)), store)
+
+
 def _check_ends(a: Named, b: Named, path: FittedPath) -> tuple[Checkpoint, Checkpoint]:
     """The checkpoints of a path, which must be those that were named."""
     for named, own in zip((a, b), path.checkpoints, strict=True):
@@ -262,6 +303,13 @@ def _along_curve(
     path: FittedPath, data: Data, config: KnowledgeConfig, store: ArtifactStore, progress: bool
 ) -> tuple[tuple[float, ...], list[Predictions]]:
     """Shares of the arc length and predictions at points of a fitted curve."""
+    work = _walk_work(path, data, config)
+    found = work.predictions(store, progress=progress)[0]
+    return tuple(float(t) for t in work.places[1]), found
+
+
+def _walk_work(path: FittedPath, data: Data, config: KnowledgeConfig) -> WalkWork:
+    """The evaluation of a fitted curve, before it is run."""
     if config.positions is not None:
         raise ConfigError(
             "option positions is for lines: points of a curve lie at equal arc length",
@@ -269,9 +317,7 @@ def _along_curve(
         )
     given = {name: getattr(config, name) for name in config.model_fields_set}
     own = {name: value for name, value in given.items() if name in PointsConfig.model_fields}
-    work = path.walked((data,), **{**own, "points": config.points})
-    found = work.predictions(store, progress=progress)[0]
-    return tuple(float(t) for t in work.places[1]), found
+    return path.walked((data,), **{**own, "points": config.points})
 
 
 def _scores(data: Data, points: list[Predictions]) -> tuple[str, Floats]:
