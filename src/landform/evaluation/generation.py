@@ -61,6 +61,7 @@ class Generation:
         lead = "" if form is None else form.lead(tokenizer)
         return cls(tokenizer, limit, start, ends, ends[0] if pad is None else pad, lead)
 
+    @torch.inference_mode()
     def run(self, model: Any, batch: Batch, memory: Tensor) -> tuple[list[str], int]:
         """The answers to a batch whose encoder outputs are `memory`, (B, T, H), without white
         space around them, and how many were cut."""
