@@ -325,6 +325,8 @@ class FitWork:
     """what the points are evaluated on that choose the state to keep"""
     select_by: str = "loss"
     """"metric": the first metric of that task"""
+    keep_last: bool = False
+    """keep the last state whatever is best: what it is worth on `select` is only said"""
     fresh: bool = False
     """whether free vertices start as what was tuned starts: drawn anew"""
 
@@ -350,6 +352,7 @@ class FitWork:
             "members": [checkpoint.fingerprint for checkpoint in self.checkpoints],
             "data": data_fingerprint(self.points),
             "options": options,
+            **({"keep": "last"} if self.keep_last else {}),
         }
 
     @property
@@ -496,7 +499,7 @@ class FitWorker:
     def _select(self) -> None:
         """Remember what is fitted where the mean loss or metric of the visited points is best."""
         select = self.work.select
-        if select is None:
+        if select is None or (self.work.keep_last and self.loop.step < self.loop.total):
             return
         by_loss = self.work.select_by == "loss"
         metric = get_metric("loss" if by_loss else headline(select.task))

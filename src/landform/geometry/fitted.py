@@ -21,11 +21,19 @@ from landform.store.atomic import (
     write_table,
     write_tensors,
 )
-from landform.weights.checkpoint import Checkpoint, LoadConfig, load_model, resolve
+from landform.weights.checkpoint import (
+    Checkpoint,
+    LoadConfig,
+    load_model,
+    load_tokenizer,
+    quiet_transformers,
+    resolve,
+)
 from landform.weights.points import Vertex
 from landform.weights.space import ParameterSpace
+from landform.weights.tuning import save_model
 
-__all__ = ["as_fitted", "check_target", "load_fitted", "save_fitted", "space_of"]
+__all__ = ["as_fitted", "check_target", "load_fitted", "save_fitted", "save_point", "space_of"]
 
 Named = str | os.PathLike[str] | Checkpoint
 
@@ -39,6 +47,15 @@ def as_fitted(fit: Any) -> dict[str, Any]:
     """How the model was run in the fit, for evaluations of it; its rows and seed are its own."""
     kept = fit.provenance["config"]
     return {n: kept[n] for n in DataConfig.model_fields if n not in ("rows", "seed")}
+
+
+def save_point(model: Any, like: Checkpoint, target: Path) -> Checkpoint:
+    """Write a model that stands somewhere between checkpoints, with the tokenizer of one."""
+    tokenizer = load_tokenizer(like)
+    with atomic_directory(target) as fresh, quiet_transformers():
+        save_model(model, fresh, like.base.path, like.base.fingerprint)
+        tokenizer.save_pretrained(fresh)
+    return resolve(target)
 
 
 def save_fitted(

@@ -24,7 +24,14 @@ from landform.evaluation.points import Data, PointsConfig, PointsWork, unpack
 from landform.geometry.better import better_than_ends, say_better
 from landform.geometry.curves import barrier_height, curve_statistics
 from landform.geometry.descent import FitConfig, FitWork, history_table, run_fit
-from landform.geometry.fitted import as_fitted, check_target, load_fitted, save_fitted, space_of
+from landform.geometry.fitted import (
+    as_fitted,
+    check_target,
+    load_fitted,
+    save_fitted,
+    save_point,
+    space_of,
+)
 from landform.geometry.line import SUMMARY_FIELDS, as_data, as_data_or_only, line_predictions
 from landform.geometry.loop import SelectConfig
 from landform.geometry.paths import (
@@ -36,9 +43,6 @@ from landform.geometry.paths import (
 )
 from landform.results import Result
 from landform.store.artifacts import ArtifactStore
-from landform.store.atomic import (
-    atomic_directory,
-)
 from landform.store.engines import run_plan
 from landform.store.plan import Job, Plan
 from landform.store.study import open_store
@@ -50,13 +54,10 @@ from landform.weights.checkpoint import (
     check_same_architecture,
     expand,
     load_model,
-    load_tokenizer,
-    quiet_transformers,
     resolve,
 )
 from landform.weights.points import Vertex
 from landform.weights.space import ParameterSpace
-from landform.weights.tuning import save_model
 
 __all__ = [
     "CurveConfig",
@@ -541,12 +542,7 @@ class FittedPath:
         points = [here, *(v.flat(space, _no_checkpoint) for v in self.vertices), there]
         bound = space.bind(model)
         bound.combine(points, self.course.weights(t)[0].tolist())
-        tokenizer = load_tokenizer(self.checkpoints[0])
-        with atomic_directory(target) as fresh, quiet_transformers():
-            base = self.checkpoints[0].base
-            save_model(model, fresh, base.path, base.fingerprint)
-            tokenizer.save_pretrained(fresh)
-        return resolve(target)
+        return save_point(model, self.checkpoints[0], target)
 
     def save(self, directory: str | os.PathLike[str]) -> Path:
         """Keep the path: a safetensors file for each bend, by tensor name, and path.json.
