@@ -8,18 +8,20 @@ only the bias of a map is trained (BitFit) the layer is that column: it has 0 in
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from typing import Any
 
 import pandas as pd
-from torch import nn
+import torch
+from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from landform.config import nearest
 from landform.errors import ConfigError, CurvatureError
 
-__all__ = ["FROZEN", "SEEN", "Layer", "coverage_share", "find_layers"]
+__all__ = ["FROZEN", "SEEN", "Layer", "coverage_share", "find_layers", "layer_matrix"]
 
 SEEN = "seen"
 """Status of a module in a coverage table whose parameters the curvature sees."""
@@ -50,6 +52,18 @@ class Layer:
         return self.outputs * self.columns
 
 
+def layer_matrix(layer: Layer, entries: Callable[[nn.Parameter], Tensor]) -> Tensor:
+    """(d_out, columns): what `entries` gives for a layer's matrix and bias, put together."""
+    module: Any = layer.module
+    parts = []
+    if layer.inputs:
+        matrix = entries(module.weight)
+        parts.append(matrix.t() if isinstance(module, Conv1D) else matrix)
+    if layer.bias:
+        parts.append(entries(module.bias)[:, None])
+    return torch.cat(parts, 1)
+
+
 def find_layers(
     model: nn.Module, *, include: Sequence[str] = (), exclude: Sequence[str] = ()
 ) -> tuple[tuple[Layer, ...], pd.DataFrame]:
@@ -62,8 +76,8 @@ def find_layers(
     bias is frozen, the other one is the layer.
 
     The coverage has the columns name, kind, parameters (a tied tensor counts once; where a part of
-    a module is frozen, those of the rest) and status: "seen", or why not. Raises `ConfigError` for a pattern that fits no module with parameters, and
-    `CurvatureError` where nothing is left.
+    a module is frozen, those of the rest) and status: "seen", or why not. Raises `ConfigError` for
+    a pattern that fits no module with parameters, and `CurvatureError` where nothing is left.
     """
     owners = [(name, module) for name, module in model.named_modules() if _own(module)]
     _check_patterns([*include, *exclude], [name for name, _ in owners])
@@ -102,8 +116,8 @@ def find_layers(
         kinds = ", ".join(sorted(set(coverage.kind))) or "no parameters at all"
         raise CurvatureError(
             f"{type(model).__name__} has no layer to look at (of its modules: {kinds})",
-            remedy="a curvature sees nn.Linear and Conv1D that are trained; widen include, or narrow "
-            "exclude (prompts and prefixes are no such layers)",
+            remedy="a curvature sees nn.Linear and Conv1D that are trained (a prompt is neither); "
+            "widen include, or narrow exclude",
         )
     return tuple(layers), coverage
 

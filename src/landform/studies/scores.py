@@ -16,12 +16,12 @@ from landform.evaluation.points import Data
 from landform.store.artifacts import ArtifactStore
 from landform.store.atomic import file_errors
 from landform.store.fingerprint import fingerprint
-from landform.tasks.task import Task
+from landform.tasks.task import Examples, Task
 from landform.training.finetune import train
 from landform.training.options import TrainConfig
 from landform.weights.checkpoint import Checkpoint, resolve
 
-__all__ = ["ScoreSource", "check_training_options"]
+__all__ = ["ScoreSource", "check_training_options", "fine_tune"]
 
 
 def check_training_options(config: TrainConfig, where: str) -> None:
@@ -43,6 +43,40 @@ def check_training_options(config: TrainConfig, where: str) -> None:
             "seeds and places of its trainings",
             remedy="leave it out; see the study's own options",
         )
+
+
+def fine_tune(
+    model: Checkpoint,
+    task: Task,
+    split: str,
+    examples: Examples,
+    config: TrainConfig,
+    seed: int,
+    place: Path,
+    *,
+    progress: bool = False,
+) -> Checkpoint:
+    """`model` trained on some rows of a split, as `train` does it, in a folder of `place` where it
+    is found again."""
+    options = config.model_dump(exclude={"seeds"})
+    if len(examples) < len(task.examples(split)):
+        listed = place / f"rows-{examples.fingerprint[:12]}.txt"
+        with file_errors("write", listed):
+            place.mkdir(parents=True, exist_ok=True)
+            listed.write_text("".join(f"{text_id}\n" for text_id in examples.ids), "utf-8")
+        options["row_file"] = listed
+    # One folder per model, rows and options: others of the same study stay beside it.
+    made_of = (model.fingerprint, examples.fingerprint, config, seed)
+    runs = train(
+        model,
+        task,
+        out=place / fingerprint(made_of)[:12],
+        split=split,
+        eval_split=None,
+        progress=progress,
+        **{**options, "seeds": (seed,)},
+    )
+    return resolve(runs.paths[0])
 
 
 @dataclass(frozen=True)
@@ -102,25 +136,10 @@ class ScoreSource:
         if self.scored is not None:
             return self.scored
         examples = self.task.examples(self.split, rows=self.rows)
-        options = self.train.model_dump(exclude={"seeds"})
-        if self.rows < len(self.task.examples(self.split)):
-            listed = self.place / f"rows-{examples.fingerprint[:12]}.txt"
-            with file_errors("write", listed):
-                self.place.mkdir(parents=True, exist_ok=True)
-                listed.write_text("".join(f"{text_id}\n" for text_id in examples.ids), "utf-8")
-            options["row_file"] = listed
-        # One folder per model, rows and options: others of the same study stay beside it.
-        made_of = (self.model.fingerprint, examples.fingerprint, self.train, self.seed)
-        runs = train(
-            self.model,
-            self.task,
-            out=self.place / fingerprint(made_of)[:12],
-            split=self.split,
-            eval_split=None,
+        return fine_tune(
+            self.model, self.task, self.split, examples, self.train, self.seed, self.place,
             progress=self.progress,
-            **{**options, "seeds": (self.seed,)},
-        )
-        return resolve(runs.paths[0])
+        )  # fmt: skip
 
     def _reading(self) -> dict[str, Any]:
         """How the model reads its rows: as it did in training."""
