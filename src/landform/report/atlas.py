@@ -21,6 +21,7 @@ import pandas as pd
 
 from landform.errors import ConfigError
 from landform.report import figures
+from landform.report.cartography_pages import CARTOGRAPHY_KINDS
 from landform.report.connections import (
     basins_of,
     by_name,
@@ -31,6 +32,7 @@ from landform.report.connections import (
 )
 from landform.report.connectivity_pages import CONNECTIVITY_KINDS, transitivity_part
 from landform.report.influence_pages import INFLUENCE_KINDS
+from landform.report.knowledge_pages import KNOWLEDGE_KINDS
 from landform.report.parts import (
     Kind,
     Row,
@@ -602,6 +604,8 @@ KINDS: dict[str, Kind] = {
         together=_comparison,
     ),
     "Training": Kind("Training", "training.html.j2", _training, lambda r: f"{r.model} on {r.task}"),
+    **CARTOGRAPHY_KINDS,
     **CONNECTIVITY_KINDS,
     **INFLUENCE_KINDS,
+    **KNOWLEDGE_KINDS,
 }

@@ -21,6 +21,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from landform.errors import ConfigError
+from landform.report.cartography_figures import CARTOGRAPHY_FIGURES, plot_data_map, plot_epochs
 from landform.report.connections import (
     basins_of,
     by_name,
@@ -64,6 +65,12 @@ from landform.report.influence_figures import (
     plot_self_influence,
     plot_spectra,
     plot_timings,
+)
+from landform.report.knowledge_figures import (
+    KNOWLEDGE_FIGURES,
+    plot_forgotten,
+    plot_knowledge,
+    plot_score_matrix,
 )
 from landform.report.style import (
     COLUMN,
@@ -117,13 +124,17 @@ __all__ = [
     "plot_complex",
     "plot_counterfactual",
     "plot_curves",
+    "plot_data_map",
     "plot_dynamics",
     "plot_eigenvalues",
     "plot_endpoints",
+    "plot_epochs",
     "plot_evaluation",
     "plot_fit",
+    "plot_forgotten",
     "plot_heatmap",
     "plot_interpolation",
+    "plot_knowledge",
     "plot_lds",
     "plot_lds_queries",
     "plot_metrics",
@@ -135,6 +146,7 @@ __all__ = [
     "plot_ridge",
     "plot_ridges",
     "plot_score_distributions",
+    "plot_score_matrix",
     "plot_scores",
     "plot_self_influence",
     "plot_sharpness_scatter",
@@ -1074,8 +1086,10 @@ FIGURES: dict[str, dict[str, Callable[..., Figure]]] = {
         "ridges": plot_ridges,
         "transitivity": plot_transitivity,
     },
+    **CARTOGRAPHY_FIGURES,
     **CONNECTIVITY_FIGURES,
     **INFLUENCE_FIGURES,
+    **KNOWLEDGE_FIGURES,
 }
 """The figures of each kind of result, its main one first."""
 

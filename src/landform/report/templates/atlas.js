@@ -564,7 +564,227 @@
     }
   }
 
+  // --- a data map: every dot with its text ------------------------------------------------------
+  class DataMap {
+    constructor(place, data) {
+      this.data = data;
+      this.n = data.ids.length;
+      this.state = { colour: "correctness", label: "", sort: "all", text: "" };
+      this.words = data.texts.map((pieces, k) => `${data.ids[k]} ${pieces.join(" ")}`.toLowerCase());
+      this.box = html("div", undefined, undefined, "explorer");
+      this.controls();
+      this.left = html("div", undefined, this.box);
+      this.side = html("div", undefined, this.box);
+      this.readout = html("div", undefined, this.side, "readout example");
+      this.readout.setAttribute("aria-live", "polite");
+      this.pinned = data.y.reduce((best, v, k) => (v < data.y[best] ? k : best), 0);
+      this.draw();
+      this.show(this.pinned);
+      place.replaceChildren(this.box);
+    }
+
+    controls() {
+      const bar = html("div", undefined, this.box, "controls"), { labels, forgetting, texts } = this.data;
+      const choose = (label, options, key) => {
+        const select = html("select", undefined, html("label", `${label} `, bar));
+        for (const [value, text] of options) html("option", text, select).value = value;
+        select.addEventListener("change", () => { this.state[key] = select.value; this.draw(); });
+      };
+      const colours = [["correctness", "correctness"]];
+      if (labels.length) colours.push(["label", "label"]);
+      if (Math.max(...forgetting) > 0) colours.push(["forgetting", "times forgotten"]);
+      colours.push(["learned", "first right after epoch"]);
+      choose("Colour", colours, "colour");
+      choose("show", [["all", "all"], ["easy", "easy: always right"], ["ambiguous", "ambiguous: sometimes"],
+        ["hard", "hard: never right"], ["forgotten", "forgotten"]], "sort");
+      if (labels.length) choose("label", [["", "all"], ...labels.map((name) => [name, short(name, 40)])], "label");
+      if (texts.some((pieces) => pieces.length)) {
+        const field = html("input", undefined, html("label", "find ", bar));
+        Object.assign(field, { type: "search", placeholder: "words of the text" });
+        field.addEventListener("input", () => { this.state.text = field.value.toLowerCase(); this.draw(); });
+      }
+      html("span", "Point at a dot, or use the arrow keys; click or Enter to keep it.", bar, "hint");
+    }
+
+    // The examples that the controls leave.
+    get chosen() {
+      const { correctness: c, forgetting, label } = this.data, { sort, text } = this.state;
+      const fits = { all: () => true, easy: (k) => c[k] === 1, hard: (k) => c[k] === 0,
+        ambiguous: (k) => c[k] > 0 && c[k] < 1, forgotten: (k) => forgetting[k] > 0 }[sort];
+      return [...Array(this.n).keys()].filter((k) => fits(k) &&
+        (!this.state.label || label[k] === this.state.label) && (!text || this.words[k].includes(text)));
+    }
+
+    // A colour for every example, and the legend's parts: [colour, words].
+    scale() {
+      const { correctness, forgetting, learned, labels, label, epochs, colours } = this.data;
+      const palette = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#6b4c9a"];
+      const seen = (list) => [...new Set(list)];
+      if (this.state.colour === "label") {
+        const of = (name) => (labels.indexOf(name) < palette.length ? palette[labels.indexOf(name)] : "#8a9099");
+        return { of: (k) => of(label[k]), keys: labels.slice(0, 8).map((name) => [of(name), short(name, 24)]) };
+      }
+      if (this.state.colour === "forgetting") {
+        const top = Math.max(...forgetting, 1), of = (v) => mix(["#b9c2cc", "#e8a33d", "#a63603"], v / top);
+        return { of: (k) => of(forgetting[k]), keys: seen(forgetting).sort((a, b) => a - b).map((v) => [of(v), `${v}`]) };
+      }
+      const back = [...colours].reverse(), last = epochs.length;
+      if (this.state.colour === "learned") {
+        const at = (v) => (v === null ? last : epochs.indexOf(v));
+        const of = (v) => mix(back, at(v) / last);
+        const keys = seen(learned).sort((a, b) => at(a) - at(b));
+        return { of: (k) => of(learned[k]), keys: keys.map((v) => [of(v), v === null ? "never" : number(v)]) };
+      }
+      const of = (v) => mix(colours, v);
+      const keys = last <= 12 ? [...Array(last + 1).keys()].map((k) => k / last) : [0, 0.25, 0.5, 0.75, 1];
+      return { of: (k) => of(correctness[k]), keys: keys.map((v) => [of(v), last <= 12 ? `${Math.round(v * last)} of ${last}` : `${100 * v} %`]) };
+    }
+
+    draw() {
+      const { x, y, forgetting } = this.data, width = 520, height = 470, left = 42, bottom = 38, top = 10, right = 8;
+      const most = Math.max(0.05, ...x) * 1.05;
+      this.px = (v) => left + (v / most) * (width - left - right);
+      this.py = (v) => top + (1 - v) * (height - top - bottom);
+      const picture = svg("svg", { viewBox: `0 0 ${width} ${height}`, tabindex: 0, role: "img",
+        "aria-label": "data map: mean confidence against variability" });
+      const text = (value, attributes) => {
+        svg("text", { "font-size": 11, class: "soft", ...attributes }, picture).textContent = value;
+      };
+      for (let v = 0; v <= 1.001; v += 0.2) {
+        svg("line", { x1: left, x2: width - right, y1: this.py(v), y2: this.py(v), class: "axis" }, picture);
+        text(number(v, 2), { x: left - 5, y: this.py(v), "text-anchor": "end", "dominant-baseline": "central" });
+      }
+      const step = most > 0.25 ? 0.1 : most > 0.1 ? 0.05 : 0.01;
+      for (let v = 0; v <= most; v += step) text(number(v, 2), { x: this.px(v), y: height - bottom + 15, "text-anchor": "middle" });
+      text("variability", { x: (left + width) / 2, y: height - 5, "text-anchor": "middle" });
+      text("mean confidence", { "text-anchor": "middle", transform: `translate(9 ${(top + height - bottom) / 2}) rotate(-90)` });
+      const chosen = this.chosen, scale = this.scale(), size = this.n > 1500 ? 2.6 : 3.6;
+      const inside = new Set(chosen), dots = svg("g", { class: "dots" }, picture);
+      for (let k = 0; k < this.n; k += 1) {
+        if (!inside.has(k)) svg("circle", { cx: this.px(x[k]).toFixed(1), cy: this.py(y[k]).toFixed(1), r: 1.4, class: "left-out" }, dots);
+      }
+      // What was forgotten is drawn last: it is what is looked for, and there is little of it.
+      const order = [...chosen.filter((k) => !forgetting[k]), ...chosen.filter((k) => forgetting[k])];
+      for (const k of order) {
+        svg("circle", { cx: this.px(x[k]).toFixed(1), cy: this.py(y[k]).toFixed(1), r: size, fill: scale.of(k),
+          class: forgetting[k] ? "forgotten" : "" }, dots);
+      }
+      this.order = order;
+      this.cursor = svg("circle", { class: "cursor", r: size + 3 }, picture);
+      this.pin = svg("circle", { class: "pinned", r: size + 3 }, picture);
+      this.listen(picture);
+      const legend = html("div", undefined, undefined, "legend keys");
+      for (const [colour, words] of scale.keys) {
+        html("i", "", html("span", undefined, legend), "dot").style.background = colour;
+        legend.lastChild.append(words);
+      }
+      if (forgetting.some((v) => v > 0)) { html("i", "", html("span", undefined, legend), "dot ring"); legend.lastChild.append("forgotten"); }
+      html("span", `${chosen.length.toLocaleString("en")} of ${this.n.toLocaleString("en")} dots`, legend);
+      const focused = this.left.contains(document.activeElement);
+      this.left.replaceChildren(picture, legend);
+      if (focused) picture.focus();
+      root.dataset.dots = chosen.length;
+      this.place(this.pin, this.pinned);
+      this.place(this.cursor, this.current === undefined ? this.pinned : this.current);
+    }
+
+    place(mark, k) {
+      mark.setAttribute("cx", this.px(this.data.x[k]));
+      mark.setAttribute("cy", this.py(this.data.y[k]));
+    }
+
+    listen(picture) {
+      const nearest = (event, within) => {
+        const box = picture.getBoundingClientRect(), { width, height } = picture.viewBox.baseVal;
+        const at = [((event.clientX - box.left) / box.width) * width, ((event.clientY - box.top) / box.height) * height];
+        let best, least = within * within;
+        for (const k of this.order) {
+          const away = (this.px(this.data.x[k]) - at[0]) ** 2 + (this.py(this.data.y[k]) - at[1]) ** 2;
+          if (away <= least) { best = k; least = away; }
+        }
+        return best;
+      };
+      picture.addEventListener("pointermove", (event) => {
+        const k = nearest(event, 14);
+        if (k !== undefined && k !== this.current) this.show(k);
+      });
+      picture.addEventListener("pointerleave", () => this.show(this.pinned));
+      picture.addEventListener("click", (event) => { const k = nearest(event, 24); if (k !== undefined) this.keep(k); });
+      picture.addEventListener("keydown", (event) => {
+        const way = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[event.key];
+        if (event.key === "Enter") { this.keep(this.current); return; }
+        if (!way) return;
+        event.preventDefault();
+        const now = [this.px(this.data.x[this.current]), this.py(this.data.y[this.current])];
+        let best, least = Infinity;
+        for (const k of this.order) {
+          const d = [this.px(this.data.x[k]) - now[0], this.py(this.data.y[k]) - now[1]];
+          const ahead = d[0] * way[0] + d[1] * way[1], aside = Math.abs(d[0] * way[1]) + Math.abs(d[1] * way[0]);
+          if (ahead > 0.5 && aside <= ahead && ahead + 2 * aside < least) { best = k; least = ahead + 2 * aside; }
+        }
+        if (best !== undefined) this.show(best);
+      });
+    }
+
+    keep(k) {
+      this.pinned = k;
+      this.place(this.pin, k);
+      this.show(k);
+    }
+
+    show(k) {
+      this.current = k;
+      this.place(this.cursor, k);
+      const d = this.data, box = this.readout;
+      box.replaceChildren();
+      html("h5", d.ids[k], box);
+      const asked = html("p", undefined, box, "asked");
+      for (const piece of d.texts[k]) html("span", piece, asked, "piece");
+      const facts = html("p", undefined, box, "facts-line");
+      const fact = (name, value) => { html("b", value, html("span", `${name} `, facts)); facts.append(" "); };
+      if (d.label.length) fact("label", d.label[k]);
+      fact("confidence", number(d.y[k]));
+      fact("variability", number(d.x[k]));
+      fact("right after", `${[...d.right[k]].filter((c) => c === "1").length} of ${d.epochs.length} epochs`);
+      fact("forgotten", d.forgetting[k] === 1 ? "once" : d.forgetting[k] ? `${d.forgetting[k]} times` : "never");
+      this.course(k, box);
+      root.dataset.example = d.ids[k];
+    }
+
+    // The gold probability after every epoch: full dots where the model is right.
+    course(k, parent) {
+      const { epochs, course, right } = this.data, w = 360, h = 130, left = 34, bottom = 22, top = 8, end = 8;
+      const first = epochs[0], span = epochs[epochs.length - 1] - first;
+      const x = (v) => (span ? left + 6 + ((v - first) / span) * (w - left - end - 12) : (left + w) / 2);
+      const y = (v) => top + (1 - v) * (h - top - bottom);
+      const picture = svg("svg", { viewBox: `0 0 ${w} ${h}`, role: "img", class: "course",
+        "aria-label": "confidence after every epoch" });
+      for (const v of [0, 0.5, 1]) {
+        svg("line", { x1: left, x2: w - end, y1: y(v), y2: y(v), class: "axis" }, picture);
+        svg("text", { x: left - 5, y: y(v), "text-anchor": "end", "dominant-baseline": "central", "font-size": 10.5, class: "soft" }, picture).textContent = v;
+      }
+      const points = course[k].map((v, e) => `${x(epochs[e]).toFixed(1)},${y(v).toFixed(1)}`);
+      svg("polyline", { points: points.join(" "), fill: "none", stroke: "currentColor", "stroke-opacity": 0.5, "stroke-width": 1.2 }, picture);
+      course[k].forEach((v, e) => svg("circle", { cx: x(epochs[e]), cy: y(v), r: 4, class: right[k][e] === "1" ? "right" : "wrong" }, picture));
+      const every = Math.ceil(epochs.length / 10);
+      epochs.forEach((v, e) => {
+        if (e % every) return;
+        svg("text", { x: x(v), y: h - 6, "text-anchor": "middle", "font-size": 10.5, class: "soft" }, picture).textContent = number(v);
+      });
+      parent.append(picture);
+      html("p", "Probability of the gold answer after every epoch; blue: right, vermilion: wrong.", parent, "hint");
+    }
+  }
+
   const start = async () => {
+    for (const place of document.querySelectorAll(".datamap")) {
+      try {
+        new DataMap(place, await unpack(document.getElementById(place.dataset.source)));
+        root.dataset.maps = Number(root.dataset.maps || 0) + 1;
+      } catch (error) {
+        report(error);
+      }
+    }
     for (const place of document.querySelectorAll(".heatmap")) {
       const node = document.getElementById(place.dataset.source);
       try {
