@@ -188,7 +188,8 @@ def test_the_gradient_of_the_field_is_that_of_the_loss(folder, checkpoint):
     (sums / count).backward()
     expected = dict(model.named_parameters())
     for name, found in field.space.unflatten(slope).items():
-        np.testing.assert_allclose(found, expected[name].grad, atol=1e-9, err_msg=name)
+        # T5's norms compute their variance in float32, whatever the weights are.
+        np.testing.assert_allclose(found, expected[name].grad, atol=1e-7, err_msg=name)
     part = field.batches([3, 1])
     assert sum(len(batch) for batch in part) == 2
     assert field.loss(part) > 0

@@ -13,6 +13,7 @@ import pandas as pd
 from landform.curvature.factors import Factors
 from landform.errors import ConfigError, DataError
 from landform.evaluation.points import Data
+from landform.tasks.answers import references
 from landform.tasks.task import Examples, Task
 
 __all__ = ["Rows", "Side", "label_names_of"]
@@ -95,7 +96,7 @@ def _label_column(task: Task, examples: Examples) -> list[Any]:
         named = task.label_names
         return [" ".join(named[t] if t >= 0 else "-" for t in tags) for tags in examples.labels]
     if task.kind == "seq2seq":
-        return list(examples.labels)
+        return [" | ".join(answers) for answers in references(examples)]
     return [""] * len(examples)
 
 

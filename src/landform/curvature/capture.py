@@ -186,6 +186,12 @@ class Capture:
     def forward(self, batch: Batch) -> Tensor:
         """The logits of a batch, in the task's order; inputs are kept for `backward`."""
         self._clear()
+        if batch.owners is not None:
+            raise CurvatureError(
+                "an example with several accepted answers has several rows in the decoder and one "
+                "in the encoder: its gradients cannot be told apart layer by layer",
+                remedy="load the task with references='first'",
+            )
         batch = _distinct_lengths(batch, self.objective)
         self._positions = _positions(batch, self.objective)
         with torch.enable_grad():
