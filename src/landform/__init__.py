@@ -73,6 +73,7 @@ if TYPE_CHECKING:
     from landform.weights.checkpoint import Checkpoint, load_model, load_tokenizer, select
     from landform.weights.convert import convert
     from landform.weights.distance import distance
+    from landform.weights.merge import Merge, merge
     from landform.weights.space import ParameterSpace
 
 try:
@@ -97,6 +98,7 @@ _HOME = {
     "Interpolation": "landform.geometry.line",
     "Knowledge": "landform.geometry.knowledge",
     "LinearDatamodelling": "landform.attribution.lds",
+    "Merge": "landform.weights.merge",
     "Mislabel": "landform.attribution.mislabel",
     "Objective": "landform.tasks.objective",
     "ParameterSpace": "landform.weights.space",
@@ -141,6 +143,7 @@ _HOME = {
     "load_model": "landform.weights.checkpoint",
     "load_task": "landform.tasks.task",
     "load_tokenizer": "landform.weights.checkpoint",
+    "merge": "landform.weights.merge",
     "mislabel": "landform.attribution.mislabel",
     "push": "landform.exchange.hub",
     "read_evaluations": "landform.exchange.evaluations",

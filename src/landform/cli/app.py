@@ -142,6 +142,10 @@ _COMMANDS = {
         "Convert weights of TensorFlow, Flax or a PyTorch state dict to a checkpoint.",
         "landform convert model.ckpt-34110 runs/bert --labels not_duplicate duplicate",
     ),
+    "merge": (
+        "Fold LoRA updates, or trained biases, into the weights: a whole model.",
+        "landform merge runs/seed0 --out merged/seed0",
+    ),
     "models": (
         "List the hub's models of a prefix: PREFIX and a number.",
         "landform models connectivity/bert_ft_qqp- --steps",

@@ -11,6 +11,7 @@ import contextlib
 import glob
 import json
 import os
+import pickle
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
@@ -29,6 +30,8 @@ from landform.weights.tuning import (
     ADAPTER_WEIGHTS,
     apply_tuning,
     draw_tuning,
+    method_name,
+    own_options,
     read_base,
 )
 
@@ -139,7 +142,8 @@ class Checkpoint:
         files = [*self.weight_files, *([self.path / "config.json"] if self._has_config else [])]
         parts: dict[str, Any] = {path.name: fingerprint_file(path) for path in files}
         if self.tuning is not None:
-            parts |= {ADAPTER_CONFIG: _tuning_function(self.tuning), "base": self.base.fingerprint}
+            told = _tuning_function(self.tuning, self.spec)
+            parts |= {ADAPTER_CONFIG: told, "base": self.base.fingerprint}
         return fingerprint(parts)
 
     @property
@@ -192,7 +196,8 @@ class Checkpoint:
                 read = self.config
         if self.tuning is None:
             return _telling(read)
-        tuning = {f"tuning {k}": v for k, v in _tuning_function(self.tuning).items()}
+        told = _tuning_function(self.tuning, self.spec)
+        tuning = {f"tuning {name}": value for name, value in told.items()}
         return {**_telling(read), **tuning, "pre-trained model": self.base.fingerprint}
 
     @cached_property
@@ -230,18 +235,16 @@ _FOREIGN = (".h5", ".msgpack", ".ckpt.index", ".onnx", ".gguf")
 
 # --- tuned models -------------------------------------------------------------------------------
 
-# Keys of PEFT's configs that say where the base is, how training ran, or which version wrote them.
+# Keys that say where the base is, how training started and ran, which version wrote them, or which
+# tensors are stored, as the tensors themselves do.
 _NOT_TUNING = frozenset(
     (
-        "megatron_core",
-        "base_model_name_or_path",
-        "revision",
-        "auto_mapping",
-        "inference_mode",
-        "task_type",
+        *("base_model_name_or_path", "revision", "auto_mapping", "inference_mode", "task_type"),
+        *("peft_version", "peft_type", "megatron_core", "runtime_config", "tuning"),
+        *("init_mean", "init_std", "init_weights", "init_lora_weights", "lora_dropout"),
+        *("eva_config", "corda_config", "loftq_config", "lora_ga_config"),
+        *("modules_to_save", "train_also"),
     )
-    + ("peft_version", "init_lora_weights", "lora_dropout", "runtime_config", "eva_config")
-    + ("corda_config", "loftq_config", "init_mean", "init_std")
 )
 _PEFT_KINDS = {
     "SEQ_CLS": "classification",
@@ -251,49 +254,64 @@ _PEFT_KINDS = {
 }
 
 
-def _tuning_function(options: Mapping[str, Any]) -> dict[str, Any]:
+def _tuning_function(options: Mapping[str, Any], spec: str) -> dict[str, Any]:
     """What adapter_config.json says of the function that the weights parametrise, flat."""
-    own = options.get("landform")
-    read = own if isinstance(own, dict) else options
-    told: dict[str, Any] = {"method": options.get("peft_type")}
+    read = dict(options)
+    if isinstance(options.get("landform"), dict):
+        config = own_options(options, spec)
+        read = config.identity()
+        if config.tuning == "adapter":
+            read["adapter_activation"] = config.activation
+    told: dict[str, Any] = {"method": method_name(options)}
     for name, value in read.items():
-        if name not in _NOT_TUNING and value not in _OFF and name not in ("tuning", "peft_type"):
+        if name not in _NOT_TUNING and value not in _OFF:
             told[name] = sorted(value) if isinstance(value, list) else value
     return told
 
 
 def _base_of(checkpoint: Checkpoint, options: Mapping[str, Any]) -> Checkpoint:
-    named, noted = options.get("base_model_name_or_path"), read_base(checkpoint.path)
-    places: list[str] = []
-    if noted is not None and noted.get("relative"):
-        places.append(str((checkpoint.path / str(noted["relative"])).resolve()))
+    """The pre-trained model that a tuned one names, looked for where either may have moved to."""
+    named, noted = options.get("base_model_name_or_path"), read_base(checkpoint.path) or {}
+    places: list[Path] = []
+    if noted.get("relative"):
+        places.append((checkpoint.path / str(noted["relative"])).resolve())
     if isinstance(named, str) and named:
-        places += [named, str((checkpoint.path / named).resolve())]
-    base = next((_local(p, Path(p), None, None) for p in places if _is_model(Path(p))), None)
-    if base is None and isinstance(named, str) and _HUB_NAME.match(named):
-        base = resolve(named, revision=options.get("revision"))
+        places += [Path(named).expanduser().absolute(), (checkpoint.path / named).resolve()]
+    found = [_local(str(p), p, None, None) for p in dict.fromkeys(places) if _is_model(p)]
     remedy = "put the pre-trained model back, or name its place in adapter_config.json"
-    if base is None:
+    if not found and isinstance(named, str) and _HUB_NAME.match(named):
+        try:
+            found = [resolve(named, revision=options.get("revision"))]
+        except CheckpointError as error:
+            raise CheckpointError(
+                f"{checkpoint.spec}: the pre-trained model that it tunes: {error.what}",
+                remedy=f"{remedy} (base_model_name_or_path)",
+            ) from error
+    if not found:
         raise CheckpointError(
             f"{checkpoint.spec}: the pre-trained model that it tunes ({named}) is not there",
             remedy=f"{remedy} (base_model_name_or_path)",
         )
-    if base.tuning is not None:
+    whole = [base for base in found if base.tuning is None]
+    if not whole:
         raise CheckpointError(
-            f"{checkpoint.spec}: its base {base.spec} is a tuned model itself",
-            remedy="merge the base first (merge_and_unload, save_pretrained)",
+            f"{checkpoint.spec}: its base {found[0].spec} is a tuned model itself",
+            remedy="make the base a whole model first (landform merge), and tune that",
         )
-    wanted = noted.get("fingerprint") if noted is not None else None
-    if wanted is not None and base.fingerprint != wanted:
+    # What lies in a place now may be another model, where only the adapter was moved.
+    wanted = noted.get("fingerprint")
+    fitting = [base for base in whole if wanted is None or base.fingerprint == wanted]
+    if not fitting:
         raise CheckpointError(
-            f"{checkpoint.spec}: the pre-trained model in {base.path} is not the one it tunes",
+            f"{checkpoint.spec}: the pre-trained model in {whole[0].path} is not the one it tunes: "
+            "weights or config.json are others now",
             remedy=remedy,
         )
-    return base
+    return fitting[0]
 
 
 def _is_model(path: Path) -> bool:
-    return (path / "config.json").is_file()
+    return any((path / name).is_file() for name in _CONFIGS)
 
 
 def _head_of_adapter(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -412,21 +430,30 @@ def _check_same_method(
     a: Checkpoint, b: Checkpoint, mine: Mapping[str, Any], theirs: Mapping[str, Any]
 ) -> None:
     """Raise where two checkpoints were tuned by different methods, or from different models."""
-    methods = [
-        "whole model" if read.get("tuning method") is None else str(read["tuning method"])
-        for read in (mine, theirs)
-    ]
+    methods = [str(read.get("tuning method", "full")) for read in (mine, theirs)]
     if methods[0] != methods[1]:
         raise SpaceMismatchError(
             f"two tuning methods: {a.spec} is {methods[0]}, {b.spec} is {methods[1]}; what was "
             "tuned are different tensors",
-            remedy="compare checkpoints tuned by one method, or merge adapters into whole models",
+            remedy="compare checkpoints tuned by one method; landform merge makes whole models of "
+            "lora and bitfit",
         )
     if mine.get("pre-trained model") != theirs.get("pre-trained model"):
         raise SpaceMismatchError(
             f"{a.spec} and {b.spec} tune two different pre-trained models ({a.base.path} and "
             f"{b.base.path})",
-            remedy="compare adapters of one pre-trained model",
+            remedy="compare models tuned from one pre-trained model",
+        )
+    faults = [
+        f"{name.removeprefix('tuning ')} is {mine.get(name)!r} in {a.spec} and "
+        f"{theirs.get(name)!r} in {b.spec}"
+        for name in sorted({*mine, *theirs})
+        if name.startswith("tuning ") and mine.get(name) != theirs.get(name)
+    ]
+    if faults:
+        raise SpaceMismatchError(
+            f"two kinds of {methods[0]}: {'; '.join(faults[:4])}",
+            remedy="compare checkpoints tuned with the same options",
         )
 
 
@@ -703,8 +730,8 @@ def _load_tuned(
         model = _load_base(checkpoint, kind, options, changes)
     drawn = model.landform_new_tensors
     try:
-        model = apply_tuning(model, tuning, checkpoint.path, checkpoint.spec)
-    except SafetensorError as error:
+        model = apply_tuning(model, tuning, checkpoint.weight_files[0], checkpoint.spec)
+    except (SafetensorError, pickle.UnpicklingError) as error:
         raise _load_error(checkpoint, error) from error
     trained = {_without_wrappers(name) for name in model.landform_tuned}
     lacking = sorted(set(drawn) - trained)
@@ -727,8 +754,8 @@ def _load_base(
     kind = kind or head_kind(checkpoint)
     headed = kind in ("classification", "regression", "token-classification")
     if headed:
-        named = {str(i): name for i, name in enumerate(checkpoint.label_names())}
-        labels = {"id2label": named, "label2id": {name: int(i) for i, name in named.items()}}
+        named = dict(enumerate(checkpoint.label_names()))
+        labels = {"id2label": named, "label2id": {name: i for i, name in named.items()}}
         changes = {"num_labels": len(named), **labels, **changes}
         if kind == "regression":
             changes["problem_type"] = "regression"
@@ -761,7 +788,9 @@ def draw_tuned(
     with torch_random_kept():
         torch.manual_seed(seed)
         model = _load_base(checkpoint, kind, config or LoadConfig(), {})
-        model = draw_tuning(model, checkpoint.tuning, checkpoint.path, checkpoint.spec, **changes)
+        model = draw_tuning(
+            model, checkpoint.tuning, checkpoint.weight_files[0], checkpoint.spec, **changes
+        )
     model.eval()
     return model  # type: ignore[no-any-return]
 

@@ -18,8 +18,10 @@ from __future__ import annotations
 import copy
 import json
 import os
+import pickle
+import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -41,6 +43,9 @@ __all__ = [
     "apply_tuning",
     "draw_tuning",
     "head_modules",
+    "method_name",
+    "own_options",
+    "read_base",
     "save_model",
     "tune",
 ]
@@ -252,7 +257,7 @@ def _lora(model: Any, config: TuningConfig, heads: Sequence[str]) -> Any:
     """PEFT's config of the LoRA updates, queries and values unless others are named."""
     peft = _peft()
     known = peft.utils.TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
-    modules = config.lora_modules or known.get(model.config.model_type)
+    modules = config.lora_modules or known.get(model.config.model_type) or _queries_values(model)
     if not modules:
         raise ConfigError(
             f"lora: which layers of a {model.config.model_type} are to be updated?",
@@ -264,15 +269,27 @@ def _lora(model: Any, config: TuningConfig, heads: Sequence[str]) -> Any:
         if any(fnmatchcase(name, pattern) for pattern in config.train_also)
     }
     kind = next((t for end, t in _TASK_TYPES if type(model).__name__.endswith(end)), None)
+    turned = any(  # GPT-2's layers keep their weights (in, out)
+        type(layer).__name__ == "Conv1D" and name.endswith(tuple(modules))
+        for name, layer in model.named_modules()
+    )
     return peft.LoraConfig(
         task_type=kind,
         r=config.lora_rank,
         lora_alpha=config.lora_alpha,
         lora_dropout=config.lora_dropout,
         target_modules=list(modules),
+        fan_in_fan_out=turned,
         modules_to_save=[*heads, *sorted(also)] or None,
         base_model_name_or_path=getattr(model.config, "_name_or_path", None),
     )
+
+
+def _queries_values(model: Any) -> list[str]:
+    """The layers of queries and values in models that PEFT has no list for (DistilBERT)."""
+    names = {name.rpartition(".")[2] for name, _ in model.named_modules()}
+    pairs = (("q_lin", "v_lin"), ("q_proj", "v_proj"), ("query", "value"), ("q", "v"))
+    return next((list(pair) for pair in pairs if names.issuperset(pair)), [])
 
 
 def _wrap(model: Any, config: Any) -> Any:
@@ -281,7 +298,10 @@ def _wrap(model: Any, config: Any) -> Any:
     # Generic: the classes for kinds of tasks would only add heads that `config` names already.
     kind, config.task_type = config.task_type, None
     try:
-        wrapped = peft.PeftModel(model, config, autocast_adapter_dtype=False)
+        with warnings.catch_warnings():
+            # PEFT reads an attribute that transformers has renamed.
+            warnings.filterwarnings("ignore", ".*is_gradient_checkpointing", FutureWarning)
+            wrapped = peft.PeftModel(model, config, autocast_adapter_dtype=False)
     except ValueError as error:
         raise ConfigError(
             f"lora: {str(error).splitlines()[0]}", remedy="name layers of this model: lora_modules="
@@ -313,16 +333,26 @@ def save_model(
     directory.mkdir(parents=True, exist_ok=True)
     tensors = {name: value.detach().cpu().contiguous().clone() for name, value in _state(model)}
     save_file(tensors, directory / ADAPTER_WEIGHTS, metadata={"format": "pt"})
+    hub = _hub_place(base) if base is not None else {}
     path = str(base) if base is not None else getattr(model.config, "_name_or_path", None)
     options = {**_plain(tuning.options), "base_model_name_or_path": path, "inference_mode": True}
-    write_json(directory / ADAPTER_CONFIG, options)
+    write_json(directory / ADAPTER_CONFIG, options | hub)
     # What PEFT does not keep: the names of the labels, and which head it is.
     config = copy.deepcopy(model.config)
     config.architectures = [type(model).__name__]
     config.save_pretrained(directory)
     if base is not None:
-        where = {"relative": os.path.relpath(base, directory), "fingerprint": fingerprint}
-        write_json(directory / BASE_RECORD, where)
+        relative = None if hub else os.path.relpath(base, directory)
+        write_json(directory / BASE_RECORD, {"relative": relative, "fingerprint": fingerprint})
+
+
+def _hub_place(base: Path) -> dict[str, Any]:
+    """Name and revision of a model in the cache of the hub, which are the same on all machines."""
+    folder = base.parent.parent.name
+    if base.parent.name != "snapshots" or not folder.startswith("models--"):
+        return {}
+    name = folder.removeprefix("models--").replace("--", "/")
+    return {"base_model_name_or_path": name, "revision": base.name}
 
 
 def _state(model: Any) -> list[tuple[str, Tensor]]:
@@ -343,55 +373,103 @@ def _plain(options: Mapping[str, Any]) -> dict[str, Any]:
     return made
 
 
-def apply_tuning(model: Any, options: dict[str, Any], path: Path, spec: str) -> Any:
-    """Turn the pre-trained `model` into the tuned one in the directory `path`, in place.
+def apply_tuning(model: Any, options: dict[str, Any], weights: Path, spec: str) -> Any:
+    """Turn the pre-trained `model` into the tuned one, whose tensors are in `weights`, in place.
 
-    Raises `CheckpointError` for tensors that are missing, of other shapes, or in excess.
+    `options` is adapter_config.json. Raises `CheckpointError` for tensors that are missing, of
+    other shapes, or in excess.
     """
-    from safetensors.torch import load_file
-
-    tensors = load_file(path / ADAPTER_WEIGHTS)
-    if "landform" in options:
-        config = TuningConfig.parse(options["landform"], where=str(path / ADAPTER_CONFIG))
-        with torch.random.fork_rng(devices=[]):
-            _insert(model, config)
-        _fill(dict(model.named_parameters()), tensors, spec)
-        return _freeze(model, frozenset(tensors), Tuning(options))
-    return _apply_peft(model, options, tensors, spec)
+    tensors = _read(weights)
+    if "landform" not in options:
+        return _apply_peft(model, options, tensors, spec)
+    config = own_options(options, spec)
+    with torch.random.fork_rng(devices=[]):
+        new = _insert(model, config)
+    lacking = sorted(new - set(tensors))
+    if lacking:
+        raise CheckpointError(
+            f"{spec}: {weights.name} lacks {lacking[0]}",
+            remedy="adapter_config.json and the weights do not belong together",
+        )
+    _fill(dict(model.named_parameters()), tensors, spec)
+    return _freeze(model, frozenset(tensors), Tuning(options))
 
 
 def draw_tuning(
-    model: Any, options: dict[str, Any], path: Path, spec: str, **changes: float
+    model: Any, options: dict[str, Any], weights: Path, spec: str, **changes: float
 ) -> Any:
     """`apply_tuning` with the first weights of the method in place of the trained ones.
 
     They are drawn from torch's global generator; tensors of the pre-trained model that were tuned
     stay as they are there. `changes` are options of landform's own methods that read them.
     """
-    from safetensors import safe_open
-
     if "landform" not in options:
         config = _peft_config(options, spec)
         if hasattr(config, "init_lora_weights"):
             config.init_lora_weights = True  # others look at data, or change the model itself
         return _wrap(model, config)
-    kept = options["landform"]
+    kept = own_options(options, spec).identity()
     used = {name: value for name, value in changes.items() if name in kept}
-    config = TuningConfig.parse({**kept, **used}, where=str(path / ADAPTER_CONFIG))
-    _insert(model, config)
-    with safe_open(path / ADAPTER_WEIGHTS, framework="pt") as file:
-        names = frozenset(file.keys())
-    return _freeze(model, names, Tuning(options))
+    _insert(model, TuningConfig.parse({**kept, **used}, where=f"{spec}: {ADAPTER_CONFIG}"))
+    return _freeze(model, frozenset(_read(weights)), Tuning(options))
 
 
-def _peft_config(options: dict[str, Any], spec: str) -> Any:
-    peft = _peft()
+def _read(weights: Path) -> dict[str, Tensor]:
+    from safetensors.torch import load_file
+
+    if weights.suffix != ".bin":
+        return load_file(weights)
+    # The user allowed a pickle (see `checkpoint.check_loadable`); it still runs no code.
     try:
-        config = peft.PeftConfig.from_peft_type(**options)
-    except (KeyError, ValueError, TypeError) as error:
+        tensors: dict[str, Tensor] = torch.load(weights, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError) as error:  # a damaged archive
+        raise pickle.UnpicklingError(str(error)) from error
+    return tensors
+
+
+def own_options(options: Mapping[str, Any], spec: str) -> TuningConfig:
+    """The options in an adapter_config.json that landform wrote."""
+    config = TuningConfig.parse(options["landform"], where=f"{spec}: {ADAPTER_CONFIG}")
+    if options.get("peft_type") != f"LANDFORM_{config.tuning.upper()}":
         raise CheckpointError(
-            f"{spec}: PEFT does not know the method {options.get('peft_type')!r} ({error})",
+            f"{spec}: {ADAPTER_CONFIG} says {options.get('peft_type')} and tuning {config.tuning}",
+            remedy="copy the file again, or train the model again",
+        )
+    return config
+
+
+def method_name(options: Mapping[str, Any] | None) -> str:
+    """The method in an adapter_config.json as users know it; `full` of a whole model."""
+    if options is None:
+        return "full"
+    return str(options.get("peft_type")).removeprefix("LANDFORM_").lower()
+
+
+def _peft_config(options: Mapping[str, Any], spec: str) -> Any:
+    """PEFT's config object. What this version does not know may only say that it is not used."""
+    peft = _peft()
+    kinds = {getattr(k, "value", k): v for k, v in peft.PEFT_TYPE_TO_CONFIG_MAPPING.items()}
+    kind = kinds.get(options.get("peft_type"))
+    if kind is None:
+        raise CheckpointError(
+            f"{spec}: PEFT {peft.__version__} does not know the method "
+            f"{options.get('peft_type')!r}",
             remedy="update peft, or use a method that it ships",
+        )
+    known = {field.name for field in fields(kind)}
+    further = [k for k, v in options.items() if k not in known and v not in (None, False, {}, [])]
+    if further:
+        written = f" ({options['peft_version']})" if options.get("peft_version") else ""
+        raise CheckpointError(
+            f"{spec}: {ADAPTER_CONFIG} has {', '.join(sorted(further)[:4])}, which PEFT "
+            f"{peft.__version__} does not know",
+            remedy=f"update peft: the adapter was made with another version{written}",
+        )
+    try:
+        config = kind(**{name: value for name, value in options.items() if name in known})
+    except (ValueError, TypeError) as error:
+        raise CheckpointError(
+            f"{spec}: {ADAPTER_CONFIG}: {' '.join(str(error).split())}", remedy="repair the file"
         ) from None
     if config.is_prompt_learning:
         raise CheckpointError(
@@ -405,14 +483,27 @@ def _peft_config(options: dict[str, Any], spec: str) -> Any:
 
 def _apply_peft(model: Any, options: dict[str, Any], tensors: dict[str, Tensor], spec: str) -> Any:
     peft, config = _peft(), _peft_config(options, spec)
-    with torch.random.fork_rng(devices=[]):
-        tuned = _wrap(model, config)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            tuned = _wrap(model, config)
+    except ConfigError as error:
+        raise CheckpointError(
+            f"{spec}: {error.what}",
+            remedy=f"repair {ADAPTER_CONFIG}; or the adapter was trained on another model",
+        ) from error
     wrapped = tuned.landform_tuning.peft
     with torch.no_grad():
-        found = peft.set_peft_model_state_dict(wrapped, dict(tensors))
+        try:
+            found = peft.set_peft_model_state_dict(wrapped, dict(tensors))
+        except RuntimeError as error:
+            raise CheckpointError(
+                f"{spec}: {ADAPTER_WEIGHTS}: {' '.join(str(error).split())[:300]}",
+                remedy="the adapter was trained on another model",
+            ) from None
     trained = {f"base_model.model.{name}" for name in tuned.landform_tuned}
-    missing = sorted(trained & set(found.missing_keys))
-    odd = sorted(found.unexpected_keys)
+    missing = sorted(_unfilled(wrapped, trained & set(found.missing_keys), found.missing_keys))
+    # Where biases are trained, PEFT keeps those of a trained head twice.
+    odd = sorted(key for key in found.unexpected_keys if ".modules_to_save." not in key)
     if missing or odd:
         raise CheckpointError(
             f"{spec}: {ADAPTER_WEIGHTS} "
@@ -421,6 +512,13 @@ def _apply_peft(model: Any, options: dict[str, Any], tensors: dict[str, Tensor],
             "was trained on another model",
         )
     return tuned
+
+
+def _unfilled(wrapped: nn.Module, names: set[str], missing: Sequence[str]) -> set[str]:
+    """Those of `names` that the file holds under none of their names: layers may share a tensor."""
+    every = dict(wrapped.named_parameters(remove_duplicate=False))
+    filled = {id(values) for name, values in every.items() if name not in set(missing)}
+    return {name for name in names if id(every[name]) not in filled}
 
 
 def _fill(parameters: Mapping[str, nn.Parameter], tensors: Mapping[str, Tensor], spec: str) -> None:
