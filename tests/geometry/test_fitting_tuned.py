@@ -1,4 +1,4 @@
-"""Curves between models tuned by every method: ends, fresh starts, Adafactor, choosing, the grid."""
+"""Curves between models tuned by every method: ends, fresh starts, Adafactor, choosing, grids."""
 
 import json
 import math

@@ -183,7 +183,9 @@ class MixingLoop(Loop):
             for group in self.where
         ]
         sigma = torch.sigmoid(self.free)
-        gradient += share * sigma * (1.0 - sigma) * torch.tensor(along).to(gradient)
+        gradient += (
+            share * sigma * (1.0 - sigma) * torch.tensor(along, dtype=torch.float64).to(gradient)
+        )
         return share * loss
 
     def visit(self) -> Iterator[None]:
@@ -330,7 +332,7 @@ class _Ends:
 
     def mix(self, groups: GroupName, logits: Floats) -> Tensor:
         """The mixed point."""
-        out, shares = torch.empty_like(self.here), torch.sigmoid(torch.from_numpy(logits)).numpy()
+        out, shares = torch.empty_like(self.here), torch.sigmoid(torch.tensor(logits)).numpy()
         where = list(group_spans(self.space, groups).values())
         mix_groups(out, self.here, self.there, where, shares)
         return out

@@ -360,7 +360,9 @@ def _layer_of(name: str) -> str:
         return match.group(1)
     if re.search(r"embed|\bwte\b|\bwpe\b|\bshared\b", name):
         return "embeddings"
-    owner = name.rpartition(".")[0] or name
+    # PEFT keeps a trained head in a wrapper: classifier.modules_to_save.default.weight.
+    owner = name.partition(".modules_to_save.")[0]
+    owner = owner if owner != name else name.rpartition(".")[0] or name
     # bert.pooler.dense -> pooler; classifier.out_proj -> classifier: the first module that is
     # not the wrapper around the whole encoder.
     parts = owner.split(".")
