@@ -16,7 +16,6 @@ from landform.errors import ConfigError, DataError
 from landform.evaluation.cartography import cartography as summary_of
 from landform.evaluation.cartography import read_dynamics
 from landform.evaluation.evaluate import example_log
-from landform.evaluation.intervals import percentile_interval, resample_counts
 from landform.evaluation.points import Data, PointsConfig
 from landform.evaluation.scores import example_scores
 from landform.geometry.fitting import FittedPath, WalkWork
@@ -171,21 +170,21 @@ class Knowledge(Result):
         if not n:
             return "nothing is newly forgotten on the way"
         unlike = rows[rows.p_holm <= 1 - float(self.provenance["config"]["level"])]
-        what = f"{n} newly forgotten on the way"
         if not len(unlike):
             return (
-                f"{what}: no difference from as many random examples that were right before in "
-                f"{', '.join(rows.statistic)} (smallest corrected p {rows.p_holm.min():.2g})"
+                f"{n} newly forgotten on the way: no difference from as many random examples that "
+                f"were right before in {', '.join(rows.statistic)} (smallest corrected p "
+                f"{rows.p_holm.min():.2g})"
             )
         parts = [
-            f"{row.statistic} {row['mean']:.3g} against {row.control:.3g} of random examples that "
-            f"were right before and {row.base:.3g} of all (corrected p {row.p_holm:.2g})"
+            f"{row.statistic} {row['mean']:.3g} against {row.control:.3g} (all {row.base:.3g})"
             for _, row in unlike.iterrows()
         ]
         same = [name for name in rows.statistic if name not in set(unlike.statistic)]
-        return f"{what}: {', '.join(parts)}" + (
-            f"; no difference in {', '.join(same)}" if same else ""
-        )
+        return (
+            f"{n} newly forgotten on the way, against random examples that were right before: "
+            f"{', '.join(parts)}, corrected p at most {unlike.p_holm.max():.2g}"
+        ) + (f"; no difference in {', '.join(same)}" if same else "")
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; the score matrix as one list of scores per point."""
@@ -375,42 +374,37 @@ def knowledge_of(
         table=pd.concat(parts, axis=1),
         along=along,
         summary=step_summary(along, comparison),
-        between=between_ends(scores, config),
+        between=between_ends(scores, config.level),
         provenance={**provenance, "config": config.model_dump(mode="json")},
         comparison=comparison,
         **about,
     )
 
 
-def between_ends(scores: Floats, config: PointsConfig) -> pd.DataFrame:
+def between_ends(scores: Floats, level: float) -> pd.DataFrame:
     """What changes between ends that agree: see `Knowledge.between`.
 
-    share = examples / of, with a percentile bootstrap interval over examples; NaN where no example
-    is right (or not right) at both ends.
+    share = examples / of, with the exact binomial interval (Clopper and Pearson 1934), which a
+    bootstrap does not give where no example changes; NaN where none is right (not right) at both
+    ends.
     """
+    from scipy.stats import binomtest
+
     right = scores == 1
     inside = right[1:-1] if len(scores) > 2 else right[:1]  # two points have nothing between
     kept, lost = right[0] & right[-1], ~right[0] & ~right[-1]
-    counts = resample_counts(scores.shape[1], config.replicates, config.seed)
     rows = []
     for change, group, changed in (
         ("forgotten", kept, kept & ~inside.all(axis=0)),
         ("learned", lost, lost & inside.any(axis=0)),
     ):
-        with np.errstate(invalid="ignore"):
-            drawn = (counts @ changed) / (counts @ group)
-        drawn = drawn[np.isfinite(drawn)]
-        low, high = percentile_interval(drawn, config.level) if len(drawn) else 2 * (np.nan,)
-        rows.append(
-            {
-                "change": change,
-                "of": int(group.sum()),
-                "examples": int(changed.sum()),
-                "share": float(changed.sum() / group.sum()) if group.any() else np.nan,
-                "low": float(low),
-                "high": float(high),
-            }
-        )
+        n, k = int(group.sum()), int(changed.sum())
+        row: dict[str, Any] = {"change": change, "of": n, "examples": k}
+        row |= {"share": np.nan, "low": np.nan, "high": np.nan}
+        if n:
+            ends = binomtest(k, n).proportion_ci(level, method="exact")
+            row |= {"share": k / n, "low": float(ends.low), "high": float(ends.high)}
+        rows.append(row)
     return pd.DataFrame(rows)
 
 
