@@ -58,6 +58,8 @@ if TYPE_CHECKING:
     from landform.geometry.surface import Surface, surface
     from landform.geometry.transitivity import Transitivity, transitivity
     from landform.report.atlas import write_atlas
+    from landform.studies.axes import Axes, axis_lines, collect_axes
+    from landform.studies.boundary import Boundaries, Boundary, task_boundaries, task_boundary
     from landform.studies.connect import Connection, connect
     from landform.studies.counterfactual import Counterfactual, counterfactual
     from landform.studies.dynamics import Dynamics, dynamics
@@ -82,6 +84,9 @@ except metadata.PackageNotFoundError:  # a source tree that was never installed
     __version__ = "0+unknown"
 
 _HOME = {
+    "Axes": "landform.studies.axes",
+    "Boundaries": "landform.studies.boundary",
+    "Boundary": "landform.studies.boundary",
     "CartographyCallback": "landform.training.cartography",
     "Checkpoint": "landform.weights.checkpoint",
     "ComplexFit": "landform.geometry.simplexes",
@@ -113,11 +118,13 @@ _HOME = {
     "Transitivity": "landform.geometry.transitivity",
     "align": "landform.weights.alignment",
     "area_under_curve": "landform.geometry.curves",
+    "axis_lines": "landform.studies.axes",
     "barrier_height": "landform.geometry.curves",
     "basin_statistics": "landform.geometry.statistics",
     "build_index": "landform.attribution.index",
     "bump_area": "landform.geometry.curves",
     "bump_height": "landform.geometry.curves",
+    "collect_axes": "landform.studies.axes",
     "compare_sharpness": "landform.studies.sharpness",
     "cartography": "landform.evaluation.cartography",
     "connect": "landform.studies.connect",
@@ -158,6 +165,8 @@ _HOME = {
     "sharpness": "landform.geometry.sharpness",
     "similarity": "landform.geometry.similarity",
     "surface": "landform.geometry.surface",
+    "task_boundaries": "landform.studies.boundary",
+    "task_boundary": "landform.studies.boundary",
     "train": "landform.training.finetune",
     "transitivity": "landform.geometry.transitivity",
     "walk": "landform.geometry.fitting",

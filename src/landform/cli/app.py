@@ -100,6 +100,15 @@ _COMMANDS = {
         "Which examples are forgotten and relearned on the way between two checkpoints?",
         "landform knowledge runs/seed0 runs/seed1 --task sst2 --cartography runs/seed0",
     ),
+    "boundary": (
+        "How far along the line between the models of two tasks does each of them work?",
+        "landform boundary runs/mnli runs/sst2 --task mnli --task-b sst2 --store study",
+    ),
+    "grid": (
+        "Write the study files of a grid of experiments; collect what came of them.",
+        "landform grid --model org/pre-trained --tasks sst2 --axes seed order --out studies",
+        "landform grid --collect studies/study --figure axes.png",
+    ),
     "distance": (
         "Distances between two checkpoints: L2, RMS, cosine, per group of parameters.",
         "landform distance runs/seed0 runs/seed1 --by layer",

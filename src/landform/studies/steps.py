@@ -18,6 +18,7 @@ from landform.studies.attribution_steps import (
     LdsStep,
     MislabelStep,
 )
+from landform.studies.axes_steps import AxesStep, BoundaryStep
 from landform.studies.geometry_steps import (
     AlignStep,
     ConnectStep,
@@ -202,6 +203,8 @@ STEPS: dict[str, type[Step]] = {
     "simplex": SimplexStep,
     "sharpness": SharpnessStep,
     "dynamics": DynamicsStep,
+    "boundary": BoundaryStep,
+    "axes": AxesStep,
     "influence": InfluenceStep,
     "mislabel": MislabelStep,
     "lds": LdsStep,
