@@ -361,6 +361,30 @@ def test_data_options(refused, place):
         refused("evaluate", seed0, *words, says=says, root=place, status=1)
 
 
+def test_text_to_text(refused, place, tmp_path):
+    from text_models import save_text_model, toy_folder, write_answers
+
+    bart = save_text_model(tmp_path / "bart", "bart")
+    toy = toy_folder(tmp_path / "toy")
+    several = toy_folder(toy_folder(tmp_path / "several"), name="other")
+    rows = toy_folder(tmp_path / "rows")
+    write_answers(rows / "toy_dev.tsv", [("w1", "yes"), ("w2",)])
+    metric = ("--metrics", "exact_match")
+    for words, says in [
+        ((toy,), "no metric is known for the text-to-text task 'toy'"),
+        ((several, *metric), "holds 2 tasks: other, toy"),
+        ((rows, *metric), "toy_dev.tsv, line 2: no tab, so no answer"),
+        ((toy, *metric, "--max-new-tokens", "41"), "more than the model can take (40 tokens)"),
+        ((toy, *metric, "--sentinel", "<extra_id_99>"), "is not a token of this model's tokenizer"),
+        ((toy, "--metrics", "accuracy"), "metric 'accuracy' needs logits"),
+        ((toy, *metric, "--text", "a"), "option text does not go with kind='text-to-text'"),
+    ]:
+        words = ("--kind", "text-to-text", "--task", *words)
+        refused("evaluate", bart, *words, says=says, root=tmp_path, status=1)
+    words = ("--kind", "text-to-text", "--task", rows, *metric, "--out", tmp_path / "out")
+    refused("train", bart, *words, says="line 2: no tab, so no answer", root=tmp_path, status=1)
+
+
 def test_all_rows_filtered_out(refused, place, tmp_path):
     (tmp_path / "dev.tsv").write_text("sentence\tlabel\tg\nw1\t0\ta\nw2\t1\tb\n")
     words = [*data(tmp_path), "--filters.g", "a", "--filters.label", "1"]

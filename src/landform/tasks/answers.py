@@ -58,7 +58,7 @@ class TextForm:
         if not _is_token(sentinel, tokenizer):
             raise ConfigError(
                 f"option sentinel: {sentinel!r} is not a token of this model's tokenizer",
-                remedy="leave sentinel out (auto), or give '' for none",
+                remedy="leave sentinel out (auto), or give 'none'",
             )
         return f"{self.bos}{sentinel}"
 

@@ -188,8 +188,8 @@ class TaskConfig(Config):
     task_prefix: bool = True
     """text-to-text: put the task's name in brackets before every input."""
     sentinel: str | None = "auto"
-    """text-to-text: the token that targets begin with. auto: <extra_id_0> where the tokenizer has
-    it, else none; an empty text: none."""
+    """text-to-text: the token that targets begin with, or none. auto: <extra_id_0> where the
+    tokenizer has it, else none."""
     lowercase: bool = False
     """text-to-text: lower-case inputs and answers."""
     bos: str = ""
@@ -744,7 +744,7 @@ def _text_task(config: TaskConfig, values: Mapping[str, Table] | None) -> Task:
     metrics = config.metrics or (metric_of(name, source),)
     form = TextForm(
         prefix=(name.lower() if config.lowercase else name) if config.task_prefix else None,
-        sentinel=config.sentinel or None,
+        sentinel=None if config.sentinel in ("", "none") else config.sentinel,
         bos=config.bos,
         max_target_length=config.max_target_length,
         references=config.references,

@@ -271,6 +271,6 @@ def metric_of(name: str, source: AnswerSource) -> str:
     guess = nearest(name, TASK_METRICS)
     raise ConfigError(
         f"no metric is known for the text-to-text task {name!r}",
-        remedy=(f"did you mean {guess!r}? " if guess else "")
-        + f"Otherwise pass metrics=, one or more of {', '.join(_NAMES)}, loss, token_accuracy",
+        remedy=(f"did you mean {guess!r}? Otherwise " if guess else "")
+        + f"pass metrics=, one or more of {', '.join(_NAMES)}, loss, token_accuracy",
     )
