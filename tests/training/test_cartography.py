@@ -156,6 +156,70 @@ def test_language_models_have_the_probability_of_their_tokens(gpt, files, tmp_pa
     assert "tokens" in d.about["measure"] and np.isfinite(d.margin).all()
 
 
+# --- text to text ---------------------------------------------------------------------------------
+
+
+def token_losses(path, text, answer):
+    """-log p of every token of one target after the sentinel, one unpadded pair in float64."""
+    from transformers import AutoModelForSeq2SeqLM
+
+    from text_models import text_tokenizer
+
+    model, tokenizer = AutoModelForSeq2SeqLM.from_pretrained(path).double().eval(), text_tokenizer()
+    source = tokenizer(f" [toy] {text}", return_tensors="pt")
+    target = tokenizer(f"<extra_id_0>{answer}", return_tensors="pt").input_ids
+    with torch.no_grad():
+        z = model(**source, labels=target).logits[0]
+    return np.array([float(-z[t].log_softmax(-1)[y]) for t, y in enumerate(target[0])])
+
+
+def text_task(tmp_path, rows):
+    from text_models import write_answers
+
+    write_answers(tmp_path / "toy" / "toy_train.tsv", rows)
+    return lf.load_task(tmp_path / "toy", kind="text-to-text", metrics="exact_match")
+
+
+TEXT_OPTIONS = {**OPTIONS, "epochs": 2, "batch_size": 4, "eval_split": None}
+
+
+def test_answers_of_a_closed_set_have_teacher_forced_probabilities(tmp_path):
+    """Some answers are the beginning of others, and a row may accept several."""
+    from text_models import save_text_model
+
+    answers = [("yes",), ("no",), ("no w1",), ("yes", "no"), ("no",), ("yes",), ("no w1",)]
+    rows = [(f"w{i} w{i + 3} w2", *accepted) for i, accepted in enumerate(answers)]
+    task = text_task(tmp_path, rows)
+    start = save_text_model(tmp_path / "start")
+    r = lf.train(start, task, out=tmp_path / "runs", save_steps=(2, 4), **TEXT_OPTIONS)
+    d = read_dynamics(r.paths[0])
+    assert d.about["measure"] == "probability among 3 answers"
+    for epoch, step in enumerate((2, 4)):
+        for i, (text, *accepted) in enumerate(rows):
+            path = tmp_path / "runs" / "seed0" / f"checkpoint-{step}"
+            p = {a: np.exp(-token_losses(path, text, a)[1:].sum()) for a in ("yes", "no", "no w1")}
+            share = sum(p[a] for a in accepted) / sum(p.values())
+            assert d.confidence[epoch, i] == pytest.approx(share, rel=1e-4)
+            assert d.correct[epoch, i] == (max(p, key=p.get) in accepted)
+            assert d.margin[epoch, i] == pytest.approx(np.log(share / (1 - share)), abs=1e-3)
+    m = lf.data_map(r.paths[0], task, replicates=20)
+    assert m.table.label[3] == "yes | no"
+
+
+def test_free_answers_have_the_probability_of_their_tokens(tmp_path):
+    from text_models import save_text_model
+
+    rows = [(f"w{i} w2", f"w{i} w{i + 1}") for i in range(6)]
+    task = text_task(tmp_path, rows)
+    start = save_text_model(tmp_path / "start")
+    r = lf.train(start, task, out=tmp_path / "runs", **{**TEXT_OPTIONS, "epochs": 1})
+    d = read_dynamics(r.paths[0])
+    assert "tokens" in d.about["measure"]
+    for i, (text, answer) in enumerate(rows):
+        expected = np.exp(-token_losses(r.paths[0], text, answer).mean())
+        assert d.confidence[0, i] == pytest.approx(expected, rel=1e-4)
+
+
 # --- killed --------------------------------------------------------------------------------------
 
 SCRIPT = """
@@ -337,7 +401,7 @@ def test_what_a_callback_refuses(pretrained, tokenizer, task, tmp_path):
 
     callback = CartographyCallback(task, tokenizer, out=tmp_path / "run")
     unnamed = SimpleNamespace(config=SimpleNamespace(id2label={0: "LABEL_0", 1: "LABEL_1"}))
-    with pytest.raises(LabelError, match="model_labels=task.label_names"):
+    with pytest.raises(LabelError, match=r"model_labels=task\.label_names"):
         callback._objective(unnamed)
     named = CartographyCallback(
         task, tokenizer, out=tmp_path / "run", model_labels=task.label_names

@@ -25,7 +25,7 @@ from landform.evaluation.cartography import (
     read_dynamics,
     refuse_regression,
 )
-from landform.evaluation.points import Data, PreparedData, warn_if_cut
+from landform.evaluation.points import Data, PreparedData, target_length, warn_if_cut
 from landform.store.atomic import check_place, read_tensors, write_tensors
 from landform.tasks.batching import cut_batches, encode, fit_to_model, longest_input
 from landform.tasks.objective import Objective
@@ -202,7 +202,13 @@ class CartographyCallback(TrainerCallback):
     def _prepare(self, model: Any) -> PreparedData:
         task = self.data.task
         length = longest_input(self.tokenizer, model, self.max_length)
-        encoded = encode(self.examples, self.tokenizer, task.kind, max_length=length)
+        encoded = encode(
+            self.examples,
+            self.tokenizer,
+            task.kind,
+            max_length=length,
+            max_target_length=target_length(task, model),
+        )
         warn_if_cut(self.data.name, encoded, length)
         encoded = fit_to_model(encoded, model, self.tokenizer, self.data.name)
         batches = tuple(batch.to(model.device) for batch in cut_batches(encoded, self.token_budget))
