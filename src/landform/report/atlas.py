@@ -21,6 +21,7 @@ import pandas as pd
 
 from landform.errors import ConfigError
 from landform.report import figures
+from landform.report.boundary_pages import BOUNDARY_KINDS
 from landform.report.cartography_pages import CARTOGRAPHY_KINDS
 from landform.report.connections import (
     basins_of,
@@ -606,6 +607,7 @@ KINDS: dict[str, Kind] = {
     "Training": Kind("Training", "training.html.j2", _training, lambda r: f"{r.model} on {r.task}"),
     **CARTOGRAPHY_KINDS,
     **CONNECTIVITY_KINDS,
+    **BOUNDARY_KINDS,
     **INFLUENCE_KINDS,
     **KNOWLEDGE_KINDS,
 }

@@ -21,6 +21,12 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from landform.errors import ConfigError
+from landform.report.boundary_figures import (
+    BOUNDARY_FIGURES,
+    plot_axes,
+    plot_boundaries,
+    plot_boundary,
+)
 from landform.report.cartography_figures import CARTOGRAPHY_FIGURES, plot_data_map, plot_epochs
 from landform.report.connections import (
     basins_of,
@@ -119,7 +125,10 @@ __all__ = [
     "plot_agreement",
     "plot_alignment",
     "plot_basin_histogram",
+    "plot_axes",
     "plot_centroid_scatter",
+    "plot_boundaries",
+    "plot_boundary",
     "plot_climb",
     "plot_complex",
     "plot_counterfactual",
@@ -1088,6 +1097,7 @@ FIGURES: dict[str, dict[str, Callable[..., Figure]]] = {
     },
     **CARTOGRAPHY_FIGURES,
     **CONNECTIVITY_FIGURES,
+    **BOUNDARY_FIGURES,
     **INFLUENCE_FIGURES,
     **KNOWLEDGE_FIGURES,
 }
