@@ -50,8 +50,7 @@ def test_margins_by_hand(data):
     assert set(table.metric) == {"accuracy"} == {headline(data[0].task)}
     assert count_better(table, "dev:validation") == {"better": 1, "clearly_better": 1}
     assert say_better(table) == (
-        "accuracy is better than at both ends at 1 of 3 inner points (t = 0.5), "
-        "all of them beyond chance"
+        "accuracy beats both ends at 1 of 3 inner points (t = 0.5), all of them beyond chance"
     )
 
 
@@ -92,10 +91,10 @@ def test_better_on_all_is_better_on_each(data):
         each = [table[table.data == d.name][column].to_numpy() for d in data]
         np.testing.assert_allclose(every[column], np.minimum(*each))
     assert say_better(table).startswith(
-        "the metric of every data set is better than at both ends at 1 of 3 inner points (t = 0.5)"
+        "on every data set metrics beat both ends at 1 of 3 inner points (t = 0.5)"
     )
     lower = better_than_ends(data, [second, curve(0.9, 0.4, 0.4, 0.4, 0.9)], TS, PointsConfig())
-    assert say_better(lower).endswith("nowhere better than at both ends")
+    assert say_better(lower).endswith("both ends at no inner point")
 
 
 def test_chance_is_not_sold_as_improvement(data):

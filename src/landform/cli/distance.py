@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 from landform.cli.common import OptionFlags, OutputConfig, OutputFlags, emit, print_table
+from landform.exchange.knowledge import write_distance
 from landform.weights.distance import DistanceConfig
 from landform.weights.distance import distance as measure
 
@@ -16,6 +18,7 @@ def distance(
     b: str,
     /,
     *,
+    out: Path | None = None,
     options: Annotated[DistanceConfig, OptionFlags] = DistanceConfig(),
     output: Annotated[OutputConfig, OutputFlags] = OutputConfig(),
 ) -> None:
@@ -29,8 +32,11 @@ def distance(
         One checkpoint.
     b
         The other one.
+    out
+        Write the four numbers to this folder, as the distance.txt of Mode-Connectivity-PLM.
     """
     result = measure(a, b, **dict(options))
+    wrote = [] if out is None else [write_distance(result, out / "distance.txt")]
     if not output.json_:
         print_table(result.table)
-    emit(result, output)
+    emit(result, output, wrote)

@@ -16,7 +16,7 @@ from landform.store.study import load_results, slug
 
 __all__ = ["export"]
 
-Kind = Literal["logs", "interpolations", "surface", "samples", "cartography"]
+Kind = Literal["logs", "interpolations", "surface", "samples", "cartography", "knowledge", "line"]
 
 
 def export(
@@ -29,7 +29,7 @@ def export(
     only: tuple[str, ...] = (),
     output: Annotated[OutputConfig, OutputFlags] = OutputConfig(),
 ) -> None:
-    """Write results of a study in the formats of the connectivity project.
+    """Write results of a study in the formats of other programs.
 
     Example: landform export logs study --out logs
 
@@ -38,7 +38,9 @@ def export(
     kind
         logs: text logs of the lines of a connection; interpolations: its pickles; surface: pickles
         of a plane through three models; samples: per-sample JSON of every evaluation; cartography:
-        cartography.json of every data map.
+        cartography.json of every data map; knowledge: lists of examples, counts and the report of
+        the forgotten (--only: several splits of one line); line: result.csv and
+        solution_analysis.txt of a line.
     store
         The study directory; for cartography also a run that was trained with it.
     out
@@ -55,6 +57,13 @@ def export(
     results = load_results(Store.open(store, create=False))
     if kind == "samples":
         wrote = _samples(results, out, result, only)
+    elif kind == "knowledge":
+        wrote = _knowledge(results, out, result, only, store)
+    elif kind == "line":
+        from landform.exchange.knowledge import write_line
+        from landform.geometry.line import Interpolation
+
+        wrote = write_line(_one(results, Interpolation, result, store), out)
     elif kind == "surface":
         from landform.exchange.surfaces import write_surfaces
         from landform.geometry.surface import Surface
@@ -92,6 +101,33 @@ def _one(results: dict[str, Any], kind: type, name: str | None, store: Path) -> 
         else f"{store} holds {len(fitting)} results of the kind {kind.__name__.lower()}",
         remedy=f"name one (--result): {known}",
     )
+
+
+def _knowledge(
+    results: dict[str, Any], out: Path, name: str | None, only: tuple[str, ...], store: Path
+) -> list[Path]:
+    """One result, or with `only` those of one line on these data sets."""
+    from landform.exchange.knowledge import write_knowledge
+    from landform.geometry.knowledge import Knowledge
+
+    if not only:
+        return write_knowledge(_one(results, Knowledge, name, store), out)
+    chosen = [
+        value for value in results.values() if isinstance(value, Knowledge) and value.data in only
+    ]
+    if name is not None:
+        own = _one(results, Knowledge, name, store)
+        chosen = [k for k in chosen if (k.a, k.b, k.path) == (own.a, own.b, own.path)]
+    missing = [data for data in only if data not in {k.data for k in chosen}]
+    lines = {(k.a, k.b, k.path) for k in chosen}
+    if missing or len(lines) > 1:
+        raise ConfigError(
+            f"{store} holds nothing known on {missing[0]}"
+            if missing
+            else f"{store} holds what is known along {len(lines)} lines",
+            remedy="name a result of the line (--result), and data sets as it names them (--only)",
+        )
+    return write_knowledge(chosen, out)
 
 
 def _maps(store: Path, out: Path, name: str | None) -> list[Path]:

@@ -30,7 +30,7 @@ from landform.tasks.task import TaskConfig
 
 __all__ = ["import_"]
 
-Kind = Literal["logs", "interpolations", "surface", "samples", "cartography", "hub"]
+Kind = Literal["logs", "interpolations", "surface", "samples", "cartography", "knowledge", "hub"]
 
 
 def import_(
@@ -52,6 +52,7 @@ def import_(
     repo_type: Literal["model", "dataset"] = "model",
     data: Annotated[TaskConfig, DataFlags] = TaskConfig(),
     split: str | None = None,
+    dynamics: Path | None = None,
     options: Annotated[ImportConfig, OptionFlags] = ImportConfig(),
     output: Annotated[OutputConfig, OutputFlags] = OutputConfig(),
 ) -> None:
@@ -64,7 +65,8 @@ def import_(
     kind
         logs: text logs of interpolate_1d; interpolations: its pickles; surface: pickles of
         interpolate_2d; samples: per-sample JSON of many models; cartography: cartography.json of
-        training dynamics; hub: download, read nothing.
+        training dynamics; knowledge: a *_data_analysis.json, or the folder of the valid one; hub:
+        download, read nothing.
     sources
         logs: folders or files, one data set each, the first makes the basins. samples: prefixes or
         folders, one data set each. hub: prefixes of models, or repositories of logs.
@@ -96,6 +98,8 @@ def import_(
         hub: what kind of repository it is.
     split
         The split of the task that per-sample files are from (of cartography: train).
+    dynamics
+        knowledge: the cartography.json of the same training file.
     """
     if kind == "hub":
         _download(sources, out, download, match, repo_type, output)
@@ -106,6 +110,9 @@ def import_(
         )
     if kind == "cartography":
         _map(sources, out, store, keep_as, data, split or "train", output)
+        return
+    if kind == "knowledge":
+        _knowledge(sources, dynamics, name, store, keep_as, output)
         return
     split = split or "validation"
     wanted = _Wanted(name, allow_pickle, skip_unfinished, metrics)
@@ -226,6 +233,30 @@ def _keep(
         emit({}, output, wrote)
     if store is not None and not output.json_:
         print(f"next: landform report {store}")
+
+
+def _knowledge(
+    sources: Sequence[str],
+    dynamics: Path | None,
+    name: Sequence[str],
+    store: Path | None,
+    keep_as: str | None,
+    output: OutputConfig,
+) -> None:
+    from landform.exchange.knowledge import read_knowledge
+
+    if len(sources) > 1 and (keep_as or dynamics):
+        raise ConfigError(
+            f"{len(sources)} sources, but one --keep-as or --dynamics",
+            remedy="run the command once for each",
+        )
+    results: dict[str, Result] = {}
+    for place, source in enumerate(sources):
+        named = name[place] if name else None
+        found = read_knowledge(source, cartography=dynamics, name=named)
+        folder = Path(source) if Path(source).is_dir() else Path(source).parent
+        results[keep_as or slug("knowledge", folder.name or "folder", found.data)] = found
+    _keep(results, store, output, readings=len(results))
 
 
 def _map(

@@ -125,11 +125,11 @@ def say_better(table: pd.DataFrame | None) -> str:
     name = ALL if (table["data"] == ALL).any() else table["data"].iloc[0]
     rows = table[table["data"] == name]
     found = rows[rows["better"]]
-    what = rows["metric"].iloc[0] if name != ALL else "the metric of every data set"
+    what = f"{rows['metric'].iloc[0]} beats" if name != ALL else "on every data set metrics beat"
     if not len(found):
-        return f"{what} is nowhere better than at both ends"
+        return f"{what} both ends at no inner point"
     where = ", ".join(f"{t:.3g}" for t in found["t"][:6]) + (", ..." if len(found) > 6 else "")
     clear = int(found["clear"].sum())
     certain = f"{clear} of them" if 0 < clear < len(found) else "all of them" if clear else "none"
     points = f"{len(found)} of {len(rows)} inner points (t = {where})"
-    return f"{what} is better than at both ends at {points}, {certain} beyond chance"
+    return f"{what} both ends at {points}, {certain} beyond chance"
