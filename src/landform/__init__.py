@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from landform.geometry.fitting import FittedPath, PathEvaluation, fit_curve, walk
     from landform.geometry.knowledge import Knowledge, knowledge_along_path
     from landform.geometry.line import Interpolation, interpolate
+    from landform.geometry.mixing import MixingFit, fit_mixing
     from landform.geometry.ridge import Ridge, ridge
     from landform.geometry.sharpness import Sharpness, SharpnessComparison, sharpness
     from landform.geometry.similarity import Similarity, similarity
@@ -59,10 +60,12 @@ if TYPE_CHECKING:
     from landform.geometry.transitivity import Transitivity, transitivity
     from landform.report.atlas import write_atlas
     from landform.studies.axes import Axes, axis_lines, collect_axes
+    from landform.studies.barrier_influence import BarrierInfluence, barrier_influence
     from landform.studies.boundary import Boundaries, Boundary, task_boundaries, task_boundary
     from landform.studies.connect import Connection, connect
     from landform.studies.counterfactual import Counterfactual, counterfactual
     from landform.studies.dynamics import Dynamics, dynamics
+    from landform.studies.example_table import ExampleTable, example_table
     from landform.studies.lds import lds
     from landform.studies.sharpness import compare_sharpness
     from landform.tasks.hans import generate_hans
@@ -85,6 +88,7 @@ except metadata.PackageNotFoundError:  # a source tree that was never installed
 
 _HOME = {
     "Axes": "landform.studies.axes",
+    "BarrierInfluence": "landform.studies.barrier_influence",
     "Boundaries": "landform.studies.boundary",
     "Boundary": "landform.studies.boundary",
     "CartographyCallback": "landform.training.cartography",
@@ -95,6 +99,7 @@ _HOME = {
     "DataMap": "landform.evaluation.cartography",
     "Dynamics": "landform.studies.dynamics",
     "Evaluation": "landform.evaluation.evaluate",
+    "ExampleTable": "landform.studies.example_table",
     "Factors": "landform.curvature.factors",
     "FittedComplex": "landform.geometry.simplexes",
     "FittedPath": "landform.geometry.fitting",
@@ -105,6 +110,7 @@ _HOME = {
     "LinearDatamodelling": "landform.attribution.lds",
     "Merge": "landform.weights.merge",
     "Mislabel": "landform.attribution.mislabel",
+    "MixingFit": "landform.geometry.mixing",
     "Objective": "landform.tasks.objective",
     "ParameterSpace": "landform.weights.space",
     "PathEvaluation": "landform.geometry.fitting",
@@ -120,6 +126,7 @@ _HOME = {
     "area_under_curve": "landform.geometry.curves",
     "axis_lines": "landform.studies.axes",
     "barrier_height": "landform.geometry.curves",
+    "barrier_influence": "landform.studies.barrier_influence",
     "basin_statistics": "landform.geometry.statistics",
     "build_index": "landform.attribution.index",
     "bump_area": "landform.geometry.curves",
@@ -137,9 +144,11 @@ _HOME = {
     "distance": "landform.weights.distance",
     "dynamics": "landform.studies.dynamics",
     "evaluate": "landform.evaluation.evaluate",
+    "example_table": "landform.studies.example_table",
     "fit_complex": "landform.geometry.simplexes",
     "fit_curve": "landform.geometry.fitting",
     "fit_factors": "landform.curvature.factors",
+    "fit_mixing": "landform.geometry.mixing",
     "generate_hans": "landform.tasks.hans",
     "import_kronfluence": "landform.curvature.kronfluence",
     "influence": "landform.attribution.influence",

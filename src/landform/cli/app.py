@@ -83,6 +83,10 @@ _COMMANDS = {
         "Fit a curve of low loss between two checkpoints, and walk it beside the line.",
         "landform curve runs/seed0 runs/seed1 --task sst2 --bends 1 --store study",
     ),
+    "mix": (
+        "How much of which of two checkpoints should every layer take?",
+        "landform mix runs/seed0 runs/seed1 --task sst2 --groups layer --store study",
+    ),
     "simplex": (
         "Fit a simplicial complex of low loss through checkpoints.",
         "landform simplex runs/seed0 runs/seed1 runs/seed2 --task sst2 --connectors 2",
@@ -118,6 +122,16 @@ _COMMANDS = {
         "landform influence runs/seed0 --task sst2 --rows 2000 --query-rows 200 --store study",
         "landform influence runs/seed0 --files.train train.tsv --files.validation dev.tsv "
         "--text sentence --label label --measurement margin --query 7 12",
+    ),
+    "examples": (
+        "One table of training examples: training dynamics, self-influence, losses on the path.",
+        "landform examples runs/seed0 runs/seed1 --task sst2 --store study --csv examples.csv",
+    ),
+    "barrier": (
+        "Which training examples raise the ridge between two checkpoints?",
+        "landform barrier runs/seed0 runs/seed1 --task sst2 --rows 2000 --store study",
+        "landform barrier runs/seed0 runs/seed1 --task sst2 --check --remove 200 --pairs 4 "
+        "--store study",
     ),
     "mislabel": (
         "Rank training rows by self-influence: outliers and wrong labels come first.",

@@ -45,10 +45,16 @@ from landform.results import Result
 from landform.store.artifacts import ArtifactStore, Contents
 from landform.store.engines import run_plan
 from landform.store.plan import Forecast, Job, Plan
-from landform.store.study import open_store
+from landform.store.study import open_store, slug
 from landform.tasks.metrics import Predictions, get_metric
 from landform.tasks.task import Task, loss_unit
-from landform.weights.checkpoint import Checkpoint, LoadConfig, load_model, resolve
+from landform.weights.checkpoint import (
+    Checkpoint,
+    LoadConfig,
+    load_model,
+    resolve,
+    short_names,
+)
 from landform.weights.points import Vertex
 from landform.weights.space import ParameterSpace
 
@@ -414,6 +420,12 @@ class MixStudy:
     def ends(self) -> tuple[Checkpoint, ...]:
         """The two checkpoints."""
         return self.fits[0].checkpoints
+
+    @property
+    def name(self) -> str:
+        """What its result is called in a study."""
+        names, first = short_names(self.ends), self.data[0]
+        return slug("mix", self.config.groups, *names, first.task.name, first.split)
 
     @cached_property
     def evaluated(self) -> PointsConfig:

@@ -32,8 +32,10 @@ from landform.report.connections import (
     styles_of,
 )
 from landform.report.connectivity_pages import CONNECTIVITY_KINDS, transitivity_part
+from landform.report.example_pages import EXAMPLE_KINDS
 from landform.report.influence_pages import INFLUENCE_KINDS
 from landform.report.knowledge_pages import KNOWLEDGE_KINDS
+from landform.report.mixing_figures import MIXING_KINDS
 from landform.report.parts import (
     Kind,
     Row,
@@ -606,8 +608,10 @@ KINDS: dict[str, Kind] = {
     ),
     "Training": Kind("Training", "training.html.j2", _training, lambda r: f"{r.model} on {r.task}"),
     **CARTOGRAPHY_KINDS,
-    **CONNECTIVITY_KINDS,
     **BOUNDARY_KINDS,
+    **CONNECTIVITY_KINDS,
+    **EXAMPLE_KINDS,
     **INFLUENCE_KINDS,
     **KNOWLEDGE_KINDS,
+    **MIXING_KINDS,
 }

@@ -53,6 +53,12 @@ from landform.report.connectivity_figures import (
     plot_sharpness_scatter,
     plot_transitivity,
 )
+from landform.report.example_figures import (
+    EXAMPLE_FIGURES,
+    plot_barrier,
+    plot_examples,
+    plot_examples_matrix,
+)
 from landform.report.group_figures import (
     kernel_density,
     plot_ridges,
@@ -78,6 +84,7 @@ from landform.report.knowledge_figures import (
     plot_knowledge,
     plot_score_matrix,
 )
+from landform.report.mixing_figures import MIXING_FIGURES, plot_mixing
 from landform.report.style import (
     COLUMN,
     GRID,
@@ -124,11 +131,12 @@ __all__ = [
     "gap_segment",
     "plot_agreement",
     "plot_alignment",
-    "plot_basin_histogram",
     "plot_axes",
-    "plot_centroid_scatter",
+    "plot_barrier",
+    "plot_basin_histogram",
     "plot_boundaries",
     "plot_boundary",
+    "plot_centroid_scatter",
     "plot_climb",
     "plot_complex",
     "plot_counterfactual",
@@ -139,6 +147,8 @@ __all__ = [
     "plot_endpoints",
     "plot_epochs",
     "plot_evaluation",
+    "plot_examples",
+    "plot_examples_matrix",
     "plot_fit",
     "plot_forgotten",
     "plot_heatmap",
@@ -148,6 +158,7 @@ __all__ = [
     "plot_lds_queries",
     "plot_metrics",
     "plot_mislabel",
+    "plot_mixing",
     "plot_path",
     "plot_path_distances",
     "plot_query_scores",
@@ -1095,11 +1106,13 @@ FIGURES: dict[str, dict[str, Callable[..., Figure]]] = {
         "ridges": plot_ridges,
         "transitivity": plot_transitivity,
     },
+    **BOUNDARY_FIGURES,
     **CARTOGRAPHY_FIGURES,
     **CONNECTIVITY_FIGURES,
-    **BOUNDARY_FIGURES,
+    **EXAMPLE_FIGURES,
     **INFLUENCE_FIGURES,
     **KNOWLEDGE_FIGURES,
+    **MIXING_FIGURES,
 }
 """The figures of each kind of result, its main one first."""
 

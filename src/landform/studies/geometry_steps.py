@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from landform.geometry.fitting import STARTS
 from landform.geometry.line import InterpolateConfig, find_split, interpolate
+from landform.geometry.mixing import MixConfig, MixStudy
 from landform.geometry.ridge import RidgeConfig, ridge
 from landform.geometry.surface import SurfaceConfig, SurfaceStudy
 from landform.results import Result
@@ -34,6 +35,7 @@ __all__ = [
     "CurveStep",
     "DynamicsStep",
     "InterpolateStep",
+    "MixStep",
     "RidgeStep",
     "SharpnessStep",
     "SimplexStep",
@@ -297,6 +299,46 @@ class CurveStep(CurveStudyConfig, FitStep):
             eval_split=self.eval_split,
             also=self.further(file),
             options=options,
+        )
+
+
+class MixStep(MixConfig, FitStep):
+    """Fit how much of which of two checkpoints every group of tensors takes."""
+
+    a: str
+    """The checkpoint whose shares are fitted."""
+    b: str
+    """The other checkpoint."""
+
+    def needs(self) -> tuple[str, ...]:
+        """The checkpoints."""
+        return (self.a, self.b)
+
+    def run(self, file: StudyFile, store: ArtifactStore, progress: bool) -> list[Result]:
+        """Fit and evaluate what is missing."""
+        study = self.study(file)
+        result = study.run(store, progress=progress)
+        publish(store, study.name, result)
+        if self.out is not None:
+            result.checkpoint(file.base / self.out)
+        return [result]
+
+    def makes(self) -> str | None:
+        """The mixed model."""
+        return self.out
+
+    def study(self, file: StudyFile) -> MixStudy:
+        """The plan of the fit and the evaluations."""
+        options = self.options(MixConfig)
+        given = {name: options[name] for name in options if name in self.model_fields_set}
+        return MixStudy.of(
+            file.place(self.a),
+            file.place(self.b),
+            file.task(self.task)[0],
+            split=train_split(self.task),
+            eval_split=self.eval_split,
+            also=self.further(file),
+            options=given,
         )
 
 

@@ -19,17 +19,20 @@ from landform.studies.attribution_steps import (
     MislabelStep,
 )
 from landform.studies.axes_steps import AxesStep, BoundaryStep
+from landform.studies.example_steps import BarrierStep, ExamplesStep
 from landform.studies.geometry_steps import (
     AlignStep,
     ConnectStep,
     CurveStep,
     DynamicsStep,
     InterpolateStep,
+    MixStep,
     RidgeStep,
     SharpnessStep,
     SimplexStep,
     SurfaceStep,
 )
+from landform.studies.knowledge_steps import KnowledgeStep
 from landform.studies.step import Step, as_tuple, find, placed, resolve, train_split
 from landform.training.finetune import TrainStudy
 from landform.training.options import TrainConfig
@@ -194,17 +197,21 @@ STEPS: dict[str, type[Step]] = {
     "train": TrainStep,
     "evaluate": EvaluateStep,
     "cartography": CartographyStep,
+    "knowledge": KnowledgeStep,
     "interpolate": InterpolateStep,
     "surface": SurfaceStep,
     "ridge": RidgeStep,
     "align": AlignStep,
     "connect": ConnectStep,
     "curve": CurveStep,
+    "mix": MixStep,
     "simplex": SimplexStep,
     "sharpness": SharpnessStep,
     "dynamics": DynamicsStep,
     "boundary": BoundaryStep,
     "axes": AxesStep,
+    "examples": ExamplesStep,
+    "barrier": BarrierStep,
     "influence": InfluenceStep,
     "mislabel": MislabelStep,
     "lds": LdsStep,
