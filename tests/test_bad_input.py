@@ -972,3 +972,56 @@ def test_a_loss_that_overflows_names_the_example(place, tmp_path):
     task = lf.load_task(place / "dev.tsv", text="sentence", label="label")
     with pytest.raises(NonFiniteError, match=r"the loss of example validation-\d+ of dev"):
         lf.evaluate(tmp_path / "huge", task)
+
+
+# --- training dynamics ------------------------------------------------------------------------
+
+
+def spoil_cut(path):
+    path.write_bytes(path.read_bytes()[:-40])
+
+
+def spoil_rows(path):
+    from landform.evaluation.cartography import read_dynamics
+
+    read_dynamics(path).table().iloc[:-1].to_parquet(path)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "task", "says"),
+    [
+        (spoil_cut, "train.tsv", "cartography.parquet is damaged"),
+        (spoil_rows, "train.tsv", "20 rows after epoch 1, but 19 after epoch 2"),
+        (None, "other.tsv", "is of other data"),
+        (None, "dev.tsv", "holds 20 rows, and the data have 16"),
+    ],
+    ids=["cut", "rows", "other", "fewer"],
+)
+def test_a_cartography_file_from_other_data(
+    place, tmp_path, refused, write_rows, spoil, task, says
+):
+    from landform.evaluation.cartography import FILE, TrainingDynamics, texts_fingerprint
+
+    write_rows(tmp_path / "other.tsv", 20, seed=7)
+    for name in ("train.tsv", "dev.tsv"):
+        shutil.copy(place / name, tmp_path / name)
+
+    def words(name):
+        return ["--files.train", tmp_path / name, "--text", "sentence", "--label", "label"]
+
+    file = str(tmp_path / "train.tsv")
+    examples = lf.load_task({"train": file}, text="sentence", label="label").examples("train")
+    half = np.full((2, 20), 0.5)
+    about = {"texts": texts_fingerprint(examples)}
+    record = tmp_path / "run" / FILE
+    TrainingDynamics(
+        examples.ids, np.arange(20), np.array([1.0, 2.0]), half, half > 0.4, half, about
+    ).write(record)
+    if spoil is not None:
+        spoil(record)
+    refused("cartography", tmp_path / "run", *words(task), says=says, root=tmp_path)
+
+
+def test_a_run_without_a_record(place, refused):
+    says = ["no record of its training dynamics", "--cartography"]
+    refused("cartography", place / "runs" / "seed0", says=says, root=place)

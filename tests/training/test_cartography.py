@@ -101,6 +101,23 @@ def test_whole_epochs_and_the_end(pretrained, task, tmp_path, options, epochs):
     np.testing.assert_allclose(d.confidence[-1], p, atol=1e-6)
 
 
+def test_the_end_of_a_training_that_stops_early(pretrained, task, tmp_path):
+    """The second evaluation, at step 8 of 21, is no better than the first."""
+    options = {**OPTIONS, "learning_rate": 1e-12, "eval_steps": 4, "early_stop": 1}
+    r = lf.train(pretrained, task, out=tmp_path, **options)
+    assert r.runs.steps.tolist() == [8]
+    np.testing.assert_allclose(read_dynamics(r.paths[0]).epochs, [1, 8 / 7])
+
+
+@pytest.mark.parametrize("tuning", ["lora", "adapter"])
+def test_tuned_models_are_measured_as_they_are_evaluated(pretrained, task, tmp_path, tuning):
+    r = lf.train(pretrained, task, out=tmp_path, tuning=tuning, **{**OPTIONS, "epochs": 1})
+    log = lf.evaluate(r.paths[0], task, split="train", replicates=20).log
+    d = read_dynamics(r.paths[0])
+    np.testing.assert_allclose(d.confidence[0], np.exp(-log.loss), rtol=1e-5)
+    np.testing.assert_array_equal(d.correct[0], log.correct)
+
+
 def test_steps_of_an_epoch():
     assert [steps_per_epoch(50, 8, k) for k in (1, 2, 3, 7, 8)] == [7, 4, 3, 1, 1]
 
@@ -225,7 +242,7 @@ def test_free_answers_have_the_probability_of_their_tokens(tmp_path):
 SCRIPT = """
 import json, os, signal, sys
 import landform as lf
-from landform.training import cartography, loop, runs
+from landform.training import cartography, runs
 
 model, files, out, options, place = map(json.loads, sys.argv[1:])
 
@@ -235,18 +252,11 @@ def die(*_, **__):
 if place == "finish":
     original = runs.write_json
     runs.write_json = lambda path, v: die() if path.name == runs.RECORD else original(path, v)
-elif place == "record":  # while the second epoch is measured
+else:  # while the second epoch is measured
     measure = cartography.Probe.measure
     cartography.Probe.measure = lambda self, where: (
         die() if where.endswith("step 14") else measure(self, where)
     )
-else:
-    step_end = loop._Companion.on_step_end
-    def on_step_end(self, args, state, control, **kwargs):
-        step_end(self, args, state, control, **kwargs)
-        if state.global_step == place:
-            die()
-    loop._Companion.on_step_end = on_step_end
 task = lf.load_task(files, text="sentence", label="label")
 lf.train(model, task, out=out, **options)
 """
@@ -265,8 +275,8 @@ def kill_at(place, pretrained, files, out, options):
 
 @pytest.mark.parametrize(
     ("place", "resume_steps", "kept"),
-    [(12, 5, 1), ("record", 7, 1), ("finish", 5, 3)],
-    ids=["within-an-epoch", "while-measuring", "at-the-end"],
+    [("record", 5, 1), ("finish", 5, 3)],
+    ids=["while-measuring", "at-the-end"],
 )
 def test_a_killed_run_has_the_identical_record(
     pretrained, files, task, tmp_path, place, resume_steps, kept
