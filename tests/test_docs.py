@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from text_models import save_text_model, toy_folder
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -87,6 +88,9 @@ def place(tmp_path_factory: Any, save_checkpoint: Any) -> Path:
     (root / "GLUE" / "SST-2").mkdir(parents=True)
     for i, name in enumerate(("train.tsv", "dev.tsv")):
         write_reviews(root / "GLUE" / "SST-2" / name, 40, seed=10 + i, codes=True)
+    for i, name in enumerate(("seed0", "seed1")):
+        save_text_model(root / "runs-t5" / name, "t5-v1.1", i)
+    toy_folder(root / "toy-nli", name="toy-nli")
     write_pairs(root / "pairs.csv", 24)
     write_hans(root / "HANS" / "heuristics_evaluation_set.txt")
     return root
@@ -135,6 +139,7 @@ def runnable(page: Path) -> list[Any]:
     return [block for block in blocks(page) if block.runs or block.file]
 
 
+@pytest.mark.filterwarnings("ignore:.*generated answers were cut")
 @pytest.mark.parametrize("page", list(filter(runnable, PAGES)), ids=lambda page: page.name)
 def test_the_page_runs(page: Path, place: Path, tmp_path: Path, monkeypatch: Any, capsys: Any):
     found = runnable(page)
