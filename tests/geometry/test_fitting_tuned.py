@@ -305,18 +305,13 @@ def test_the_bends_can_be_chosen_by_the_metric(tuned, task, monkeypatch):
     }
     start = fit_curve(*both, task, **{**QUICK, "steps": 1, "learning_rate": 1e-30}).vertices[0]
     states[0] = start.values
-    values = {}
+    labels, values = np.array(task.examples("validation").labels), {}
     for step in (0, 2, 4, 6):
-        path = fit_curve(*both, task, **{**QUICK, "steps": 1})
-        vertex = type(start)("x", start.space, states[step])
-        path = type(path)(path.checkpoints, (vertex,), path.fit)
-        work = PointsWork(
-            path.checkpoints, (Data(task, "validation"),), CurveConfig(**QUICK), (vertex,)
-        )
-        worker, rows = work(), bezier_weights((0.3, 0.6), 3)
-        job = work.mix_job([0, 2, 1], rows.tolist(), "x")
-        contents = worker.run(job)
-        labels = np.array(task.examples("validation").labels)
+        bend = type(start)("x", start.space, states[step])
+        data, members = (Data(task, "validation"),), tuple(map(resolve, both))
+        work = PointsWork(members, data, CurveConfig(**QUICK), (bend,))
+        rows = bezier_weights((0.3, 0.6), 3).tolist()
+        contents = work().run(work.mix_job([0, 2, 1], rows, "x"))
         accuracy = (contents.tensors["0.logits"].argmax(-1) == labels).mean()
         values[step] = (accuracy, contents.tensors["0.losses"].mean())
     assert found["metric"] == max(values, key=lambda step: (values[step][0], -step))

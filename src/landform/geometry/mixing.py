@@ -20,7 +20,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal, Self
+from typing import Any, Literal, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -370,6 +370,16 @@ def fit_mixing(
     return study.run(store, progress=progress)
 
 
+class _Made(NamedTuple):
+    """What the fits came to."""
+
+    best: int
+    """number of the fit that is kept"""
+    rates: pd.DataFrame
+    mix: Vertex
+    table: pd.DataFrame
+
+
 @dataclass(frozen=True, eq=False)
 class MixStudy:
     """A mix of two checkpoints, before anything is loaded."""
@@ -446,8 +456,14 @@ class MixStudy:
 
     def forecast(self, store: ArtifactStore) -> tuple[Forecast, ...]:
         """Steps of the fits, and evaluations after them."""
-        work = PointsWork(self.ends, self.data, self.evaluated)
-        mix = Job("mix", {"of": [fit.final.key for fit in self.fits]}, cost=1.0, label="mix")
+        keys = [fit.final.key for fit in self.fits]
+        if all(key in store for key in keys):
+            made = self._mixed([store.read(key) for key in keys])
+            work = PointsWork(self.ends, self.data, self.evaluated, (made.mix,))
+            mix = work.point_job(2)
+        else:  # not known yet: its job is only stood for
+            work = PointsWork(self.ends, self.data, self.evaluated)
+            mix = Job("mix", {"of": keys}, cost=1.0, label="mix")
         plan = Plan((*self._controls(work), mix))
         return (*(fit.forecast(store) for fit in self.fits), work.forecast(plan, store))
 
@@ -457,23 +473,18 @@ class MixStudy:
         """Fit and evaluate what is missing."""
         kept = open_store(store)
         found = [run_fit(fit, kept, progress=progress) for fit in self.fits]
-        rates, best = self._chosen(found)
-        task_kind = self.fits[0].data.task.kind
-        logits = np.array(found[best].tensors["free"], dtype=np.float64)
-        loaded = _Ends.of(self.ends, task_kind, self.config)
-        values = loaded.mix(self.config.groups, logits)
-        mix = Vertex(self.fits[0].label, loaded.space, values)
-        evaluation, comparison = self._evaluate(mix, kept, progress)
+        made = self._mixed(found)
+        evaluation, comparison = self._evaluate(made.mix, kept, progress)
         columns = {name: name for name in ("step", "loss", "learning_rate")}
         select = self.fits[0].select
         return MixingFit(
             a=self.ends[0].spec,
             b=self.ends[1].spec,
             groups=self.config.groups,
-            task_kind=task_kind,
-            table=_group_table(loaded, self.config.groups, logits),
-            history=history_table(found[best], columns),
-            rates=rates,
+            task_kind=self.fits[0].data.task.kind,
+            table=made.table,
+            history=history_table(found[made.best], columns),
+            rates=made.rates,
             evaluation=evaluation,
             comparison=comparison,
             provenance={
@@ -483,6 +494,15 @@ class MixStudy:
                 "config": self.config.model_dump(mode="json"),
             },
         )
+
+    def _mixed(self, found: Sequence[Contents]) -> _Made:
+        """The mix that the fits came to."""
+        rates, best = self._chosen(found)
+        logits = np.array(found[best].tensors["free"], dtype=np.float64)
+        loaded = _Ends.of(self.ends, self.fits[0].data.task.kind, self.config)
+        groups = self.config.groups
+        mix = Vertex(self.fits[0].label, loaded.space, loaded.mix(groups, logits))
+        return _Made(best, rates, mix, _group_table(loaded, groups, logits))
 
     def _chosen(self, found: Sequence[Contents]) -> tuple[pd.DataFrame, int]:
         """(the learning rates, the number of the fit to keep)."""
