@@ -55,6 +55,11 @@ def test_a_dip_divides_the_region():
     assert found["margin"] == found["reach_a"] < found["width"]
 
 
+def test_a_curve_that_is_bad_from_the_start_reaches_nowhere():
+    found = numbers([0.5, 1, 1], [1, 1, 0.5])
+    assert (found["reach_a"], found["reach_b"], found["margin"]) == (0, 1, -1)
+
+
 def test_unknown_curves_have_no_numbers():
     a = np.array([[np.nan] * 3, [1, 0.5, 0]])
     found = overlap_numbers(a, np.array([0, 0.5, 1]), np.linspace(0, 1, 3), KEEP)

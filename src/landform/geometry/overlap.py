@@ -79,6 +79,7 @@ def _reach(curve: Floats, xs: Floats, keep: float) -> Floats:
     with np.errstate(divide="ignore", invalid="ignore"):
         at = start + (stop - start) * (left - keep) / (left - right)
     reach: Floats = np.where(bad.any(axis=-1), at, xs[-1])
+    reach = np.where(curve[..., 0] < keep, xs[0], reach)  # bad from the start: nowhere
     return reach
 
 

@@ -48,8 +48,8 @@ DASHED = (0, (4, 3))
 def plot_boundary(result: Boundary, *, of: str = "kept") -> Figure:
     """What both tasks keep along the line, with interval bands; shaded where both are good.
 
-    The grey bars at the top are the intervals of the ends of the two ranges (how far the first task
-    is good from x = 0 on, and from where the second is up to x = 1). `of`: kept, value (the metrics
+    The bars above are the intervals of the ends of the two ranges: how far the first task is good
+    from x = 0 on, and from where the second is up to x = 1. `of`: kept, value (the metrics
     themselves) or loss.
     """
     column = pick("curve", of, ["kept", "value", "loss"])
@@ -69,7 +69,7 @@ def plot_boundary(result: Boundary, *, of: str = "kept") -> Figure:
     else:
         gap = f"[{-row['margin_high']:.3g}, {-row['margin_low']:.3g}]"
         label = f" nowhere do both keep {100 * result.keep:g} %: gap {-row['margin']:.3g} {gap}"
-        handles.append(Line2D([], [], color=MUTED, linewidth=3, alpha=0.6, label=label))
+        handles.append(Line2D([], [], linestyle="none", label=label))
     panel.set_xlabel(f"x: {plain(shorten(result.a, 22))} (0) to {plain(shorten(result.b, 22))} (1)")
     panel.set_ylabel(_side_label(result, column))
     panel.margins(x=0.03)
@@ -213,8 +213,8 @@ def plot_axes(result: Axes, *, data: str | None = None) -> Figure:
         panel.axvline(0, color=MUTED, linewidth=0.7)
         panel.grid(axis="x")
         panel.margins(y=0.02)
+        panel.tick_params(axis="y", length=0)
     panels[0].set_yticks(list(ticks.values()), [plain(shorten(t, 44)) for t in ticks])
-    panels[0].tick_params(axis="y", length=0)
     panels[0].invert_yaxis()
     panels[0].set_xlabel(f"barrier ({loss_unit_of(result)})")
     metrics = dict.fromkeys(result.table["metric"])
