@@ -375,6 +375,13 @@ def test_how_training_began_is_no_other_kind(tmp_path: Path) -> None:
     check_same_architecture(resolve(one), resolve(two))
 
 
+def test_tuned_models_are_not_aligned(tmp_path: Path) -> None:
+    base = base_of(tmp_path)
+    one, two = (tuned(tmp_path / str(i), base, "adapter", seed=i) for i in range(2))
+    with pytest.raises(ConfigError, match=r"are tuned \(adapter\): .* frozen"):
+        lf.align(one, two)
+
+
 def test_options_of_another_method_are_refused() -> None:
     with pytest.raises(
         ConfigError, match="adapter_size is an option of tuning adapter, not of lora"

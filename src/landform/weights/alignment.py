@@ -24,7 +24,7 @@ import torch
 from pydantic import Field, field_validator
 from torch import Tensor
 
-from landform.errors import CheckpointError, StoreError
+from landform.errors import CheckpointError, ConfigError, StoreError
 from landform.results import Result
 from landform.store.atomic import (
     atomic_directory,
@@ -53,6 +53,7 @@ from landform.weights.permutations import (
     permute,
 )
 from landform.weights.space import ParameterSpace, check_same_buffers
+from landform.weights.tuning import method_name
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -183,7 +184,8 @@ def align(
     directory, or where none is given to a temporary one that is removed when the process ends.
     Options are the fields of `AlignConfig` (parts, restarts, seed, ...).
 
-    Raises `SpaceMismatchError` for two architectures, `CheckpointError` for one whose symmetries
+    Raises `SpaceMismatchError` for two architectures, `ConfigError` for tuned models (adapters,
+    LoRA), whose units are the frozen ones of one model, `CheckpointError` for one whose symmetries
     are not known, or if the outputs of the copy differ from b's by more than rounding (nothing is
     written then), `StoreError` where `out` exists.
     """
@@ -192,6 +194,14 @@ def align(
     if out is not None:
         _check_free(Path(out))
     check_same_architecture(*ends)
+    if ends[0].tuning is not None:
+        method = method_name(ends[0].tuning)
+        raise ConfigError(
+            f"{ends[0].spec} and {ends[1].spec} are tuned ({method}): the units that could be "
+            "reordered are frozen, and the same in both",
+            remedy="tuned models of one pre-trained model are aligned already: compare them as "
+            "they are",
+        )
     symmetries, found, permutations, distances = _search(ends, config)
     parts = _parts_table(symmetries, permutations, *distances[:2])
     place = Path(out).expanduser() if out is not None else _temporary(ends[1])

@@ -20,7 +20,7 @@ import json
 import os
 import pickle
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, fields
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -177,18 +177,21 @@ def tune(model: Any, config: TuningConfig, *, head: bool) -> Any:
     """Make `model` ready to be tuned by a method, in place; returns it.
 
     New tensors are drawn from torch's global generator. `head`: whether the model's head is
-    trained besides. The names of what is trained are in `model.landform_tuned`.
+    trained besides; whatever else was drawn when the model was loaded (a pooler that an encoder was
+    saved without) is trained with it. The names of what is trained are in `model.landform_tuned`.
     """
     if config.tuning == "full":
         return model
     heads = head_modules(model) if head else ()
+    drawn = set(getattr(model, "landform_new_tensors", ())) if head else set()
     if config.tuning == "lora":
-        return _wrap(model, _lora(model, config, heads))
+        return _wrap(model, _lora(model, config, heads, drawn))
     new = _insert(model, config)
     trained = new | {
         name
         for name, _ in model.named_parameters()
         if name.split(".")[0] in heads
+        or name in drawn
         or any(fnmatchcase(name, pattern) for pattern in config.train_also)
         or (config.tuning == "bitfit" and name.endswith("bias"))
     }
@@ -253,7 +256,7 @@ def _peft() -> Any:
     return peft
 
 
-def _lora(model: Any, config: TuningConfig, heads: Sequence[str]) -> Any:
+def _lora(model: Any, config: TuningConfig, heads: Sequence[str], drawn: Set[str]) -> Any:
     """PEFT's config of the LoRA updates, queries and values unless others are named."""
     peft = _peft()
     known = peft.utils.TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
@@ -267,6 +270,7 @@ def _lora(model: Any, config: TuningConfig, heads: Sequence[str]) -> Any:
         name.rpartition(".")[0]
         for name, _ in model.named_parameters()
         if any(fnmatchcase(name, pattern) for pattern in config.train_also)
+        or (name in drawn and name.split(".")[0] not in heads)
     }
     kind = next((t for end, t in _TASK_TYPES if type(model).__name__.endswith(end)), None)
     turned = any(  # GPT-2's layers keep their weights (in, out)
