@@ -9,7 +9,7 @@ import landform as lf
 from landform.errors import ConfigError, CurvatureError
 from landform.training import loop
 from landform.weights.checkpoint import load_model
-from text_models import ROWS, save_text_model, toy_folder
+from text_models import ROWS, save_text_model, text_tokenizer, toy_folder
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*generated answers were cut")
 OPTIONS = {
@@ -57,6 +57,21 @@ def test_a_line_of_tuned_models_reproduces_the_evaluation_of_both(method, folder
             kept = runs.runs[f"validation/{name}"].iloc[seed]
             assert kept == pytest.approx(alone.metrics[name], rel=1e-4), "as during training"
     assert line.table.loss.nunique() == 3
+    assert list(alone.log.prediction) == [without_a_cache(runs.paths[1], row[0], 4) for row in ROWS]
+
+
+def without_a_cache(path, text, limit):
+    """Greedy decoding of one text by whole forward passes."""
+    model, tokenizer = load_model(path), text_tokenizer()
+    source = tokenizer(f" [toy] {text}", return_tensors="pt")
+    ids = torch.tensor([[model.config.decoder_start_token_id]])
+    with torch.no_grad():
+        for _ in range(limit):
+            chosen = model(**source, decoder_input_ids=ids).logits[:, -1:].argmax(-1)
+            ids = torch.cat([ids, chosen], dim=1)
+            if int(chosen) == tokenizer.eos_token_id:
+                break
+    return tokenizer.decode(ids[0, 1:], skip_special_tokens=True).strip()
 
 
 def test_training_learns_the_answers(folder, models, tmp_path):
