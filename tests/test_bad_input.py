@@ -465,6 +465,111 @@ def test_an_empty_list_of_pairs_and_one_that_is_no_text(refused, call, place, tm
     assert status == 0 and "1 lines" in out, err
 
 
+# --- tuned models -----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def tuned(place):
+    """Factory: `tuned(name, tuning=..., **options)` -> a checkpoint tuned from `base`."""
+    from landform.weights.checkpoint import load_model, load_tokenizer
+    from landform.weights.tuning import TuningConfig, save_model, tune
+
+    def make(name, base="base", **options):
+        path = place / "tuned" / name
+        if not path.exists():
+            checkpoint = lf.weights.checkpoint.resolve(place / base)
+            model = load_model(checkpoint, "classification", new_head=True)
+            tune(model, TuningConfig(**options), head=True)
+            save_model(model, path, checkpoint.path, checkpoint.fingerprint)
+            load_tokenizer(checkpoint).save_pretrained(path)
+        return path
+
+    return make
+
+
+def test_checkpoints_of_different_methods(refused, place, tuned, tmp_path):
+    adapter = tuned("adapter", tuning="adapter", adapter_size=3)
+    wide = tuned("wide", tuning="adapter", adapter_size=5)
+    lora = tuned("lora", tuning="lora", lora_rank=2)
+    other = tuned("other", base="runs/seed1", tuning="adapter", adapter_size=3)
+    pairs = [
+        (lora, ["two tuning methods", f"{adapter} is adapter", f"{lora} is lora"]),
+        (place / "runs" / "seed0", ["two tuning methods", "seed0 is full"]),
+        (wide, ["two kinds of adapter", f"adapter_size is 3 in {adapter} and 5 in {wide}"]),
+        (other, ["tune two different pre-trained models", str(place / "runs" / "seed1")]),
+    ]
+    for b, says in pairs:
+        refused("interpolate", adapter, b, *data(place), says=says, root=tmp_path)
+        refused("connect", adapter, b, *data(place), says=says, root=tmp_path)
+        refused("distance", adapter, b, says=says, root=tmp_path)
+    for b in (wide, lora):
+        words = ["curve", adapter, b, *splits(place)[:-2], "--out", tmp_path / "path"]
+        refused(*words, says="two ", root=tmp_path)
+    same = tuned("same", tuning="adapter", adapter_size=3)
+    refused("align", adapter, same, "--out", tmp_path / "a", says="are tuned", root=tmp_path)
+
+
+def test_tuned_models_that_are_not_whole(refused, place, tuned, tmp_path):
+    path = shutil.copytree(tuned("adapter", tuning="adapter", adapter_size=3), tmp_path / "run")
+    words = ["evaluate", path, *data(place)]
+    options = json.loads((path / "adapter_config.json").read_text())
+
+    def written(**changes):
+        (path / "adapter_config.json").write_text(json.dumps({**options, **changes}))
+
+    (path / "landform_base.json").unlink()
+    written(base_model_name_or_path="/no/such/model")
+    refused(*words, says=["/no/such/model", "is not there"], root=tmp_path)
+    written(landform={**options["landform"], "adapter_sise": 3})
+    refused(*words, says=["adapter_config.json", "adapter_sise", "adapter_size"], root=tmp_path)
+    written(landform={**options["landform"], "adapter_size": 4})
+    refused(*words, says=["(3, 16)", "(4, 16)", "adapter_model.safetensors"], root=tmp_path)
+    written(landform=None)
+    refused(*words, says=["adapter_config.json", "landform"], root=tmp_path)
+    options_of_peft = {k: v for k, v in options.items() if k != "landform"}
+    (path / "adapter_config.json").write_text(json.dumps(options_of_peft))
+    refused(*words, says="does not know the method 'LANDFORM_ADAPTER'", root=tmp_path)
+    (path / "adapter_config.json").write_text("{")
+    refused(*words, says=["cannot read", "adapter_config.json"], root=tmp_path)
+    written()
+    (path / "adapter_model.safetensors").write_bytes(b"")
+    refused(*words, says="adapter_model.safetensors is truncated", root=tmp_path)
+    (path / "adapter_model.safetensors").rename(path / "adapter_model.bin")
+    refused(*words, says=["adapter_model.bin is a pickle", "--allow-pickle"], root=tmp_path)
+    (path / "adapter_model.bin").unlink()
+    refused(*words, says=["no weights", "adapter_model.safetensors"], root=tmp_path)
+
+
+def test_merging_what_cannot_be_merged(refused, place, tuned, tmp_path):
+    out = ["--out", tmp_path / "merged"]
+    for method in ("adapter", "prefix", "prompt"):
+        options = {"prompt_length": 3} if method == "prompt" else {}
+        path = tuned(f"{method}-to-merge", tuning=method, **options)
+        refused("merge", path, *out, says=f"{method} adds computation", root=tmp_path)
+    refused("merge", place / "base", *out, says="is a whole model", root=tmp_path)
+    lora = tuned("lora", tuning="lora", lora_rank=2)
+    refused("merge", lora, "--out", place / "base", says="is there already", root=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ("--adapter-size 3", "adapter_size is an option of tuning adapter, not of full"),
+        ("--tuning lora --prompt-length 3", "prompt_length is an option of tuning prompt"),
+        ("--tuning houlsby", "tuning"),
+        ("--tuning adapter --adapter-size 0", "adapter"),
+        ("--tuning adapter --init-std -1", "init"),
+        ("--tuning adapter --adapter-placement parallel", "adapter"),
+        ("--tuning lora --lora-modules nothing", "lora"),
+        ("--tuning prompt --prompt-length 32", "no room for text: the model has 32 positions"),
+        ("--tuning prompt --prompt-length 20 --max-length 30", "more than the model can take (12"),
+    ],
+)
+def test_tuning_options(refused, place, tmp_path, words, says):
+    base = [place / "base", *splits(place), "--out", tmp_path / "out"]
+    refused("train", *base, *words.split(), says=says, root=tmp_path)
+
+
 # --- places to write to -----------------------------------------------------------------------
 
 
@@ -928,6 +1033,27 @@ def test_sharpness_of_an_absurd_region(refused, place, words, says):
     store = place / "no_study"
     command = ["sharpness", place / "runs" / "seed0", *data(place), *words, "--store", store]
     refused(*command, says=says, root=place)
+
+
+@pytest.mark.parametrize(
+    ("command", "words", "says"),
+    [
+        ("curve", ["--start", "random"], ["start", "whole model"]),
+        ("curve", ["--start", "nowhere"], "nowhere"),
+        ("curve", ["--select-at", 1.5], "select_at"),
+        ("curve", ["--optimizer", "adafactr"], "adafactr"),
+        ("mix", ["--groups", "head"], "groups"),
+        ("mix", ["--learning-rates", 0.1, 0.1], "each once"),
+        ("mix", ["--init-std", -1], "init"),
+        ("mix", ["--keep", "best", "--select-split", "tset"], "tset"),
+    ],
+    ids=lambda value: "-".join(map(str, value)) if isinstance(value, list) else None,
+)
+@pytest.mark.filterwarnings("ignore:task 'dev'")
+def test_absurd_curves_and_mixes(refused, place, command, words, says):
+    ends = [place / "runs" / name for name in ("seed0", "seed1")]
+    store = place / "no_study"
+    refused(command, *ends, *data(place), *words, "--store", store, says=says, root=place)
 
 
 def test_importing_warns_of_nothing():
