@@ -202,6 +202,26 @@ def test_prompts_that_cannot_be_are_refused() -> None:
         generate(model, text, torch.ones_like(text), 3, cache_implementation="static")
 
 
+@each_family("t5", "bart")
+def test_outputs_of_the_encoder_may_be_given(name: str) -> None:
+    """As where several answers to one text are read: the encoder runs once, before the model."""
+    from transformers.modeling_outputs import BaseModelOutput
+
+    model = prompted(name)
+    text, mask = padded(model, ids(2, 6), 8)
+    with torch.no_grad():
+        states = model.get_encoder()(text, attention_mask=mask).last_hidden_state
+        owners = torch.tensor([0, 0, 1])
+        given = model(
+            encoder_outputs=BaseModelOutput(last_hidden_state=states[owners]),
+            attention_mask=mask[owners],
+            decoder_input_ids=torch.tensor([[0, 7, 9]]).expand(3, -1),
+        ).logits
+        wanted = call(model, text, mask)[owners]
+    assert states.shape[1] == 8 + LENGTH
+    torch.testing.assert_close(given, wanted)
+
+
 def test_a_failed_call_leaves_no_prompt_in_the_next_one() -> None:
     """The embeddings are shared with the decoder, which must not read the prompt then."""
     model = prompted("t5")

@@ -133,7 +133,8 @@ class Checkpoint:
                 "(landform convert), or get the PyTorch weights of this model"
             )
         raise CheckpointError(
-            f"{self.spec}: no weights in {self.path} (model.safetensors is missing)", remedy=remedy
+            f"{self.spec}: no weights in {self.path} ({patterns[0].replace('*', '')} is missing)",
+            remedy=remedy,
         )
 
     @cached_property
@@ -257,7 +258,7 @@ _PEFT_KINDS = {
 def _tuning_function(options: Mapping[str, Any], spec: str) -> dict[str, Any]:
     """What adapter_config.json says of the function that the weights parametrise, flat."""
     read = dict(options)
-    if isinstance(options.get("landform"), dict):
+    if "landform" in options:
         config = own_options(options, spec)
         read = config.identity()
         if config.tuning == "adapter":

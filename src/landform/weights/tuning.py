@@ -433,6 +433,11 @@ def _read(weights: Path) -> dict[str, Tensor]:
 
 def own_options(options: Mapping[str, Any], spec: str) -> TuningConfig:
     """The options in an adapter_config.json that landform wrote."""
+    if not isinstance(options["landform"], dict):
+        raise CheckpointError(
+            f"{spec}: {ADAPTER_CONFIG}: landform is {options['landform']!r}, not a set of options",
+            remedy="copy the file again, or train the model again",
+        )
     config = TuningConfig.parse(options["landform"], where=f"{spec}: {ADAPTER_CONFIG}")
     if options.get("peft_type") != f"LANDFORM_{config.tuning.upper()}":
         raise CheckpointError(
