@@ -102,14 +102,14 @@ def test_chance_is_not_sold_as_improvement(data):
     random = np.random.default_rng(3)
     ts = np.linspace(0, 1, 26)
     better = clear = 0
-    for _ in range(60):
+    for _ in range(40):
         # Neighbouring points agree on most examples, as points of a line do.
-        shared, own = random.random(200), random.random((26, 200))
+        shared, own = random.random(120), random.random((26, 120))
         points = [right(np.where(own[k] < 0.1, own[k] * 10, shared) < 0.8) for k in range(26)]
-        table = better_than_ends(data[:1], [points], ts, PointsConfig(replicates=200))
+        table = better_than_ends(data[:1], [points], ts, PointsConfig(replicates=100))
         better += table.better.any()
         clear += table.clear.any()
-    assert better >= 50 and clear <= 7  # 3 of 60 at a level of 0.95
+    assert better >= 33 and clear <= 6  # 2 of 40 at a level of 0.95
 
 
 def test_no_inside_and_no_doubt(data):

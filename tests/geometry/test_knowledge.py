@@ -224,3 +224,25 @@ def test_examples_that_are_neither_right_nor_wrong(tmp_path, save_checkpoint):
     ends = [save_checkpoint(tmp_path / f"r{i}", num_labels=1, seed=i) for i in range(2)]
     with pytest.warns(UserWarning, match="no 'train'"), pytest.raises(ConfigError, match="neither"):
         knowledge_along_path(*ends, task)
+
+
+@pytest.mark.filterwarnings("ignore:.*generated answers were cut")
+def test_answers_in_text_have_scores_between(tmp_path, save_checkpoint):
+    folder = tmp_path / "toy"
+    folder.mkdir()
+    rows = [f"w{i} w{(7 * i) % 40}\tw{i % 40} w1\tw{(3 * i) % 40}\n" for i in range(16)]
+    (folder / "toy_train.tsv").write_text("".join(rows))
+    ends = [
+        save_checkpoint(tmp_path / f"t{i}", kind="seq2seq", architecture="t5", seed=i)
+        for i in (1, 2)
+    ]
+    task = lf.load_task(str(folder), kind="text-to-text", metrics=("token_f1",))
+    options = {"max_new_tokens": 6}
+    k = knowledge_along_path(*ends, task, points=3, **options)
+    assert k.metric == "token_f1" and k.scores.shape == (3, 16)
+    for place, end in ((0, ends[0]), (-1, ends[1])):
+        own = lf.evaluate(end, task, split="train", **options)
+        assert k.along.score.iloc[place] == pytest.approx(own.metrics["token_f1"], abs=1e-12)
+    assert 0 < k.scores.max() < 1, "a share of the words of a random answer"
+    wrong = {p: set(np.flatnonzero(row == 0)) for p, row in enumerate(k.scores)}
+    assert set(k.forgotten[1]) == wrong[1] - wrong[0]
