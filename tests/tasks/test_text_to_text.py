@@ -4,6 +4,8 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import landform as lf
 from landform.errors import ConfigError, DataError
@@ -56,6 +58,21 @@ def test_text_is_read_as_it_is_written(tmp_path):
     examples = load({"dev": str(path)}).examples("dev")
     assert examples.texts == (('say "hi',), ("w1 w2",), ("x",))
     assert examples.labels == (('"NA"', "null"), ("007",), ("y",))
+
+
+CELL = st.text(
+    st.characters(exclude_characters="\t\n\r\0\ufeff", exclude_categories=("Cs",)), min_size=1
+)
+CELL = CELL.map(str.strip).filter(bool)
+
+
+@given(st.lists(st.lists(CELL, min_size=2, max_size=4), min_size=1, max_size=6))
+def test_any_cells_come_back(tmp_path_factory, rows):
+    path = write_answers(tmp_path_factory.mktemp("rows") / "toy_dev.tsv", rows)
+    examples = load({"dev": str(path)}).examples("dev")
+    assert [(*x, *answers) for x, answers in zip(examples.texts, examples.labels, strict=True)] == [
+        tuple(row) for row in rows
+    ]
 
 
 def test_several_tasks_of_a_folder_are_listed_and_chosen(folder):
