@@ -189,9 +189,8 @@ class MixingLoop(Loop):
             for group in self.where
         ]
         sigma = torch.sigmoid(self.free)
-        gradient += (
-            share * sigma * (1.0 - sigma) * torch.tensor(along, dtype=torch.float64).to(gradient)
-        )
+        slopes = torch.tensor(along, dtype=torch.float64).to(gradient)
+        gradient += share * sigma * (1.0 - sigma) * slopes
         return share * loss
 
     def visit(self) -> Iterator[None]:
