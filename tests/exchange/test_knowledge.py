@@ -203,6 +203,35 @@ def test_distances(line, tmp_path):
     assert same.l2 == 0 and same.cosine == pytest.approx(1, abs=1e-12)
 
 
+def test_distances_count_tied_tensors_once_and_adapters_alone(tmp_path, save_checkpoint):
+    """The original counted the embedding of T5 three times."""
+    import torch
+
+    from landform.weights.checkpoint import resolve
+    from landform.weights.tuning import TuningConfig, save_model, tune
+
+    tied = {"kind": "seq2seq", "architecture": "t5", "tie_word_embeddings": True}
+    ends = [save_checkpoint(tmp_path / f"t{i}", seed=i, **tied) for i in (1, 2)]
+    models = [lf.load_model(end, "seq2seq") for end in ends]
+    a, b = (torch.cat([p.detach().double().flatten() for p in m.parameters()]) for m in models)
+    d = lf.distance(*map(str, ends))
+    assert d.parameters == len(a) < sum(v.numel() for v in models[0].state_dict().values())
+    assert d.l2 == pytest.approx(float((a - b).norm()))
+    assert d.cosine == pytest.approx(float(a @ b / (a.norm() * b.norm())))
+    base = save_checkpoint(tmp_path / "base", seed=3)
+    for i in (5, 6):
+        model = lf.load_model(base, "classification")
+        with torch.random.fork_rng():
+            torch.manual_seed(i)
+            tune(model, TuningConfig(tuning="adapter", adapter_size=2), head=False)
+        save_model(model, tmp_path / f"a{i}", base, resolve(base).fingerprint)
+        for file in base.glob("tokenizer*"):
+            (tmp_path / f"a{i}" / file.name).write_bytes(file.read_bytes())
+    d = lf.distance(str(tmp_path / "a5"), str(tmp_path / "a6"))
+    assert d.parameters == 2 * 2 * 2 * 16 * 2  # blocks, adapters, matrices, width, size
+    assert 0 < d.l2 < 1  # adapters alone: the models are those of one base
+
+
 def test_scores_between_right_and_wrong_are_not_in_the_files(tmp_path):
     lists = {"0.0": {"zero_list": [0], "one_list": [1]}, "1.0": {"zero_list": [2], "one_list": [0]}}
     (tmp_path / "test_data_analysis.json").write_text(json.dumps(lists))

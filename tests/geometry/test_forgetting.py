@@ -168,3 +168,39 @@ def test_what_cannot_be_compared():
         compare_changes(SCORES, {"turns": [1, 2, 3]}, TS)
     with pytest.raises(DataError, match="the turns of example 2 is nan"):
         compare_changes(SCORES, {"turns": [1, 2, np.nan, 3]}, TS)
+
+
+def test_differences_are_resampled_together_and_p_has_two_sides():
+    random = np.random.default_rng(4)
+    x = random.random(25)
+    chosen = np.argsort(x)
+    for rows in (chosen[:6], chosen[-6:]):  # the lowest and the highest
+        scores = np.ones((2, 25))
+        scores[1, rows] = 0
+        table = compare_changes(scores, {"confidence": x}, (0, 1), replicates=80, controls=200)
+        row = table.query("step == 1 and change == 'forgotten'").iloc[0]
+        assert row.p_value == pytest.approx(1 / 201)
+        generator, drawn = np.random.default_rng(0), []
+        for _ in range(80):
+            sample = generator.integers(0, 25, size=25)
+            own = [i for i in sample if i in set(rows)]
+            if own:
+                drawn.append(x[own].mean() - x[sample].mean())
+        low, high = np.quantile(drawn, [0.025, 0.975])
+        assert (row.difference_low, row.difference_high) == pytest.approx((low, high))
+
+
+def test_p_against_all_sets_of_that_size():
+    from itertools import combinations
+
+    x = np.array([0.1, 0.3, 0.35, 0.5, 0.52, 0.6, 0.7, 0.8, 0.95, 0.2])
+    scores = np.ones((2, 10))
+    rows = [1, 9, 3]
+    scores[1, rows] = 0
+    table = compare_changes(scores, {"confidence": x}, (0, 1), replicates=20, controls=4000)
+    row = table.query("step == 1 and change == 'forgotten'").iloc[0]
+    means = np.array([x[list(chosen)].mean() for chosen in combinations(range(10), 3)])
+    far = abs(x[rows].mean() - x.mean())
+    exact = np.mean(np.abs(means - x.mean()) >= far - 1e-12)
+    assert row.p_value == pytest.approx(exact, abs=0.025)
+    assert np.mean(means - x.mean() >= far) < exact - 0.05, "one side alone would be told apart"
