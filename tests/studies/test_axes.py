@@ -67,7 +67,7 @@ def test_every_number_is_that_of_the_line(place, task, tmp_path):
         accuracy = line.table["accuracy"]
         assert (row["metric_a"], row["metric_b"]) == (accuracy.iloc[0], accuracy.iloc[-1])
     # A line is kept as `interpolate` keeps it.
-    assert "interpolate-seed0-seed1-one-validation" in list(store.results())
+    assert "interpolate-seed-seed0-seed1-one-validation" in list(store.results())
     again = from_parts(*to_parts(found))
     assert again.table.equals(found.table) and found.to_json()["axes"] == ["seed"]
     assert "2 pairs on one:validation (seed)" in found.reading
@@ -158,7 +158,8 @@ def test_a_file_is_run_and_collected(place, tmp_path, monkeypatch, capsys):
     plans += plan_grid(grid(place, "one", "two", axes=["boundary"], **few), out)
     for path in write_grid(plans, out):
         assert run(["run", str(path)]) == 0, capsys.readouterr().err
-    assert run(["grid", "--collect", str(out / "study"), "--json"]) == 0
+    all_of_them = ["--collect", str(out / "study"), "--store", str(out / "all")]
+    assert run(["grid", *all_of_them, "--json"]) == 0
     captured = capsys.readouterr().out
     kept = json.loads(captured[captured.index("{\n") :])
     rows = [row for row in kept["table"] if row["data"] == "one:validation"]
@@ -166,8 +167,9 @@ def test_a_file_is_run_and_collected(place, tmp_path, monkeypatch, capsys):
         "one half, other seeds"
     ]
     assert kept["axes"] == ["split"]
-    names = list(Store.open(out / "study").results())
-    assert "axes" in names and sum(name.startswith("boundary-") for name in names) == 2
+    assert list(Store.open(out / "all").results()) == ["axes"]
+    names = list(Store.open(out / "study" / "one-two-boundary").results())
+    assert sum(name.startswith("boundary-") for name in names) == 2
     halves = [
         set((out / f"runs/one/half{k}/seed0/train_rows.txt").read_text().split()) for k in (1, 2)
     ]

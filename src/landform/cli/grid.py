@@ -11,13 +11,14 @@ from landform.cli.common import (
     OutputFlags,
     check_figure_place,
     emit,
+    keep_result,
+    open_study,
     print_table,
     read_task,
     save_figure,
 )
 from landform.config import Config
 from landform.errors import ConfigError
-from landform.store.study import open_store, publish
 from landform.studies.axes import COLLECTED, collect_axes
 from landform.studies.grid import METHODS, GridConfig, plan_grid, read_grid, write_grid
 from landform.training.options import TrainConfig
@@ -76,6 +77,7 @@ def grid(
     *,
     out: Path | None = None,
     collect: tuple[Path, ...] = (),
+    store: Path | None = None,
     figure: Path | None = None,
     options: Annotated[GridFlags, OptionFlags] = GridFlags(),
     output: Annotated[OutputConfig, OutputFlags] = OutputConfig(),
@@ -94,12 +96,14 @@ def grid(
     out
         The directory of the study files.
     collect
-        Studies that the files have filled: one table of all axes.
+        Studies that the files have filled, or directories of them: one table of all axes.
+    store
+        With --collect: keep the table in this study, for its atlas.
     figure
         With --collect: write the figure (.png, .pdf or .svg).
     """
     if collect:
-        _collect(collect, figure, output)
+        _collect(collect, store, figure, output)
         return
     if out is None:
         raise ConfigError("where to?", remedy="--out DIR for study files, or --collect STUDY")
@@ -110,7 +114,7 @@ def grid(
         return
     for plan, path in zip(plans, paths, strict=True):
         print(f"wrote {path}: {plan.says}")
-    print(f"next: landform run {paths[0]} --dry-run; then landform grid --collect {out / 'study'}")
+    print(f"next: landform run {paths[0]} --dry-run; then landform grid --collect {out}/study")
 
 
 def _config(file: Path | None, flags: GridFlags) -> GridConfig:
@@ -137,12 +141,13 @@ def _config(file: Path | None, flags: GridFlags) -> GridConfig:
     return GridConfig.parse({**given, "tasks": tasks}, where="grid")
 
 
-def _collect(studies: tuple[Path, ...], figure: Path | None, output: OutputConfig) -> None:
+def _collect(
+    studies: tuple[Path, ...], store: Path | None, figure: Path | None, output: OutputConfig
+) -> None:
     check_figure_place(figure)
     result = collect_axes(studies)
-    store = open_store(studies[0])
-    publish(store, COLLECTED, result)
-    wrote = [studies[0] / "results" / COLLECTED, *save_figure(result, figure)]
+    wrote = keep_result(result, None if store is None else open_study(store), store, COLLECTED)
+    wrote += [*save_figure(result, figure)]
     if not output.json_:
         print_table(result.table[[name for name in SHOWN if name in result.table]])
     emit(result, output, wrote)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -111,13 +112,13 @@ class Axes(Result):
         above = rows["barrier_low"] > 0
         low, high = rows["barrier_height"].idxmin(), rows["barrier_height"].idxmax()
         said = (
-            f"{_count(len(rows), 'pair')} on {first} ({', '.join(self.axes)}): barriers clear of "
-            f"zero between {int(above.sum())}"
+            f"{_count(len(rows), 'pair')} on {first} ({', '.join(self.axes)}), "
+            f"{int(above.sum())} with a barrier clear of zero: "
         )
-        highest = f"highest {_barrier(rows.loc[high])} {loss_unit(self.kind)}"
+        highest = f"highest {_barrier(rows.loc[high], loss_unit(self.kind))}"
         if low == high:
-            return f"{said}, {highest}"
-        return f"{said}, {highest}; lowest {_barrier(rows.loc[low])}"
+            return f"{said}{highest}"
+        return f"{said}{highest}; lowest {_barrier(rows.loc[low], loss_unit(self.kind))}"
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -132,10 +133,10 @@ def _count(number: int, word: str) -> str:
     return f"{number} {word}" if number == 1 else f"{number} {word}s"
 
 
-def _barrier(row: pd.Series) -> str:
+def _barrier(row: pd.Series, unit: str) -> str:
     return (
-        f"{row['barrier_height']:.3g} [{row['barrier_low']:.3g}, {row['barrier_high']:.3g}] at "
-        f"{row['axis']} = {row['value']}"
+        f"{row['barrier_height']:.3g} [{row['barrier_low']:.3g}, {row['barrier_high']:.3g}] {unit} "
+        f"({row['axis']}: {row['value']})"
     )
 
 
@@ -176,8 +177,9 @@ def axis_lines(
             progress=progress,
             **dict(config),
         )
-        title = slug("interpolate", *short_names([a, b]), data[0].task.name, data[0].split)
-        publish(kept, title, line)
+        # One study may hold lines of several axes, between runs of one name in several folders.
+        ends_of = (names[a.path], names[b.path])
+        publish(kept, slug("interpolate", axis, *ends_of, data[0].task.name, data[0].split), line)
         pair = f"{names[a.path]} - {names[b.path]}"
         begin = {"axis": axis, "experiment": EXPERIMENTS.get(axis, ""), "value": value}
         begin |= {"pair": pair, "a": a.spec, "b": b.spec}
@@ -213,13 +215,22 @@ def _row(line: Any, data: Data) -> dict[str, Any]:
     }
 
 
+def _studies_in(place: str | os.PathLike[str] | ArtifactStore) -> list[Any]:
+    """The study at a place, or the studies in the directory there."""
+    if not isinstance(place, str | os.PathLike):
+        return [place]
+    inner = sorted(path.parent for path in Path(place).glob("*/study.json"))
+    return inner if inner and not (Path(place) / "study.json").exists() else [place]
+
+
 def collect_axes(studies: Iterable[str | os.PathLike[str] | ArtifactStore]) -> Axes:
     """All axes that studies keep, in one table: those of a later study replace equal ones.
 
-    Raises `StoreError` where there is no study, or none of them keeps an axis.
+    A directory that is no study itself stands for the studies in it. Raises `StoreError` where
+    there is no study, or none of them keeps an axis.
     """
     found: list[Axes] = []
-    places = list(studies)
+    places = [place for item in studies for place in _studies_in(item)]
     for place in places:
         store: str | os.PathLike[str] | ArtifactStore = place
         if isinstance(place, str | os.PathLike):

@@ -6,8 +6,8 @@
     train: {max_steps: 3000, batch_size: 32}
 
 becomes one study file per task and axis (per pair of tasks where two are compared). Each trains
-the runs that it needs, evaluates them, walks the lines of its pairs and keeps a table of them. The
-files share the directory of the runs and the study, so that what two of them need is made once.
+the runs that it needs, evaluates them, walks the lines of its pairs and keeps a table of them, in a
+study of its own. The files share the directory of the runs, so that what two need is trained once.
 
     seed         other seeds: other first weights of what is new, other order of data and dropout
     init         only the first weights differ
@@ -469,7 +469,8 @@ def _file(
         for task in tasks
     }
     says = f"axis {axis} (Qin et al. 2022: {EXPERIMENTS[axis]})"
-    return StudyPlan(name, axis, {"study": "study", "tasks": described, "steps": steps}, says)
+    content = {"study": f"study/{name}", "tasks": described, "steps": steps}
+    return StudyPlan(name, axis, content, says)
 
 
 def _from(model: str, out: Path) -> str:
