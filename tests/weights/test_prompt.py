@@ -223,14 +223,14 @@ def test_outputs_of_the_encoder_may_be_given(name: str) -> None:
 
 
 def test_a_failed_call_leaves_no_prompt_in_the_next_one() -> None:
-    """The embeddings are shared with the decoder, which must not read the prompt then."""
+    """The call fails before it reads its embeddings, which must be those of tokens afterwards."""
     model = prompted("t5")
     text = ids(1, 6)
     with torch.no_grad():
         right = call(model, text)
         with pytest.raises(IndexError):
             call(model, text + 1000)
-        torch.testing.assert_close(model.decoder.embed_tokens(text), family("t5").shared(text))
+        torch.testing.assert_close(model.encoder.embed_tokens(text), family("t5").shared(text))
         torch.testing.assert_close(call(model, text), right)
 
 
