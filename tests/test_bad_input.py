@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 import landform as lf
@@ -1151,3 +1152,20 @@ def test_a_cartography_file_from_other_data(
 def test_a_run_without_a_record(place, refused):
     says = ["no record of its training dynamics", "--cartography"]
     refused("cartography", place / "runs" / "seed0", says=says, root=place)
+
+
+# --- knowledge along a path -------------------------------------------------------------------
+
+
+def test_a_cartography_of_other_data(refused, place, tmp_path):
+    dynamics = {"confidence": 0.5, "correct": True, "margin": 0.0, "epoch": 1.0}
+    rows = [{"text_id": f"train-{i}", "row": i, **dynamics} for i in range(12)]
+    rows[7]["text_id"] = "reviews-7"
+    pd.DataFrame(rows).to_parquet(tmp_path / "cartography.parquet")
+    ends = (place / "runs/seed0", place / "runs/seed1")
+    own = ("--files.train", place / "train.tsv", "--text", "sentence", "--label", "label")
+    more = ("--cartography", tmp_path / "cartography.parquet", "--store", tmp_path / "study")
+    wrong = ["is of other data", "'reviews-7'", "'train-7'"]
+    refused("knowledge", *ends, *own, *more, says=wrong, root=tmp_path, status=1)
+    more = ("--cartography", place / "runs/seed0", "--store", tmp_path / "study")
+    refused("knowledge", *ends, *own, *more, says="--cartography", root=tmp_path, status=1)

@@ -94,7 +94,7 @@ def knowledge(
         given = dict(options)
         emit_forecast(forecast_knowledge(a, b, task, split, curve, existing, **given), output)
         return
-    kept = open_study(store)
+    # The study is opened after the cartography has been found to fit.
     result = knowledge_along_path(
         a,
         b,
@@ -102,13 +102,13 @@ def knowledge(
         split,
         cartography=cartography,
         path=curve,
-        store=kept,
+        store=store,
         progress=not output.quiet,
         **{name: getattr(options, name) for name in {*options.model_fields_set, "points"}},
     )
     names = short_names(select([a, b]))
     title = slug("knowledge", *names, *result.data.rsplit(":", 1), *_curve_name(path))
-    wrote = keep_result(result, kept, store, title)
+    wrote = keep_result(result, open_study(store), store, title)
     wrote += [*_write(result, csv), *save_figure(result, figure)]
     if not output.json_:
         _say(result, show)

@@ -234,6 +234,7 @@ def knowledge_along_path(
     """
     config = KnowledgeConfig.parse({**options, "points": points}, where="knowledge_along_path")
     data = as_data_or_only(task, split, NOT_TRAINED)
+    metric = _metric(data)
     known = None if cartography is None else known_of(cartography, data, config)
     kept = open_store(store)
     if path is None:
@@ -245,7 +246,7 @@ def knowledge_along_path(
         ends = _check_ends(a, b, path)
         ts, predictions = _along_curve(path, data, config, kept, progress)
         kind = path.fit.kind
-    metric, scores = _scores(data, predictions)
+    scores = np.stack([example_scores(data.task, point, metric) for point in predictions])
     examples = data.examples(config.rows)
     log = example_log(data.task, examples, predictions[0])
     return knowledge_of(
@@ -319,8 +320,8 @@ def _walk_work(path: FittedPath, data: Data, config: KnowledgeConfig) -> WalkWor
     return path.walked((data,), **{**own, "points": config.points})
 
 
-def _scores(data: Data, points: list[Predictions]) -> tuple[str, Floats]:
-    """What the score is, and (points, examples) of it."""
+def _metric(data: Data) -> str:
+    """What the score of an example is; `ConfigError` where examples have none."""
     name = score_name(data.task)
     if name is None:
         raise ConfigError(
@@ -328,7 +329,7 @@ def _scores(data: Data, points: list[Predictions]) -> tuple[str, Floats]:
             remedy="knowledge along a path is that of classes, tokens or answers; for other tasks "
             "landform ridge tells whose loss rises",
         )
-    return name, np.stack([example_scores(data.task, p, name) for p in points])
+    return name
 
 
 def score_name(task: Task) -> str | None:
