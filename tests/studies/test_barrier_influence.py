@@ -261,7 +261,7 @@ def runs(tmp_path_factory: Any, save_checkpoint: Any) -> Any:
     return folder, task
 
 
-CHECK = {"check": True, "remove": 2, "pairs": 2, "random": 1, "points": 3, "strategy": "identity"}
+CHECK = {"retrain": True, "remove": 2, "pairs": 2, "random": 1, "points": 3, "strategy": "identity"}
 
 
 def test_a_check_trains_every_removal_and_goes_on_where_it_stopped(
@@ -314,14 +314,14 @@ def test_what_cannot_be_asked_or_checked_is_an_error(runs: Any, ends: Any) -> No
     with pytest.raises(ConfigError, match="the same weights"):
         BarrierStudy.of(a, a, task)
     with pytest.raises(ConfigError, match="no record of how it was trained"):
-        BarrierStudy.of(*ends()[:2], task, check=True)
+        BarrierStudy.of(*ends()[:2], task, retrain=True)
     with pytest.raises(ConfigError, match="option remove"):
-        BarrierStudy.of(a, b, task, check=True, remove=5)
+        BarrierStudy.of(a, b, task, retrain=True, remove=5)
     with pytest.raises(ConfigError, match="was not trained from"):
-        BarrierStudy.of(a, b, task, check=True, remove=2, model=str(ends()[1]))
+        BarrierStudy.of(a, b, task, retrain=True, remove=2, model=str(ends()[1]))
     other = small_case_task(task)
     with pytest.raises(ConfigError, match="trained on other rows"):
-        BarrierStudy.of(a, b, other, check=True, remove=2)
+        BarrierStudy.of(a, b, other, retrain=True, remove=2)
 
 
 def small_case_task(task: Any) -> Any:

@@ -113,7 +113,7 @@ def test_training_dynamics_are_joined_by_text(
     assert mine.loc[ids[3], "forgetting"] == 2
     assert np.isnan(mine.loc[task.examples("train").ids[0], "confidence"])
     both = result.table.dropna()
-    assert len(both) == 8
+    assert len(both) == 8 == result.compared
     found = result.correlation("rise", "confidence")
     assert found["spearman"] == pytest.approx(spearmanr(both["rise"], both["confidence"])[0])
     assert np.isnan(result.correlation("correctness", "rise")["spearman"])

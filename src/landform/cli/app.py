@@ -130,7 +130,7 @@ _COMMANDS = {
     "barrier": (
         "Which training examples raise the ridge between two checkpoints?",
         "landform barrier runs/seed0 runs/seed1 --task sst2 --rows 2000 --store study",
-        "landform barrier runs/seed0 runs/seed1 --task sst2 --check --remove 200 --pairs 4 "
+        "landform barrier runs/seed0 runs/seed1 --task sst2 --retrain --remove 200 --pairs 4 "
         "--store study",
     ),
     "mislabel": (

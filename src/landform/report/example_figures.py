@@ -84,7 +84,7 @@ def plot_examples_matrix(result: ExampleTable) -> Figure:
     for spine in axes.spines.values():
         spine.set_visible(False)
     axes.set_title(
-        f"{len(result.table):,} examples; below the diagonal Spearman's rank correlation,\n"
+        f"{result.compared:,} examples; below the diagonal Spearman's rank correlation,\n"
         "above it with the loss at a held fixed"
     )
     bar = figure.colorbar(image, ax=axes, shrink=0.7, aspect=25, ticks=[-1, -0.5, 0, 0.5, 1])
@@ -184,7 +184,7 @@ def plot_barrier(result: BarrierInfluence) -> Figure:
 
 
 def _symmetric(axes: Axes, values: np.ndarray, which: str = "y") -> None:
-    """Logarithmic on both sides of 0, linear within the middle nine tenths' hundredth part."""
+    """Logarithmic on both sides of 0, linear up to the order of magnitude of the median size."""
     size = float(np.quantile(np.abs(values), 0.5)) or 1.0
     linear = 10.0 ** np.floor(np.log10(size))
     if which in ("y", "both"):

@@ -49,7 +49,7 @@ ROWS_FILE = "train_rows.txt"
 class BarrierCheckConfig(Config):
     """How a prediction about a barrier is checked."""
 
-    check: bool = False
+    retrain: bool = False
     """Remove rows and train both ends again: do their barriers change as predicted?"""
     remove: int | None = Field(None, ge=1)
     """Rows of each removal (default: a tenth of those that are scored)."""
@@ -99,7 +99,7 @@ class _End:
             raise ConfigError(
                 f"{checkpoint.spec} has no record of how it was trained (landform.json), so it "
                 "cannot be trained again",
-                remedy="name runs of `landform train`, not steps of them, or leave check out",
+                remedy="name runs of `landform train`, not steps of them, or leave retrain out",
             )
         examples = trained_examples(checkpoint, train)
         if record["identity"]["train"] != examples.fingerprint:
@@ -139,7 +139,7 @@ def _options(config: Mapping[str, Any]) -> TrainConfig:
     left_out = {"seeds", "prefix", "rows", "percent", "row_file", "stratified", "subset_seed",
                 "save_steps", "eval_steps", "overwrite", "engine", "workers"}  # fmt: skip
     known = {name: config[name] for name in TrainConfig.model_fields if name in config}
-    return TrainConfig.parse({k: v for k, v in known.items() if k not in left_out}, where="check")
+    return TrainConfig.parse({k: v for k, v in known.items() if k not in left_out}, where="retrain")
 
 
 # --- the removals --------------------------------------------------------------------------------

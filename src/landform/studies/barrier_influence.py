@@ -16,7 +16,7 @@ are not zero (L is not the loss that was minimised), and stay in. H is what fact
 (`landform.curvature.factors`), and only the layers that they see are moved.
 
 First order is a claim, not a measurement: training stops before the minimum, the damping decides
-the scale, and removing many rows at once is no small step. `check` removes rows and trains again
+the scale, and removing many rows at once is no small step. `retrain` removes rows and trains again
 (`landform.studies.barrier_check`).
 """
 
@@ -196,8 +196,8 @@ def barrier_influence(
     The module's docstring has the formula. `train` is the split that both were trained on (a run of
     `train` on a part of it is known by its record: rows it never met do not move it), `split` the
     data of the barrier, a split of the task or (task, split). Options are the fields of
-    `BarrierInfluenceConfig`; with `check=True` rows are removed and both models are trained again.
-    With a `store` the line, factors, scores and retrained models are kept there and reused, and the
+    `BarrierInfluenceConfig`; `retrain=True` removes rows and trains both models again. With a
+    `store` the line, factors, scores and retrained models are kept there and reused, and the
     result is kept for reports. Raises `ConfigError` for two models of the same weights, and for
     a check of models that are not the end of a run.
     """
@@ -238,7 +238,7 @@ class BarrierStudy:
         study = cls(work, Data(task, task.resolve(train)), config)
         for checkpoint in work.checkpoints:
             trained_examples(checkpoint, study.train)
-        if config.check:
+        if config.retrain:
             study.checker.prepare()
         return study
 
@@ -265,10 +265,10 @@ class BarrierStudy:
         return BarrierCheck(first, second, self.train, self.work.data[0], self.line, self.config)
 
     def forecast(self, store: ArtifactStore) -> tuple[Forecast, ...]:
-        """Evaluations of the line, rows of the factors and, with `check`, steps of training."""
+        """Evaluations of the line, rows of the factors and, with `retrain`, steps of training."""
         found = [forecast_line(self.work, self.line, store)]
         found += [fit.forecast(store) for fit in self.fits]
-        if self.config.check:
+        if self.config.retrain:
             found.append(self.checker.forecast())
         return tuple(found)
 
@@ -293,7 +293,7 @@ class BarrierStudy:
         gradients = _Gradients(self.work, t)
         table = self._table(factors, gradients, t, store, progress)
         check = summary = None
-        if self.config.check:
+        if self.config.retrain:
             check, summary = self.checker.run(table, t, store, progress)
         barrier, low, high = _barrier(walk, place, self.config)
         config = self.config

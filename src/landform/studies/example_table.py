@@ -112,6 +112,11 @@ class ExampleTable(Result):
         """The columns that are compared."""
         return tuple(name for name in COLUMNS if name in self.table)
 
+    @property
+    def compared(self) -> int:
+        """How many examples have all columns: those of the correlations."""
+        return len(_complete(self.table, self.columns))
+
     def correlation(self, x: str, y: str) -> pd.Series:
         """The row of `correlations` of two columns, in either order."""
         table = self.correlations
@@ -145,7 +150,8 @@ class ExampleTable(Result):
         missing = "" if self.dynamics else "; no run keeps training dynamics"
         return (
             f"{len(self.table):,} examples of {self.data} between {self.a} and {self.b}{forgotten};"
-            f" rank correlation with the rise at t = {self.t:.3g}: {', '.join(parts) or 'none'}"
+            f" rank correlation with the rise at t = {self.t:.3g} over {self.compared:,} of them: "
+            f"{', '.join(parts) or 'none'}"
             f"{missing}"
         )
 
@@ -157,6 +163,7 @@ class ExampleTable(Result):
         return {
             **plain,
             "examples": len(self.table),
+            "compared": self.compared,
             "correlations": self.correlations.to_dict("records"),
             "highest_rise": top.to_dict("records"),
         }
@@ -320,8 +327,7 @@ def _along(
 def _compared(table: pd.DataFrame, config: ExampleTableConfig) -> pd.DataFrame:
     """All pairs of columns, over the examples that have all of them."""
     names = [name for name in COLUMNS if name in table]
-    values = table[names].astype(np.float64)
-    values = values.loc[np.isfinite(values.to_numpy()).all(axis=1)]
+    values = _complete(table, names)
     if len(values) < 3:
         raise DataError(
             f"{len(values)} examples have all of {', '.join(names)}: there is nothing to compare",
@@ -337,6 +343,12 @@ def _compared(table: pd.DataFrame, config: ExampleTableConfig) -> pd.DataFrame:
         for x, y in zip(found["x"], found["y"], strict=True)
     ]
     return found
+
+
+def _complete(table: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
+    values = table[list(names)].astype(np.float64)
+    whole: pd.DataFrame = values.loc[np.isfinite(values.to_numpy()).all(axis=1)]
+    return whole
 
 
 def rank_correlations(
