@@ -50,7 +50,7 @@ class BarrierCheckConfig(Config):
     """How a prediction about a barrier is checked."""
 
     retrain: bool = False
-    """Remove rows and train both ends again: do their barriers change as predicted?"""
+    """Remove rows and train both ends again, to see whether the barrier changes as predicted."""
     remove: int | None = Field(None, ge=1)
     """Rows of each removal (default: a tenth of those that are scored)."""
     pairs: int = Field(4, ge=2)
