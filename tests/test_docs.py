@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from text_models import save_text_model, toy_folder
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -74,7 +76,7 @@ def test_every_quantity_by_brute_force(epochs, size, random):
     for i, row in enumerate(d.itertuples()):
         mean = sum(p[:, i]) / epochs
         right = [int(v) for v in c[:, i]]
-        pairs = list(zip(right, right[1:], strict=False))
+        pairs = list(itertools.pairwise(right))
         assert row.text_id == f"x{i}" and row.epochs == epochs
         assert row.confidence == pytest.approx(mean)
         spread = (sum((v - mean) ** 2 for v in p[:, i]) / epochs) ** 0.5

@@ -40,7 +40,7 @@ def test_the_original_file_is_read(write):
 
 
 def test_positions_are_numbers_not_words(write):
-    """"10" comes after "9", whatever the order of the file."""
+    """ "10" comes after "9", whatever the order of the file."""
     document = {str(i): {"acc": [i % 2], "confidence": [i / 20]} for i in reversed(range(12))}
     d = read_cartography(write(document))
     np.testing.assert_allclose(d.confidence[0], np.arange(12) / 20)

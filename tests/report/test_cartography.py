@@ -140,7 +140,8 @@ addEventListener("load", () => setTimeout(() => {
   root.dataset.first = root.dataset.example;
   root.dataset.all = root.dataset.dots;
   const picture = body.querySelector("svg");
-  for (const key of ["ArrowUp", "ArrowUp", "Enter"]) picture.dispatchEvent(new KeyboardEvent("keydown", { key }));
+  for (const key of ["ArrowUp", "ArrowUp", "Enter"])
+    picture.dispatchEvent(new KeyboardEvent("keydown", { key }));
   root.dataset.second = body.querySelector("h5").textContent;
   root.dataset.text = body.querySelector(".asked").textContent;
   const choose = (k, value) => {

@@ -1,6 +1,7 @@
 """The embedded study: eight seeds of a small encoder, in and out of domain, connected; the plane
-through three of them and a bent path between two; and which training rows the first of them owes
-its answers to."""
+through three of them and a bent path between two; what training said of every row, and what is
+forgotten on the way to another model; and which training rows the first of them owes its answers
+to."""
 
 from __future__ import annotations
 
@@ -30,7 +31,6 @@ def demo_study(out: Path, *, seeds: int | None = None, **changes: Any) -> StudyF
         "model": str(encoder_path()),
         "task": "embedded",
         "out": "runs",
-        "seeds": chosen,
         "max_steps": STUDY.steps,
         "batch_size": STUDY.batch_size,
         "learning_rate": STUDY.learning_rate,
@@ -41,7 +41,9 @@ def demo_study(out: Path, *, seeds: int | None = None, **changes: Any) -> StudyF
     }
     runs = [f"runs/seed{seed}" for seed in chosen]
     steps = [
-        {"train": train},
+        # One run keeps a record of its training rows: it costs a pass over them an epoch.
+        {"train": {**train, "seeds": chosen[:1], "cartography": True}},
+        {"train": {**train, "seeds": chosen[1:]}},
         {"evaluate": {"checkpoints": runs, "task": "embedded:heuristics"}},
         {
             "connect": {
@@ -67,8 +69,8 @@ def demo_study(out: Path, *, seeds: int | None = None, **changes: Any) -> StudyF
 
 
 def _ground(runs: list[str]) -> list[dict[str, Any]]:
-    """A plane through the first, the middle and the last run, and a path round what lies between
-    the first two of these."""
+    """A plane through the first, the middle and the last run; between the first two of these a path
+    round what lies there, and what becomes of the training rows on the line."""
     data = {"task": "embedded", "also": ["embedded:heuristics"]}
     first, middle, last = runs[0], runs[len(runs) // 2], runs[-1]
     steps: list[dict[str, Any]] = []
@@ -76,4 +78,7 @@ def _ground(runs: list[str]) -> list[dict[str, Any]]:
         plane = {"through": [first, middle, last], "size": 9, "extent": [-0.5, 1.5]}
         steps.append({"surface": {**data, **plane}})
     steps.append({"curve": {"a": first, "b": middle, "steps": 60, **data}})
+    steps.append({"cartography": {"runs": first, "task": "embedded"}})
+    ends = {"a": first, "b": middle, "cartography": first}
+    steps.append({"knowledge": {**ends, "task": "embedded"}})
     return steps

@@ -193,7 +193,7 @@ class _LandformTrainer(Trainer):
 
     def _part(self, positions: Sequence[int]) -> dict[str, Tensor]:
         encoded = self.loop.encoded
-        # Other masks (Liu et al. 2019), another reference, in every epoch: from text and seed alone.
+        # Other masks (Liu et al. 2019), another reference in every epoch: of text and seed alone.
         seed = f"{self.loop.seeds.data} {self.order.epoch}"
         rows = [encoded.drawn(i, seed) for i in positions]
         batch = collate(rows, positions, pad_id=encoded.pad_id)
