@@ -205,7 +205,7 @@ SPOILED = {
     spoil_tensorflow: "tf_model.h5",
     spoil_remote_code: "",  # said in one of two ways
     spoil_unknown_type: "'never_heard_of'",
-    spoil_adapter: "PEFT adapter",
+    spoil_adapter: "adapter_model.safetensors is missing",
     spoil_config: "config.json",
     spoil_label_count: "",
     spoil_label_keys: "id2label",

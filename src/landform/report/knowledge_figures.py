@@ -61,7 +61,7 @@ GROUPS = {
 def _ends(result: Knowledge) -> str:
     a, b = (plain(shorten(name, 20)) for name in (result.a, result.b))
     along = "line" if result.path == "line" else f"{result.path} curve"
-    return f"position on the {along}, {a} to {b}"
+    return f"position on the {along}\n{a} to {b}"
 
 
 # --- how many ---------------------------------------------------------------------------------

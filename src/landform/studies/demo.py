@@ -31,19 +31,19 @@ def demo_study(out: Path, *, seeds: int | None = None, **changes: Any) -> StudyF
         "model": str(encoder_path()),
         "task": "embedded",
         "out": "runs",
+        "seeds": chosen,
         "max_steps": STUDY.steps,
         "batch_size": STUDY.batch_size,
         "learning_rate": STUDY.learning_rate,
         "warmup_ratio": STUDY.warmup,
         "weight_decay": STUDY.weight_decay,
         "dropout": STUDY.dropout,
+        "cartography": True,
         **changes,
     }
     runs = [f"runs/seed{seed}" for seed in chosen]
     steps = [
-        # One run keeps a record of its training rows: it costs a pass over them an epoch.
-        {"train": {**train, "seeds": chosen[:1], "cartography": True}},
-        {"train": {**train, "seeds": chosen[1:]}},
+        {"train": train},
         {"evaluate": {"checkpoints": runs, "task": "embedded:heuristics"}},
         {
             "connect": {
