@@ -16,9 +16,10 @@ from landform.attribution.directions import Directions, direction_scores, layer_
 from landform.errors import ConfigError
 from landform.evaluation.points import Data
 from landform.store.study import load_results, open_store
-from landform.studies.barrier_check import summarise, verdict
+from landform.studies.barrier_check import _End, summarise, trained_examples, verdict
 from landform.studies.barrier_influence import BarrierStudy, barrier_influence
-from landform.weights.checkpoint import load_model
+from landform.studies.scores import fine_tune
+from landform.weights.checkpoint import load_model, resolve
 from small_cases import small_case
 
 EXACT = {"dtype": "float64", "labels": "empirical"}
@@ -337,3 +338,37 @@ def test_an_absolute_damping_is_not_overruled_by_the_default(runs: Any) -> None:
         folder / "runs" / "seed0", folder / "runs" / "seed1", task, damping=1e-3
     )
     assert study.config.relative is None and study.config.damping == 1e-3
+
+
+def test_steps_of_a_run_were_trained_on_its_rows(runs: Any, tmp_path: Path) -> None:
+    folder, task = runs
+    run = lf.train(
+        folder / "base", task, out=tmp_path / "part", eval_steps=1, keep_best="loss",
+        row_file=folder / "some.txt", save_steps=1, max_steps=2, batch_size=4,
+    ).paths[0]  # fmt: skip
+    train = Data(task, "train")
+    assert len(trained_examples(resolve(folder / "runs" / "seed0"), train)) == 9
+    for name in (run, f"{run}@1", f"{run}@best"):
+        assert trained_examples(resolve(name), train).ids == tuple(f"train-{i}" for i in range(6))
+
+
+def test_a_watched_run_on_a_part_of_the_rows_is_trained_again(runs: Any, tmp_path: Path) -> None:
+    folder, task = runs
+    options: dict[str, Any] = {"max_steps": 2, "batch_size": 4, "eval_steps": 1}
+    options |= {"keep_best": "loss", "save_steps": 1, "cartography": True, "part": "1/2"}
+    options |= {"part_by": "contiguous", "subset_seed": 3}
+    run = lf.train(folder / "base", task, out=tmp_path / "part", **options).paths[0]
+    train = Data(task, "train")
+    end = _End.of(resolve(run), train, None)
+    less = end.examples.take(range(3))
+    again = fine_tune(end.base, task, "train", less, end.config, end.seeds(1), tmp_path / "again")
+    assert trained_examples(again, train).ids == less.ids
+    options |= {"early_stop": 1}
+    stopped = lf.train(folder / "base", task, out=tmp_path / "stopped", **options).paths[0]
+    with pytest.raises(ConfigError, match="trained with early_stop"):
+        _End.of(resolve(stopped), train, None)
+    seeds = {"head_seed": 0, "data_seed": 0, "max_steps": 2, "batch_size": 4, "seeds": (0, 1)}
+    fixed = lf.train(folder / "base", task, out=tmp_path / "fixed", **seeds)
+    with pytest.raises(ConfigError, match="fixed head_seed and data_seed") as error:
+        BarrierStudy.of(folder / "runs" / "seed0", fixed.paths[0], task, retrain=True, remove=2)
+    assert "leave retrain out" in str(error.value.remedy)

@@ -74,7 +74,16 @@ def test_a_given_model_is_scored_as_it_is(parts, trained):
 def test_options_that_the_study_decides():
     check_training_options(TRAIN, "lds")
     check_training_options(TrainConfig(perturb=0.1, perturb_seed=3), "lds")
-    for option in ({"rows": 3}, {"seeds": (3,)}, {"engine": "ray"}, {"perturb": 0.1}):
+    for option in (
+        {"rows": 3},
+        {"seeds": (3,)},
+        {"engine": "ray"},
+        {"perturb": 0.1},
+        {"part": "1/2"},
+        {"subset_seed": 3},
+        {"cartography": True},
+        {"eval_steps": 1, "keep_best": "loss"},
+    ):
         name = next(iter(option))
         with pytest.raises(ConfigError, match=f"lds: option train.{name}") as error:
             check_training_options(TrainConfig(**option), "lds")

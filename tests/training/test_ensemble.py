@@ -125,6 +125,13 @@ def test_options_that_do_not_fit(pretrained, task, files):
     subsets = [np.arange(5)]
     with pytest.raises(ConfigError, match="option rows chooses training rows"):
         retrain(resolve(pretrained), task, subsets, config=TrainConfig(rows=3), **common)
+    for option in ({"part": "1/2"}, {"subset_seed": 1}, {"percent": 50.0}):
+        name = next(iter(option))
+        with pytest.raises(ConfigError, match=f"option {name} chooses training rows"):
+            retrain(resolve(pretrained), task, subsets, config=TrainConfig(**option), **common)
+    stops = TrainConfig(eval_steps=1, early_stop=1)
+    with pytest.raises(ConfigError, match="early_stop"):
+        retrain(resolve(pretrained), task, subsets, config=stops, **common)
     with pytest.raises(ConfigError, match="expected 1 or more"):
         retrain(resolve(pretrained), task, subsets, config=TrainConfig(), together=0, **common)
     with pytest.raises(ConfigError, match="nothing to train"):
@@ -354,3 +361,15 @@ def test_a_worker_elsewhere_gives_the_same(pretrained, task):
     np.testing.assert_array_equal(
         work.collect(store), retrain(resolve(pretrained), task, subsets, **common)
     )
+
+
+def test_watching_makes_no_other_models(pretrained, task):
+    def keys(**options):
+        _, plan = plan_retraining(
+            resolve(pretrained), task, [np.arange(5)], seeds=(0,), config=TrainConfig(**options),
+            queries=Data(task, "validation"),
+        )  # fmt: skip
+        return [job.key for job in plan.jobs]
+
+    assert keys(eval_steps=1, keep_best="loss", cartography=True, save_steps=(1,)) == keys()
+    assert keys(epochs=2) != keys()

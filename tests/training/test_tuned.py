@@ -190,3 +190,40 @@ def test_options_of_other_methods_are_refused(pretrained: Any, task: Any, tmp_pa
     with pytest.raises(ConfigError, match="adapter_size is an option of tuning adapter"):
         lf.train(pretrained, task, out=tmp_path / "o", adapter_size=3)
     assert not (tmp_path / "o").exists()
+
+
+def test_noise_that_a_tuned_run_does_not_keep(pretrained: Any, task: Any, tmp_path: Any) -> None:
+    with pytest.raises(ConfigError, match="perturb changes tensors that tuning adapter does not"):
+        train(pretrained, task, tmp_path / "out", "adapter", perturb=0.1)
+    assert not (tmp_path / "out").exists()
+    # What the message says to do: the noisy model is kept whole, and tuned.
+    options = {"perturb": 0.1, "save_steps": 0, "max_steps": 1}
+    noisy = lf.train(pretrained, task, out=tmp_path / "n", **{**SHORT, **options}).paths[0] + "@0"
+    run = train(noisy, task, tmp_path / "t", "adapter").paths[0]
+    start, plain = (dict(load_model(m, new_head=True).named_parameters()) for m in (noisy, run))
+    name = "bert.encoder.layer.0.attention.self.query.weight"
+    assert torch.equal(start[name], plain[name])
+    before = dict(load_model(pretrained, "classification", new_head=True).named_parameters())
+    assert not torch.equal(before[name], plain[name])
+
+
+def test_training_starts_from_whole_models(pretrained: Any, task: Any, tmp_path: Any) -> None:
+    import numpy as np
+
+    from landform.evaluation.points import Data
+    from landform.training.ensemble import retrain
+    from landform.training.options import TrainConfig
+
+    run = train(pretrained, task, tmp_path / "out", "lora").paths[0]
+    for tuning in ({}, {"tuning": "adapter"}):
+        with pytest.raises(ConfigError, match=r"is a tuned model \(lora\)") as error:
+            lf.train(run, task, out=tmp_path / "again", **SHORT, **tuning)
+        assert "landform merge" in str(error.value.remedy)
+    assert not (tmp_path / "again").exists()
+    with pytest.raises(ConfigError, match="is a tuned model"):
+        retrain(
+            resolve(run), task, [np.arange(5)], seeds=(0,), config=TrainConfig(),
+            queries=Data(task, "validation"),
+        )  # fmt: skip
+    merged = lf.merge(run, out=tmp_path / "merged")
+    assert lf.train(merged.destination, task, out=tmp_path / "again", **SHORT).paths

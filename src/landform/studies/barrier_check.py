@@ -34,7 +34,7 @@ from landform.store.progress import track
 from landform.studies.scores import fine_tune
 from landform.tasks.task import Examples
 from landform.training.loop import count_steps
-from landform.training.options import TrainConfig
+from landform.training.options import ROW_OPTIONS, WATCH_OPTIONS, TrainConfig
 from landform.training.runs import RunDirectory
 from landform.weights.checkpoint import Checkpoint, resolve
 
@@ -67,7 +67,10 @@ class BarrierCheckConfig(Config):
 def trained_examples(checkpoint: Checkpoint, train: Data) -> Examples:
     """The rows of the split that a model was trained on: those its run lists, else all."""
     examples = train.examples(None)
-    path = checkpoint.path / ROWS_FILE
+    folder = checkpoint.path
+    # A step of a run (RUN@STEP, RUN@best) lies in its run, where the list is.
+    run = folder.parent if folder.name.startswith("checkpoint-") else folder
+    path = run / ROWS_FILE
     if not path.is_file():
         return examples
     listed = set(path.read_text(encoding="utf-8").split("\n")) - {""}
@@ -107,6 +110,12 @@ class _End:
                 f"{checkpoint.spec} was trained on other rows than those of {train.name}",
                 remedy="name the task and the split that it was trained on",
             )
+        if record["config"].get("early_stop") is not None:
+            raise ConfigError(
+                f"{checkpoint.spec} was trained with early_stop, which ends a training by its "
+                "evaluations: trained again on other rows it is not evaluated",
+                remedy="compare runs of a fixed number of steps, or leave retrain out",
+            )
         base = cls._base(checkpoint, record, model)
         return cls(
             checkpoint, base, _options(record["config"]), examples, record["summary"]["seed"]
@@ -135,9 +144,9 @@ class _End:
 
 
 def _options(config: Mapping[str, Any]) -> TrainConfig:
-    """The options of a run, without those that say which rows and where."""
-    left_out = {"seeds", "prefix", "rows", "percent", "row_file", "stratified", "subset_seed",
-                "save_steps", "eval_steps", "overwrite", "engine", "workers"}  # fmt: skip
+    """The options of a run, without those that say which rows, where, and what is watched."""
+    elsewhere = {"seeds", "prefix", "overwrite", "engine", "workers"}
+    left_out = ROW_OPTIONS | WATCH_OPTIONS | elsewhere
     known = {name: config[name] for name in TrainConfig.model_fields if name in config}
     return TrainConfig.parse({k: v for k, v in known.items() if k not in left_out}, where="retrain")
 
@@ -176,7 +185,7 @@ class BarrierCheck:
                 raise ConfigError(
                     f"{end.checkpoint.spec} was trained with fixed head_seed and data_seed: its "
                     "pairs of seeds would all be the same",
-                    remedy="leave check out, or compare runs of free seeds",
+                    remedy="leave retrain out, or compare runs of free seeds",
                 )
 
     @property

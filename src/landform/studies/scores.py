@@ -18,7 +18,7 @@ from landform.store.atomic import file_errors
 from landform.store.fingerprint import fingerprint
 from landform.tasks.task import Examples, Task
 from landform.training.finetune import train
-from landform.training.options import TrainConfig
+from landform.training.options import ROW_OPTIONS, WATCH_OPTIONS, TrainConfig, options_given
 from landform.weights.checkpoint import Checkpoint, resolve
 
 __all__ = ["ScoreSource", "check_training_options", "fine_tune"]
@@ -32,11 +32,8 @@ def check_training_options(config: TrainConfig, where: str) -> None:
             f"{where}: option train.perturb adds other noise under every seed",
             remedy="fix train.perturb_seed, or leave train.perturb out",
         )
-    own = ("rows", "percent", "row_file", "stratified", "save_steps", "eval_steps", "overwrite",
-           "engine", "workers", "seeds")  # fmt: skip
-    given = [
-        name for name in own if getattr(config, name) != TrainConfig.model_fields[name].default
-    ]
+    own = ROW_OPTIONS | WATCH_OPTIONS | {"overwrite", "engine", "workers", "seeds"}
+    given = options_given(config, own)
     if given:
         raise ConfigError(
             f"{where}: option train.{given[0]} has no meaning here: the study chooses the rows, "

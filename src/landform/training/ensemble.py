@@ -43,8 +43,14 @@ from landform.tasks.batching import (
 from landform.tasks.objective import Objective
 from landform.tasks.task import Examples, Task
 from landform.training.loop import count_steps, cpu_threads, length_parts
-from landform.training.models import label_order, starting_model
-from landform.training.options import TrainConfig, identity
+from landform.training.models import label_order, refuse_tuned, starting_model
+from landform.training.options import (
+    ROW_OPTIONS,
+    WATCH_OPTIONS,
+    TrainConfig,
+    identity,
+    options_given,
+)
 from landform.training.seeds import DataOrder, Seeds, isolated_randomness
 from landform.training.stacked import NotStackable, Single, Stack, check_stack
 from landform.weights.checkpoint import Checkpoint, load_tokenizer, quiet_transformers
@@ -56,7 +62,7 @@ TOGETHER = 8
 dominate, further models only push each other out of the cache."""
 TOGETHER_ON_GPU = 32
 _KINDS = ("classification", "regression")
-_UNUSED = frozenset({"save_steps", "eval_steps", "log_steps"})
+_UNUSED = WATCH_OPTIONS | {"log_steps"}
 _LOOK = 50  # steps between looks at the losses: a look waits for the device
 
 
@@ -138,6 +144,7 @@ class EnsembleWork:
 
     def check(self) -> None:
         """Raise for whatever can be seen to be wrong before a model is loaded."""
+        refuse_tuned(self.checkpoint)
         for task in (self.task, self.queries.task):
             if task.kind not in _KINDS:
                 raise ConfigError(
@@ -151,11 +158,17 @@ class EnsembleWork:
                 "in numbers by full fine-tuning with adamw only",
                 remedy="leave tuning and optimizer out",
             )
-        chosen = [n for n in ("rows", "percent", "row_file") if getattr(self.config, n) is not None]
+        chosen = options_given(self.config, ROW_OPTIONS)
         if chosen:
             raise ConfigError(
                 f"option {chosen[0]} chooses training rows, which the subsets do already",
                 remedy="leave it out",
+            )
+        if self.config.early_stop is not None:
+            raise ConfigError(
+                "option early_stop ends a training by its evaluations, and models that are "
+                "retrained in numbers are not evaluated",
+                remedy="leave it out; give the number of steps: max_steps",
             )
         size = len(self.examples)
         for number, rows in enumerate(self.subsets):

@@ -58,7 +58,7 @@ from landform.training.loop import (
     has_state,
     run_loop,
 )
-from landform.training.models import label_order, starting_model
+from landform.training.models import label_order, refuse_tuned, starting_model
 from landform.training.options import TrainConfig, identity
 from landform.training.runs import RunDirectory
 from landform.training.seeds import Seeds, isolated_randomness
@@ -296,6 +296,7 @@ class TrainWork:
 
     def check(self) -> None:
         """Raise for whatever can be seen to be wrong before a model is loaded."""
+        refuse_tuned(self.checkpoint)
         if self.eval_split is not None:
             try:
                 evaluated = self.task.examples(self.eval_split)

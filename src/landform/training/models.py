@@ -14,9 +14,9 @@ from landform.tasks.task import Task
 from landform.training.options import TrainConfig
 from landform.training.seeds import Seeds, add_noise
 from landform.weights.checkpoint import Checkpoint, load_model
-from landform.weights.tuning import tune
+from landform.weights.tuning import method_name, tune
 
-__all__ = ["label_order", "starting_model"]
+__all__ = ["label_order", "refuse_tuned", "starting_model"]
 
 _HEADED = ("classification", "regression", "token-classification")
 _HEAD_CLASS = {
@@ -26,6 +26,18 @@ _HEAD_CLASS = {
 }
 _RATE = re.compile(r"drop(out|_?rate)?|pdrop")
 _NOT_A_RATE = re.compile(r"layer_?drop|drop_path|stochastic")
+
+
+def refuse_tuned(checkpoint: Checkpoint) -> None:
+    """Raise `ConfigError` for a tuned model: what it adds would be trained as if it belonged to
+    the pre-trained model, and a method on top of it could not be kept."""
+    if checkpoint.tuning is not None:
+        raise ConfigError(
+            f"{checkpoint.spec} is a tuned model ({method_name(checkpoint.tuning)}): training "
+            "starts from whole ones",
+            remedy="make it whole first (landform merge, for lora and bitfit), or start from the "
+            "model that it was tuned from",
+        )
 
 
 def has_head(checkpoint: Checkpoint, kind: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Set
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -10,7 +11,7 @@ from pydantic import Field, field_validator, model_validator
 
 from landform.weights.tuning import TUNING_OPTIONS, TuningConfig
 
-__all__ = ["WHERE_ONLY", "TrainConfig", "identity"]
+__all__ = ["ROW_OPTIONS", "WATCH_OPTIONS", "WHERE_ONLY", "TrainConfig", "identity", "options_given"]
 
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
@@ -169,6 +170,16 @@ class TrainConfig(TuningConfig):
         return self
 
     @model_validator(mode="after")
+    def _noise_is_kept(self) -> Self:
+        # A tuned run keeps what was tuned, on the pre-trained model as it lies on disk.
+        if self.perturb and self.tuning != "full":
+            raise ValueError(
+                f"perturb changes tensors that tuning {self.tuning} does not keep: take tuning "
+                "full, or keep the noisy model first (perturb with save_steps 0) and tune RUN@0"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _evaluated_while_it_trains(self) -> Self:
         for name in ("keep_best", "early_stop"):
             if getattr(self, name) is not None and self.eval_steps is None:
@@ -185,13 +196,24 @@ class TrainConfig(TuningConfig):
         return self
 
 
-WHERE_ONLY = frozenset(
+ROW_OPTIONS = frozenset(
+    {"rows", "percent", "row_file", "stratified", "subset_seed", "part", "part_by"}
+)
+"""Options that choose training rows: none of them where a study chooses the rows itself."""
+WATCH_OPTIONS = frozenset({"save_steps", "eval_steps", "keep_best", "early_stop", "cartography"})
+"""Options that look at a training under way. Of them only `early_stop` changes its end."""
+WHERE_ONLY = ROW_OPTIONS | frozenset(
     {"seeds", "head_seed", "data_seed", "dropout_seed", "perturb_seed", "prefix", "overwrite"}
     | {"resume_steps", "device", "threads", "engine", "workers", "cartography"}
-    | {"rows", "percent", "row_file", "stratified", "subset_seed", "part", "part_by"}
 )
 """Options that are no part of a run's identity: they say where and how many, or (seeds, rows) enter
 it as what they came to."""
+
+
+def options_given(config: TrainConfig, names: Set[str]) -> list[str]:
+    """Those of `names` that are not at their default, in the order of the fields."""
+    fields = TrainConfig.model_fields
+    return [n for n in fields if n in names and getattr(config, n) != fields[n].default]
 
 
 def identity(config: TrainConfig) -> dict[str, Any]:
