@@ -21,7 +21,12 @@ from landform.errors import (
     SpaceMismatchError,
     StoreError,
 )
-from landform.weights.checkpoint import check_same_architecture, load_model, resolve
+from landform.weights.checkpoint import (
+    _tuning_function,
+    check_same_architecture,
+    load_model,
+    resolve,
+)
 from landform.weights.space import ParameterSpace
 from landform.weights.tuning import TuningConfig, _hub_place, head_modules, save_model, tune
 from tuned import CAUSAL, SEQ2SEQ, call, each_family, family, ids
@@ -446,3 +451,29 @@ def test_what_cannot_be_merged_is_said(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="is there already"):
         lf.merge(tuned(tmp_path / "lora", base, "lora"), base)
     assert sorted(os.listdir(tmp_path)) == ["adapter", "bert-base", "lora", "prefix", "prompt"]
+
+
+@pytest.mark.parametrize("start", ["pissa", "pissa_niter_4", "olora", "corda", "loftq", "lora_ga"])
+def test_first_weights_taken_out_of_the_frozen_ones(start: str, tmp_path: Path) -> None:
+    path = edited(tuned(tmp_path / "run", base_of(tmp_path), "lora"), init_lora_weights=start)
+    for use in (load_model, lambda p: resolve(p).fingerprint):
+        with pytest.raises(CheckpointError, match=f"init_lora_weights is '{start}'") as error:
+            use(path)
+        assert "path_initial_model_for_weight_conversion" in str(error.value.remedy)
+
+
+@pytest.mark.parametrize("start", [None, True, False, "gaussian", "orthogonal", "eva"], ids=str)
+def test_other_first_weights_are_overwritten(start: Any, tmp_path: Path) -> None:
+    path = tuned(tmp_path / "run", base_of(tmp_path), "lora")
+    before = logits(load_model(path))
+    torch.testing.assert_close(logits(load_model(edited(path, init_lora_weights=start))), before)
+
+
+def test_the_order_of_replicated_layers_tells_functions_apart() -> None:
+    def told(**options: Any) -> Any:
+        return _tuning_function({"peft_type": "LORA", **options}, "spec")
+
+    one, two = (told(layer_replication=order) for order in ([[0, 2], [0, 1]], [[0, 1], [0, 2]]))
+    assert one != two
+    names = ["query", "value"]
+    assert told(target_modules=names) == told(target_modules=names[::-1])

@@ -29,6 +29,7 @@ from landform.weights.tuning import (
     ADAPTER_CONFIG,
     ADAPTER_WEIGHTS,
     apply_tuning,
+    check_first_weights,
     draw_tuning,
     method_name,
     own_options,
@@ -258,6 +259,7 @@ _PEFT_KINDS = {
 def _tuning_function(options: Mapping[str, Any], spec: str) -> dict[str, Any]:
     """What adapter_config.json says of the function that the weights parametrise, flat."""
     read = dict(options)
+    check_first_weights(options, spec)
     if "landform" in options:
         config = own_options(options, spec)
         read = config.identity()
@@ -266,8 +268,13 @@ def _tuning_function(options: Mapping[str, Any], spec: str) -> dict[str, Any]:
     told: dict[str, Any] = {"method": method_name(options)}
     for name, value in read.items():
         if name not in _NOT_TUNING and value not in _OFF:
-            told[name] = sorted(value) if isinstance(value, list) else value
+            told[name] = sorted(value) if _are_names(value) else value
     return told
+
+
+def _are_names(value: Any) -> bool:
+    """Names of layers, which PEFT writes from a set; the order of other lists tells something."""
+    return isinstance(value, list) and all(isinstance(item, str) for item in value)
 
 
 def _base_of(checkpoint: Checkpoint, options: Mapping[str, Any]) -> Checkpoint:

@@ -41,6 +41,7 @@ __all__ = [
     "Tuning",
     "TuningConfig",
     "apply_tuning",
+    "check_first_weights",
     "draw_tuning",
     "head_modules",
     "method_name",
@@ -454,8 +455,28 @@ def method_name(options: Mapping[str, Any] | None) -> str:
     return str(options.get("peft_type")).removeprefix("LANDFORM_").lower()
 
 
+_PLAIN_STARTS = (None, True, False, "gaussian", "orthogonal", "eva")
+
+
+def check_first_weights(options: Mapping[str, Any], spec: str) -> None:
+    """Raise `CheckpointError` for a LoRA whose first weights were taken out of the frozen ones.
+
+    PiSSA, OLoRA, CorDA, LoftQ and LoRA-GA begin by changing the pre-trained weights; the adapter is
+    an update of these changed ones, which nobody kept.
+    """
+    start = options.get("init_lora_weights")
+    if (start.lower() if isinstance(start, str) else start) not in _PLAIN_STARTS:
+        raise CheckpointError(
+            f"{spec}: {ADAPTER_CONFIG}: init_lora_weights is {start!r}, which may change the "
+            "pre-trained weights themselves: with those on disk it is another model",
+            remedy="save it with PEFT as plain LoRA: save_pretrained(DIR, "
+            "path_initial_model_for_weight_conversion=...); or whole, after merge_and_unload()",
+        )
+
+
 def _peft_config(options: Mapping[str, Any], spec: str) -> Any:
     """PEFT's config object. What this version does not know may only say that it is not used."""
+    check_first_weights(options, spec)
     peft = _peft()
     kinds = {getattr(k, "value", k): v for k, v in peft.PEFT_TYPE_TO_CONFIG_MAPPING.items()}
     kind = kinds.get(options.get("peft_type"))
