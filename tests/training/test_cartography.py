@@ -417,3 +417,29 @@ def test_what_a_callback_refuses(pretrained, tokenizer, task, tmp_path):
         task, tokenizer, out=tmp_path / "run", model_labels=task.label_names
     )
     assert named._objective(unnamed).labels is not None
+
+
+def test_a_callback_leaves_the_models_own_config(pretrained, tokenizer, task, tmp_path):
+    from types import SimpleNamespace
+
+    model = load_model(pretrained, "classification", new_head=True)
+    model.config.id2label = dict(enumerate(task.label_names))
+    model.config.pad_token_id = None
+    seen, forward = [], model.forward
+
+    def spy(input_ids=None, attention_mask=None, token_type_ids=None):
+        seen.append(model.config.pad_token_id)
+        return forward(
+            input_ids=input_ids, attention_mask=attention_mask, token_type_ids=token_type_ids
+        )
+
+    model.forward = spy
+    callback = CartographyCallback(task, tokenizer, out=tmp_path / "run")
+    state = SimpleNamespace(epoch=0.0, global_step=0, is_world_process_zero=True)
+    callback.on_train_begin(None, state, None, model=model)
+    assert model.config.pad_token_id is None
+    state.epoch = 1.0
+    callback.on_epoch_end(None, state, None, model=model)
+    assert model.config.pad_token_id is None
+    # The evaluation itself is padded as its rows are.
+    assert seen and set(seen) == {tokenizer.pad_token_id}

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from landform.evaluation.cartography import (
 )
 from landform.evaluation.points import Data, PreparedData, target_length, warn_if_cut
 from landform.store.atomic import check_place, read_tensors, write_tensors
-from landform.tasks.batching import cut_batches, encode, fit_to_model, longest_input
+from landform.tasks.batching import Encoded, cut_batches, encode, fit_to_model, longest_input
 from landform.tasks.objective import Objective
 from landform.tasks.task import Task
 
@@ -158,9 +159,11 @@ class CartographyCallback(TrainerCallback):
         task, answers = self.data.task, None
         if task.kind == "seq2seq":
             answers = closed_answers(self.examples)
-        self.probe = Probe(
-            model, self._prepare(model), self.examples, tokenizer=self.tokenizer, answers=answers
-        )
+        with _padded_for(model):
+            prepared = self._prepare(model)
+            self.probe = Probe(
+                model, prepared, self.examples, tokenizer=self.tokenizer, answers=answers
+            )
 
     def on_epoch_end(
         self,
@@ -174,7 +177,8 @@ class CartographyCallback(TrainerCallback):
         if self.probe is None:
             return
         epoch, training = float(state.epoch or 0.0), model.training
-        measured = self.probe.measure(f"the model after epoch {epoch:g}")
+        with _padded_for(model, self.probe.prepared.encoded):
+            measured = self.probe.measure(f"the model after epoch {epoch:g}")
         model.train(training)
         self.kept.append((epoch, measured))
         self._write(self.probe)
@@ -233,3 +237,24 @@ class CartographyCallback(TrainerCallback):
                 remedy="give model_labels, the labels in the order of the model's outputs: often "
                 "model_labels=task.label_names",
             ) from None
+
+
+@contextmanager
+def _padded_for(model: Any, encoded: Encoded | None = None) -> Iterator[None]:
+    """What is written into the model's config about padding inside is undone: it is not ours.
+
+    With `encoded`, the config names inside the token that these rows are padded with.
+    """
+    configs = [model.config]
+    text = model.config.get_text_config()
+    if text is not model.config:
+        configs.append(text)
+    before = [getattr(config, "pad_token_id", None) for config in configs]
+    try:
+        if encoded is not None:
+            for config in configs:
+                config.pad_token_id = encoded.pad_id
+        yield
+    finally:
+        for config, token in zip(configs, before, strict=True):
+            config.pad_token_id = token
