@@ -245,10 +245,12 @@ def test_the_templates_of_the_original(tmp_path):
         ({"methods": ["compacter"]}, "compacter is a method that landform does not have"),
         ({"methods": ["adaptor"]}, "unknown tuning method 'adaptor'"),
         ({"train": {"seeds": [3]}}, "not train.seeds"),
+        ({"axes": ["perturb"], "train": {"tuning": "adapter"}}, "axis perturb: .* tuning adapter"),
+        ({"axes": ["tuning"], "train": {"perturb": 0.1}}, "axis tuning: train.perturb"),
         ({"axes": ["tuning"], "methods": {"lora": {"adapter_size": 3}}}, "adapter_size is an opt"),
     ],
     ids=["axis", "std", "step", "models", "tasks", "seed", "twice", "compacter", "name", "seeds",
-         "options"],
+         "noise", "noisy", "options"],
 )  # fmt: skip
 def test_grids_that_cannot_be(place, tmp_path, options, says):
     with pytest.raises(ConfigError, match=says):

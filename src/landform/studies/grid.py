@@ -294,6 +294,13 @@ def _init_std(scene: _Scene) -> None:
 
 
 def _perturb(scene: _Scene) -> None:
+    if scene.grid.train.tuning != "full" and any(scene.grid.perturbs):
+        raise ConfigError(
+            f"axis perturb: a run of tuning {scene.grid.train.tuning} keeps what was tuned, not "
+            "the noise on the other tensors",
+            remedy="choose train.tuning full; or keep noisy models first (landform train --perturb "
+            "--save-steps 0) and compare them by axis pretraining: RUN@0",
+        )
     for scale in scene.grid.perturbs:
         name = f"perturb{scale:g}" if scale else "base"
         scene.between_seeds(f"{scale:g}", scene.runs(name, {"perturb": scale} if scale else {}))
@@ -349,6 +356,13 @@ def _pretraining(scene: _Scene) -> None:
 
 
 def _tuning(scene: _Scene) -> None:
+    partial = [method for method in scene.grid.methods if method != "full"]
+    if scene.grid.train.perturb and partial:
+        raise ConfigError(
+            f"axis tuning: train.perturb adds noise that {partial[0]} does not keep",
+            remedy="leave train.perturb out; or keep the noisy model first (landform train "
+            "--perturb --save-steps 0) and name it as model: RUN@0",
+        )
     for method, options in scene.grid.methods.items():
         scene.between_seeds(method, scene.runs(method, {"tuning": method, **options}))
 
