@@ -240,6 +240,8 @@ def test_checkpoints(refused, place, tmp_path, command, spoil):
     words += [] if command == "distance" else data(place)
     # What only the weights tell is found when they are read: after the first checkpoint's pass.
     after = 1 if spoil is spoil_nan and command != "evaluate" else 0
+    if command != "distance" and not after:  # a study that holds nothing does not stay
+        words += ["--store", tmp_path / "study"]
     refused(*words, says=[str(spoiled), SPOILED[spoil]], root=tmp_path, status=1, after=after)
 
 

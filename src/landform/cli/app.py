@@ -232,6 +232,14 @@ def _one_voice() -> Iterator[None]:
 
 
 def _run(arguments: Sequence[str] | None) -> int:
+    status = _run_command(arguments)
+    common = sys.modules.get("landform.cli.common")
+    if common is not None:  # a page of help needs none of it
+        common.forget_studies(failed=status == 1)
+    return status
+
+
+def _run_command(arguments: Sequence[str] | None) -> int:
     import landform
 
     app.version = landform.__version__

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,7 +16,7 @@ from cyclopts import Group, Parameter
 from landform.config import Config, read_yaml
 from landform.errors import ConfigError
 from landform.results import Result
-from landform.store.artifacts import ArtifactStore
+from landform.store.artifacts import ArtifactStore, Store
 from landform.store.plan import Forecast
 from landform.store.study import open_store, publish
 from landform.tasks.task import Task, TaskConfig
@@ -205,7 +207,29 @@ def read_task(path: str) -> TaskConfig:
 
 def open_study(store: Path | None) -> ArtifactStore:
     """The study directory of --store, or memory."""
-    return open_store(store)
+    new = store is not None and not store.expanduser().exists()
+    opened = open_store(store)
+    if new and isinstance(opened, Store):
+        _NEW_STUDIES.append(opened.path)
+    return opened
+
+
+_NEW_STUDIES: list[Path] = []
+"""Study directories that the present command made."""
+
+
+def forget_studies(*, failed: bool) -> None:
+    """At the end of a command: where it failed, studies that it made and that hold nothing go."""
+    while _NEW_STUDIES:
+        path = _NEW_STUDIES.pop()
+        with suppress(OSError):  # a study that is gone, or not ours to remove, is no further fault
+            held = {entry.name for entry in path.iterdir() if not _is_empty(entry)}
+            if failed and held == {"study.json"}:
+                shutil.rmtree(path)
+
+
+def _is_empty(entry: Path) -> bool:
+    return entry.is_dir() and not any(inner.is_file() for inner in entry.rglob("*"))
 
 
 def open_existing(store: Path | None) -> ArtifactStore:
