@@ -6,6 +6,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -20,12 +21,13 @@ from landform.geometry.fitting import (
     CurveShape,
     FittedPath,
     PathEvaluation,
+    curve_work,
     fit_curve,
     walk,
 )
 from landform.geometry.paths import curve_weights, squared_distances
 from landform.results import from_parts, to_parts
-from landform.store.artifacts import Store
+from landform.store.artifacts import MemoryStore, Store
 from landform.weights.checkpoint import resolve
 from landform.weights.points import Vertex
 from valley import ENDS, Valley, fitted, losses_along, shape_of
@@ -447,3 +449,49 @@ def test_bad_input(tmp_path, ends, task, save_checkpoint):
         walk([ends[0], twin, ends[1]], task)
     with pytest.raises(SpaceMismatchError):
         walk([ends[0], three], task)
+
+
+# --- scores that are no numbers, one step, what is not used ---------------------------------------
+
+
+def test_a_start_without_a_score_is_not_kept_as_the_best(ends, task, monkeypatch):
+    scores = iter([np.nan, 0.5, 0.6])
+
+    class Scores:
+        higher_is_better = False
+
+        def aggregate(self, predictions):
+            return next(scores)
+
+    monkeypatch.setattr("landform.geometry.descent.get_metric", lambda name: Scores())
+    path = fit_curve(*ends, task, **{**QUICK, "steps": 4, "save_every": 2, "select_at": (0.5,)})
+    assert path.fit.chosen == 2
+
+
+def test_the_best_of_a_path_is_no_nan():
+    table = pd.DataFrame({"data": "x", "t": [0.0, 0.5, 1.0], "accuracy": [np.nan, 0.5, 0.7]})
+    table["accuracy_low"] = table["accuracy"]
+    path = object.__new__(PathEvaluation)
+    object.__setattr__(path, "table", table)
+    assert path.best.t.tolist() == [1.0]
+
+
+def test_the_forecast_of_one_step(ends, task):
+    work = curve_work(*ends, task, "train", CurveConfig(**{**QUICK, "steps": 1}))
+    assert work.forecast(MemoryStore()).jobs == 1
+
+
+def test_a_stage_begins_once(ends, task, monkeypatch):
+    begun = []
+    begin = Descent.begin
+    monkeypatch.setattr(Descent, "begin", lambda self, k: (begun.append(k), begin(self, k))[1])
+    fit_curve(*ends, task, **{**QUICK, "steps": 2})
+    assert begun == [0]
+
+
+@pytest.mark.parametrize("option", [{"select_split": "test"}, {"select_by": "metric"}], ids=str)
+def test_how_to_choose_needs_where(option):
+    with pytest.raises(ConfigError, match=f"{next(iter(option))} says how select_at"):
+        CurveConfig.parse(option)
+    CurveConfig.parse({**option, "select_at": (0.5,)})
+    CurveConfig.parse({**option, "compat": "plm"})

@@ -24,6 +24,7 @@ from landform.geometry.mixing import (
     mix_groups,
 )
 from landform.results import from_parts, to_parts
+from landform.store.artifacts import Contents
 from landform.weights.checkpoint import load_model, resolve
 from landform.weights.space import ParameterSpace
 from landform.weights.tuning import TuningConfig, save_model, tune
@@ -327,3 +328,10 @@ def test_a_forecast_counts_steps_and_evaluations(ends, task, tmp_path):
     assert evaluations.evaluations == 6  # two ends, three inner points, the mix
     study.run(store)
     assert [part.evaluations for part in study.forecast(store)][:2] == [0, 0]
+
+
+def test_a_rate_without_a_score_is_not_chosen(ends, task):
+    study = MixStudy.of(*ends, task, options={**QUICK, "learning_rates": (1.0, 0.1, 0.01)})
+    found = [Contents(records={"best": {"value": v, "step": 6}}) for v in (np.nan, 0.9, 0.5)]
+    rates, best = study._chosen(found)
+    assert best == 2 and rates.chosen.tolist() == [False, False, True]

@@ -24,6 +24,7 @@ from landform.tasks.metrics import (
     CalibrationError,
     Metric,
     Predictions,
+    best_of,
     get_metric,
     normalize_answer,
     reliability,
@@ -625,3 +626,35 @@ def test_take_by_mask_and_by_index() -> None:
     assert len(p.take(mask)) == 2
     c = classes(5, 3)
     np.testing.assert_array_equal(c.take([4, 4]).logits, c.logits[[4, 4]])
+
+
+@pytest.mark.parametrize(
+    ("values", "higher", "place"),
+    [
+        ([np.nan, 1.0, 2.0], True, 2),
+        ([np.nan, 2.0, 1.0], False, 2),
+        ([3.0, np.nan, 3.0], True, 0),
+        ([-np.inf, np.nan], True, 0),
+        ([np.nan, np.nan], False, 0),
+    ],
+    ids=["higher", "lower", "first-of-equal", "infinite", "nothing-else"],
+)
+def test_the_best_of_values_is_never_nan(values, higher, place):
+    assert best_of(values, higher=higher) == place
+
+
+def test_metrics_of_the_unit_interval_have_such_values():
+    texts, references = ("1", "x y", "4"), (("1",), ("2 x",), ("9",))
+    p = Predictions(
+        logits=np.array([[0.0, 9.0], [9.0, 0.0], [1.0, 0.0]]),
+        labels=np.array([1, 1, 0]),
+        losses=np.ones(3),
+        tokens=np.full(3, 2),
+        texts=texts,
+        references=references,
+        correct=np.array([0, 1, 2]),
+    )
+    for metric in (m for m in METRICS.values() if m.unit_interval):
+        values = metric.per_example(p)
+        assert values is not None and (values >= 0).all() and (values <= 1).all(), metric.name
+    assert not get_metric("answer_pearson").unit_interval and not get_metric("loss").unit_interval

@@ -42,7 +42,7 @@ from landform.store.artifacts import ArtifactStore, Contents, MemoryStore
 from landform.store.engines import run_plan
 from landform.store.plan import Forecast, Job, Plan
 from landform.store.progress import Track, track
-from landform.tasks.metrics import get_metric
+from landform.tasks.metrics import best_of, get_metric
 from landform.weights.checkpoint import Checkpoint, draw_tuned
 from landform.weights.space import ParameterSpace
 
@@ -417,10 +417,11 @@ class FitWork:
         if self.final.key in store:
             return Plan((self.final,)).forecast(store, unit="steps")
         worker = FitWorker(self, MemoryStore(), Track())
-        worker.loop.advance()
-        start = time.perf_counter()
-        worker.loop.advance()
-        seconds = time.perf_counter() - start
+        seconds = 0.0
+        for _ in range(min(2, self.total)):  # a fit of one step has none to warm up with
+            start = time.perf_counter()
+            worker.loop.advance()
+            seconds = time.perf_counter() - start
         held = self.points.forecast(Plan(()), store).memory or 0.0
         # What is fitted, its gradient, and what Adam keeps of it.
         own = 4 * worker.loop.free.numel() * worker.loop.free.element_size()
@@ -513,8 +514,8 @@ class FitWorker:
             predictions = outputs.predictions(examples, select.task.kind)
             values.append(float(metric.aggregate(predictions)))
         mean = float(np.mean(values))
-        higher = metric.higher_is_better
-        if self.best is None or (mean > self.best[0] if higher else mean < self.best[0]):
+        so_far = [] if self.best is None else [self.best[0]]
+        if best_of([*so_far, mean], higher=metric.higher_is_better) == len(so_far):
             self.best = (mean, self.loop.step, self.loop.free.cpu().clone())
 
 

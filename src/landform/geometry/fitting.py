@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pandas as pd
 import torch
 from pydantic import Field as Option
-from pydantic import field_validator
+from pydantic import field_validator, model_validator
 
 from landform.errors import ConfigError, StoreError
 from landform.evaluation.evaluate import metric_names, metric_table
@@ -46,7 +46,7 @@ from landform.store.artifacts import ArtifactStore
 from landform.store.engines import run_plan
 from landform.store.plan import Job, Plan
 from landform.store.study import open_store
-from landform.tasks.metrics import Predictions, get_metric
+from landform.tasks.metrics import Predictions, best_of, get_metric
 from landform.tasks.task import Task, loss_unit
 from landform.weights.checkpoint import (
     Checkpoint,
@@ -125,6 +125,18 @@ class CurveConfig(SelectConfig, FitConfig):
         if any(not 0 <= t <= 1 for t in value):
             raise ValueError("positions on a curve lie from 0 to 1")
         return value
+
+    @model_validator(mode="after")
+    def _used_options(self) -> Self:
+        if self.select_at or self.compat == "plm":  # plm stands for positions of its own
+            return self
+        for name, field in SelectConfig.model_fields.items():
+            if getattr(self, name) != field.default:
+                raise ValueError(
+                    f"{name} says how select_at chooses, and without it the last bends are kept: "
+                    "give select_at too (0.25 0.5 0.75, say)"
+                )
+        return self
 
     def settled(self, *, tuned: bool) -> Self:
         """With what `compat` stands for, where nothing else was given; `tuned`: of what was tuned
@@ -282,9 +294,8 @@ class PathEvaluation(Result):
         rows of the table at that t. On the further data sets it is no best of many."""
         first = self.table[self.table["data"] == self.table["data"].iloc[0]]
         metric = headline_column(first)
-        values = first[metric].to_numpy()
-        sign = 1.0 if get_metric(metric).higher_is_better else -1.0
-        t = float(first["t"].iloc[int(np.argmax(sign * values))])
+        place = best_of(first[metric].to_numpy(), higher=get_metric(metric).higher_is_better)
+        t = float(first["t"].iloc[place])
         return self.table[self.table["t"] == t].reset_index(drop=True)
 
     def _row(self, path: str) -> Any:

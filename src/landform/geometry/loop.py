@@ -126,6 +126,8 @@ class Loop:
         self.gradient: Tensor | None = None
         """of the part of `free` that the stage fits"""
         self.optimizer: torch.optim.Optimizer | None = None
+        self.begun: int | None = None
+        """the stage that the optimizer is of"""
 
     @property
     def stages(self) -> int:
@@ -182,11 +184,12 @@ class Loop:
             parameter.grad = slope
             parameters.append(parameter)
         self.optimizer = make_optimizer(parameters, self.config)
+        self.begun = stage
 
     def advance(self) -> dict[str, float]:
         """One optimizer step; its row of the history."""
         stage, inner = divmod(self.step, self.config.steps)
-        if self.optimizer is None or inner == 0:
+        if self.begun != stage:
             self.begin(stage)
         assert self.gradient is not None and self.optimizer is not None
         self.gradient.zero_()

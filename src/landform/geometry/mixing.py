@@ -46,7 +46,7 @@ from landform.store.artifacts import ArtifactStore, Contents
 from landform.store.engines import run_plan
 from landform.store.plan import Forecast, Job, Plan
 from landform.store.study import open_store, slug
-from landform.tasks.metrics import Predictions, get_metric
+from landform.tasks.metrics import Predictions, best_of, get_metric
 from landform.tasks.task import Task, loss_unit
 from landform.weights.checkpoint import (
     Checkpoint,
@@ -513,8 +513,7 @@ class MixStudy:
         if len(values) > 1:
             by_loss = self.config.select_by == "loss"
             name = "loss" if by_loss else headline(self.fits[0].data.task)
-            sign = 1.0 if get_metric(name).higher_is_better else -1.0
-            best = int(np.argmax(sign * np.array(values)))
+            best = best_of(values, higher=get_metric(name).higher_is_better)
         rows = []
         for number, (rate, fit) in enumerate(zip(self.config.rates, found, strict=True)):
             best_step = fit.records["best"]
@@ -539,7 +538,7 @@ class MixStudy:
             (a,), (b,), inner, (mixed,) = (unpack(one, d, examples, kind) for one in contents)
             ts = [0.0, *self.ts, 1.0]
             line = [a, *inner, b]
-            best = int(np.argmin([_loss(point) for point in line]))
+            best = best_of([_loss(point) for point in line], higher=False)
             models = {
                 "mix": (math.nan, mixed),
                 "a": (0.0, a),

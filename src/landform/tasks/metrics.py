@@ -47,6 +47,7 @@ __all__ = [
     "METRICS",
     "Metric",
     "Predictions",
+    "best_of",
     "get_metric",
     "normalize_answer",
     "reliability",
@@ -257,6 +258,8 @@ class Metric(ABC):
     higher_is_better: bool = True
     reads_texts: bool = False
     """whether it judges generated texts"""
+    unit_interval: bool = False
+    """whether it has values of single examples that lie in [0, 1]: 0 for wrong, 1 for right"""
 
     def per_example(self, p: Predictions) -> Array | None:
         """(N,) values of single examples; None where the metric has none (F1, Matthews, ECE...).
@@ -378,6 +381,7 @@ class Accuracy(_MeanMetric):
     """Share of examples whose largest logit (the first of equal ones) is that of the label."""
 
     name = "accuracy"
+    unit_interval = True
 
     def per_example(self, p: Predictions) -> Array:
         return _hits(*_classes(p, self.name))
@@ -681,6 +685,7 @@ class TokenAccuracy(_SumMetric):
     """
 
     name = "token_accuracy"
+    unit_interval = True
 
     def statistics(self, p: Predictions) -> Array:
         correct = _finite(_column(p, "correct", self.name), "correct", self.name)
@@ -720,6 +725,7 @@ class ExactMatch(_MeanMetric):
 
     name = "exact_match"
     reads_texts = True
+    unit_interval = True
 
     def per_example(self, p: Predictions) -> Array:
         return _answers(p, self.name, self._score)
@@ -749,6 +755,7 @@ class TokenF1(_MeanMetric):
 
     name = "token_f1"
     reads_texts = True
+    unit_interval = True
 
     def per_example(self, p: Predictions) -> Array:
         return _answers(p, self.name, lambda text, refs: max(_bag_f1(text, ref) for ref in refs))
@@ -774,6 +781,7 @@ class RougeL(_MeanMetric):
 
     name = "rouge_l"
     reads_texts = True
+    unit_interval = True
 
     def per_example(self, p: Predictions) -> Array:
         scorer = _rouge()
@@ -799,6 +807,7 @@ class AnswerAccuracy(_MeanMetric):
 
     name = "answer_accuracy"
     reads_texts = True
+    unit_interval = True
 
     def per_example(self, p: Predictions) -> Array:
         def score(text: str, references: Sequence[str]) -> float:
@@ -818,6 +827,7 @@ class AnswerF1(_SumMetric):
 
     name = "answer_f1"
     reads_texts = True
+    unit_interval = True
 
     def per_example(self, p: Predictions) -> Array:
         texts, labels = _first(p, self.name)
@@ -849,6 +859,7 @@ class AnswerMatthews(Matthews):
 
     name = "answer_matthews"
     reads_texts = True
+    unit_interval = True
 
     def _codes(self, p: Predictions) -> tuple[Array, Array]:
         texts, labels = _first(p, self.name)
@@ -971,3 +982,12 @@ def get_metric(name: str) -> Metric:
         remedy=(f"did you mean {guess!r}? " if guess else "")
         + f"Known metrics: {', '.join(METRICS)}",
     )
+
+
+def best_of(values: Sequence[float] | Array, *, higher: bool) -> int:
+    """The place of the best value, of equal ones the first; NaN only where there is nothing else.
+
+    (numpy's argmax takes a NaN for the highest, and no value is higher than one.)
+    """
+    scores = [float(value) if higher else -float(value) for value in values]
+    return max(range(len(scores)), key=lambda k: (scores[k] == scores[k], scores[k], -k))

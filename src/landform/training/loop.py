@@ -28,6 +28,7 @@ from landform.errors import NonFiniteError
 from landform.store.atomic import atomic_directory, file_errors
 from landform.store.progress import Track
 from landform.tasks.batching import IGNORED, Batch, Encoded, collate
+from landform.tasks.metrics import best_of
 from landform.tasks.objective import Objective
 from landform.training.options import TrainConfig
 from landform.training.seeds import DataOrder, Seeds
@@ -71,8 +72,7 @@ class BestRule:
         where there is nothing else.
         """
         rows = [row for row in history if self.column in row]
-        scores = [row[self.column] * (1 if self.higher else -1) for row in rows]
-        place = max(range(len(rows)), key=lambda k: (scores[k] == scores[k], scores[k], -k))
+        place = best_of([row[self.column] for row in rows], higher=self.higher)
         return rows[place], len(rows) - 1 - place
 
 
