@@ -1,6 +1,7 @@
 """Losses over several references, generated answers and answer likelihoods, by brute force."""
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import landform as lf
 from landform.errors import ConfigError, DataError
 from landform.evaluation.evaluate import EvaluateConfig
 from landform.evaluation.field import Field
-from landform.evaluation.generation import Generation
+from landform.evaluation.generation import Generation, token_settings
 from landform.evaluation.points import Data, Evaluator, PointsConfig, PointsWork, prepare, unpack
 from landform.evaluation.scores import example_scores
 from landform.evaluation.verbalisers import answer_log_likelihoods
@@ -21,7 +22,7 @@ from landform.tasks.answers import TextForm, references
 from landform.tasks.batching import collate
 from landform.tasks.metrics import get_metric
 from landform.tasks.objective import Objective
-from landform.weights.checkpoint import resolve
+from landform.weights.checkpoint import load_model, resolve
 from text_models import (
     FAMILIES,
     ROWS,
@@ -375,3 +376,39 @@ def test_pairs_of_files_of_one_row(tmp_path, checkpoint):
     task = load({"dev": str(path)})
     result = lf.evaluate(checkpoint, task, max_new_tokens=2)
     assert len(result.log) == 1
+
+
+# --- what decides an artifact with answers --------------------------------------------------------
+
+
+def test_which_data_sets_are_answered_decides_the_artifact(folder, checkpoint):
+    judged, lost = load(folder, metrics="exact_match"), load(folder, metrics="token_accuracy")
+    one = (Data(judged, "validation"), Data(lost, "train"))
+    both = (Data(judged, "validation"), Data(judged, "train"))
+    store = MemoryStore()
+    for data in (one, both):
+        work = PointsWork((resolve(checkpoint),), data, EvaluateConfig(max_new_tokens=3))
+        run_plan(Plan([work.point_job(0)]), work, store)
+        for d, item in enumerate(data):
+            examples = item.examples(None)
+            (found,) = unpack(store.read(work.point_job(0).key), d, examples, "seq2seq")
+            assert (found.texts is not None) == (item.task is judged)
+
+
+@pytest.mark.parametrize("family", ["t5", "bart"])
+def test_the_tokens_of_the_answers_decide_the_artifact(folder, tmp_path, family):
+    path, data = save_text_model(tmp_path / "m", family), Data(load(folder), "validation")
+    file, keys = path / "generation_config.json", set()
+    settings = json.loads(file.read_text())
+    for changes in ({}, {"decoder_start_token_id": 5}, {"eos_token_id": [1, 6]}):
+        file.write_text(json.dumps({**settings, **changes}))
+        checkpoint = resolve(path)
+        model, told = load_model(checkpoint, "seq2seq"), token_settings(checkpoint)
+        made = Generation.of(model, text_tokenizer(), None, 4)
+        end = told["eos_token_id"]
+        assert made.start == told["decoder_start_token_id"] and made.pad == told["pad_token_id"]
+        assert made.ends == (tuple(end) if isinstance(end, list) else (end,))
+        keys.add(PointsWork((checkpoint,), (data,), EvaluateConfig()).point_job(0).key)
+    file.unlink()
+    assert token_settings(resolve(path))["eos_token_id"] == 1
+    assert len(keys) == 3

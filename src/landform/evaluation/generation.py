@@ -14,13 +14,15 @@ from landform.tasks.answers import TextForm
 from landform.tasks.batching import Batch, position_limit
 from landform.tasks.metrics import get_metric
 from landform.tasks.task import Task
+from landform.weights.checkpoint import Checkpoint
 
-__all__ = ["Generation", "generation_of", "reads_texts"]
+__all__ = ["Generation", "generates", "generation_of", "token_settings"]
 
 
-def reads_texts(metrics: Sequence[str]) -> bool:
-    """Whether one of the metrics judges generated text."""
-    return any(get_metric(name).reads_texts for name in metrics)
+def generates(task: Task) -> bool:
+    """Whether one of the metrics of a task judges generated text."""
+    judged = any(get_metric(name).reads_texts for name in task.metrics)
+    return task.kind == "seq2seq" and judged
 
 
 @dataclass(frozen=True)
@@ -40,13 +42,18 @@ class Generation:
     def of(
         cls, model: Any, tokenizer: Any, form: TextForm | None, max_new_tokens: int | None
     ) -> Generation:
-        """The decoding of `model`, as its config says.
+        """Greedy decoding of `model`, between the tokens that its config says.
+
+        Its start, end and pad tokens are those of generation_config.json, else of config.json.
+        Nothing else there is applied: no forced tokens (forced_bos_token_id), no suppressed ones
+        (suppress_tokens), no lengths (min_length), penalties, beams or sampling.
 
         Raises `DataError` for a length that is more than the model's positions, `CheckpointError`
         for a model that does not say how its targets begin or end.
         """
         limit = position_limit(model, max_new_tokens, "max_new_tokens")
-        start, end = (_setting(model, name) for name in ("decoder_start_token_id", "eos_token_id"))
+        configs = getattr(model, "generation_config", None), model.config
+        start, end, pad = (_setting(configs, name) for name in _TOKENS)
         ends = tuple(end) if isinstance(end, list | tuple) else (end,)
         if None in ends:
             ends = (tokenizer.eos_token_id,)
@@ -57,7 +64,6 @@ class Generation:
                 f"{'begins' if start is None else 'ends'} is not known",
                 remedy=f"set {missing} in the model's config.json",
             )
-        pad = _setting(model, "pad_token_id")
         lead = "" if form is None else form.lead(tokenizer)
         return cls(tokenizer, limit, start, ends, ends[0] if pad is None else pad, lead)
 
@@ -110,8 +116,29 @@ class Generation:
         return [text.strip().removeprefix(lead).strip() for text in texts]
 
 
-def _setting(model: Any, name: str) -> Any:
-    for config in (getattr(model, "generation_config", None), model.config):
+_TOKENS = ("decoder_start_token_id", "eos_token_id", "pad_token_id")
+
+
+def token_settings(checkpoint: Checkpoint) -> dict[str, Any]:
+    """The ids of the start, end and pad token that `Generation.of` finds in the checkpoint's model,
+    read from its files without loading it; None where they do not say."""
+    from transformers import AutoConfig, GenerationConfig
+
+    path, configs = checkpoint.base.path, list[Any]()
+    kinds: tuple[tuple[Any, dict[str, Any]], ...] = (
+        (GenerationConfig, {}),
+        (AutoConfig, {"trust_remote_code": False}),
+    )
+    for kind, options in kinds:
+        try:
+            configs.append(kind.from_pretrained(path, local_files_only=True, **options))
+        except (OSError, ValueError):  # there is no such file; loading refuses a damaged one
+            configs.append(None)
+    return {name: _setting(configs, name) for name in _TOKENS}
+
+
+def _setting(configs: Sequence[Any], name: str) -> Any:
+    for config in configs:
         value = getattr(config, name, None)
         if value is not None:
             return value
@@ -122,6 +149,6 @@ def generation_of(
     task: Task, model: Any, tokenizer: Any, max_new_tokens: int | None
 ) -> Generation | None:
     """How answers are generated for a task whose metrics judge them; None for other tasks."""
-    if task.kind != "seq2seq" or not reads_texts(task.metrics):
+    if not generates(task):
         return None
     return Generation.of(model, tokenizer, task.form, max_new_tokens)

@@ -32,7 +32,7 @@ from landform.errors import (
     NonFiniteError,
     SpaceMismatchError,
 )
-from landform.evaluation.generation import Generation, generation_of, reads_texts
+from landform.evaluation.generation import Generation, generates, generation_of, token_settings
 from landform.store.artifacts import ArtifactStore, Contents
 from landform.store.fingerprint import fingerprint
 from landform.store.plan import Forecast, Job, Plan
@@ -511,9 +511,13 @@ class PointsWork:
 
     @property
     def _generation_spec(self) -> dict[str, Any]:
-        if not any(reads_texts(data.task.metrics) for data in self.data):
+        # The tokens may be those of generation_config.json, which no fingerprint holds.
+        answered = [generates(data.task) for data in self.data]
+        if not any(answered):
             return {}
-        return {"generation": {"max_new_tokens": self.config.max_new_tokens}}
+        tokens = token_settings(self.checkpoints[0])
+        limit = self.config.max_new_tokens
+        return {"generation": {"max_new_tokens": limit, "data": answered, **tokens}}
 
     def mix_job(
         self, members: Sequence[int], weights: Sequence[Sequence[float]], label: str
