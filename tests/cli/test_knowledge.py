@@ -153,3 +153,21 @@ def test_a_cartography_of_other_data(say, place):
     assert status == 1 and not out and "is of other data" in err
     status, _, err = say(*command(place, "--cartography", place / "base"))
     assert status == 1 and "no record of its training dynamics" in err
+
+
+def test_the_dry_run_along_a_curve_forecasts_what_the_run_evaluates(say, place, tmp_path):
+    """Options that are not given are those of the fit: here float64."""
+    task = lf.load_task({"train": str(place / "train.tsv")}, text="sentence", label="label")
+    ends = [place / "runs/seed0", place / "runs/seed1"]
+    options = {"steps": 1, "dtype": "float64"}
+    lf.fit_curve(*ends, task, **options).save(tmp_path / "bent")
+    more = ("--path", tmp_path / "bent", "--points", "3", "--store", tmp_path / "study")
+    assert say(*command(place, *more))[0] == 0
+    status, out, err = say(*command(place, *more, "--dry-run", "--json"))
+    assert status == 0 and json.loads(out)["evaluations"] == 0, err
+    step = {"a": str(ends[0]), "b": str(ends[1]), "task": "train", "path": "bent", "points": 3}
+    files = {"files": {"train": str(place / "train.tsv")}, "text": "sentence", "label": "label"}
+    study = {"study": "study", "tasks": {"train": files}, "steps": [{"knowledge": step}]}
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(study))
+    status, out, err = say("run", tmp_path / "study.yaml", "--dry-run")
+    assert status == 0 and "0 evaluations" in out, err

@@ -9,7 +9,12 @@ import landform as lf
 from landform.errors import ConfigError, DataError
 from landform.evaluation.points import PointsWorker
 from landform.geometry.forgetting import STATISTICS
-from landform.geometry.knowledge import Knowledge, KnowledgeConfig, knowledge_along_path
+from landform.geometry.knowledge import (
+    Knowledge,
+    KnowledgeConfig,
+    knowledge_along_path,
+    score_name,
+)
 from landform.results import from_parts, to_parts
 from landform.weights.checkpoint import resolve
 from landform.weights.tuning import TuningConfig, save_model, tune
@@ -246,3 +251,19 @@ def test_answers_in_text_have_scores_between(tmp_path, save_checkpoint):
     assert 0 < k.scores.max() < 1, "a share of the words of a random answer"
     wrong = {p: set(np.flatnonzero(row == 0)) for p, row in enumerate(k.scores)}
     assert set(k.forgotten[1]) == wrong[1] - wrong[0]
+
+
+def test_a_metric_whose_examples_are_not_from_0_to_1_is_refused(tmp_path, save_checkpoint):
+    folder = tmp_path / "toy"
+    folder.mkdir()
+    (folder / "toy_train.tsv").write_text("".join(f"w{i} w2\t{i}.0\n" for i in range(6)))
+    ends = [
+        save_checkpoint(tmp_path / f"t{i}", kind="seq2seq", architecture="t5", seed=i)
+        for i in (1, 2)
+    ]
+    task = lf.load_task(str(folder), kind="text-to-text", metrics=("answer_pearson",))
+    with pytest.raises(ConfigError, match=r"(?s)answer_pearson.* use a metric that has: exact_m"):
+        knowledge_along_path(*ends, task, points=3)
+    assert score_name(task) is None
+    both = lf.load_task(str(folder), kind="text-to-text", metrics=("answer_pearson", "token_f1"))
+    assert score_name(both) == "token_f1"

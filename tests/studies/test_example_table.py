@@ -17,9 +17,17 @@ from scipy.stats import rankdata, spearmanr
 
 import landform as lf
 from landform.errors import DataError, StoreError
+from landform.evaluation.cartography import FILE
 from landform.evaluation.intervals import resample_counts
 from landform.store.study import load_results, open_store
-from landform.studies.example_table import COLUMNS, example_table, rank_correlations
+from landform.studies.example_table import (
+    COLUMNS,
+    ExampleTableStudy,
+    _along,
+    example_table,
+    rank_correlations,
+)
+from landform.tasks.metrics import Predictions
 from landform.weights.checkpoint import load_model, load_tokenizer, resolve
 from small_cases import small_case, small_task
 
@@ -170,3 +178,26 @@ def test_correlations_are_those_of_the_resampled_examples(data: st.DataObject) -
                 drawn.append(np.corrcoef(p, q)[0, 1])
         assert row["low"] == pytest.approx(np.quantile(drawn, 0.025), abs=1e-12)
         assert row["high"] == pytest.approx(np.quantile(drawn, 0.975), abs=1e-12)
+
+
+def test_a_product_of_numbers_is_neither_right_nor_wrong() -> None:
+    class Numbers:
+        kind, metrics = "seq2seq", ("answer_pearson",)
+
+    points = [
+        Predictions(None, None, np.ones(3), np.ones(3), texts, (("1",), ("2",), ("4",)))
+        for texts in (("1", "2", "4"), ("1", "3", "2"), ("4", "2", "1"))
+    ]
+    task: Any = Numbers()
+    columns, _ = _along((0.0, 0.5, 1.0), points, task)
+    assert "rise" in columns and "forgotten" not in columns
+    task.metrics = ("exact_match",)
+    assert list(_along((0.0, 0.5, 1.0), points, task)[0]["forgotten"]) == [True, True, True]
+
+
+def test_a_damaged_record_is_not_passed_over(tmp_path: Path, save_checkpoint: Any) -> None:
+    a, task = small_case("classification", "bert", tmp_path / "a", save_checkpoint)
+    b, _ = small_case("classification", "bert", tmp_path / "b", save_checkpoint, seed=1)
+    (a / FILE).write_bytes(b"PAR1 and no more")
+    with pytest.raises(StoreError, match=FILE):
+        ExampleTableStudy.of(a, b, task)

@@ -89,9 +89,10 @@ def knowledge(
         check_place(csv)
     task = make_task(data)
     curve = None if path is None else FittedPath.load(path, [a, b])
+    # Those not given are, along a curve, the ones that it was fitted with.
+    given = {name: getattr(options, name) for name in {*options.model_fields_set, "points"}}
     if dry_run:
         existing = open_existing(store)
-        given = dict(options)
         emit_forecast(forecast_knowledge(a, b, task, split, curve, existing, **given), output)
         return
     # The study is opened after the cartography has been found to fit.
@@ -104,7 +105,7 @@ def knowledge(
         path=curve,
         store=store,
         progress=not output.quiet,
-        **{name: getattr(options, name) for name in {*options.model_fields_set, "points"}},
+        **given,
     )
     names = short_names(select([a, b]))
     title = slug("knowledge", *names, *result.data.rsplit(":", 1), *_curve_name(path))

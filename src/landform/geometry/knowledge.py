@@ -40,7 +40,7 @@ from landform.results import Result
 from landform.store.artifacts import ArtifactStore
 from landform.store.plan import Forecast, Plan
 from landform.store.study import open_store
-from landform.tasks.metrics import Predictions, get_metric
+from landform.tasks.metrics import METRICS, Predictions, get_metric
 from landform.tasks.task import Task
 from landform.weights.checkpoint import Checkpoint, resolve
 
@@ -323,6 +323,13 @@ def _walk_work(path: FittedPath, data: Data, config: KnowledgeConfig) -> WalkWor
 def _metric(data: Data) -> str:
     """What the score of an example is; `ConfigError` where examples have none."""
     name = score_name(data.task)
+    if name is None and data.task.kind == "seq2seq":
+        works = [m.name for m in METRICS.values() if m.reads_texts and m.unit_interval]
+        raise ConfigError(
+            f"{data.name}: none of its metrics ({', '.join(data.task.metrics)}) has values of "
+            "single examples from 0 (wrong) to 1 (right)",
+            remedy=f"use a metric that has: {', '.join(works)}",
+        )
     if name is None:
         raise ConfigError(
             f"{data.name} is a task whose examples are neither right nor wrong",
@@ -333,14 +340,15 @@ def _metric(data: Data) -> str:
 
 
 def score_name(task: Task) -> str | None:
-    """The metric whose values of single examples say what is known; None where there is none."""
+    """The metric whose values of single examples, from 0 to 1, say what is known; None where there
+    is none."""
     if task.kind == "classification":
         return "accuracy"
     if task.kind in ("token-classification", "masked-lm", "causal-lm"):
         return "token_accuracy"
     if task.kind == "regression":
         return None
-    return next((name for name in task.metrics if get_metric(name).higher_is_better), None)
+    return next((name for name in task.metrics if get_metric(name).unit_interval), None)
 
 
 def knowledge_of(

@@ -36,10 +36,11 @@ from landform.curvature.factors import FactorsStudy
 from landform.curvature.fitting import Strategy
 from landform.curvature.labels import Labels
 from landform.errors import DataError, StoreError
-from landform.evaluation.cartography import cartography
+from landform.evaluation.cartography import cartography, find_record
 from landform.evaluation.intervals import percentile_interval, resample_counts
 from landform.evaluation.points import Data, PointsConfig, PointsWork
 from landform.evaluation.scores import example_scores
+from landform.geometry.knowledge import score_name
 from landform.geometry.line import InterpolateConfig, forecast_line, line_work, walk_line
 from landform.geometry.statistics import partial_correlation
 from landform.results import Result
@@ -100,7 +101,8 @@ class ExampleTable(Result):
     """where `rise` is taken: the mean loss of these rows is highest above its chord there"""
     table: pd.DataFrame
     """one row per example: row, text_id, text, text_pair, label, and those of `COLUMNS` that there
-    are (dynamics with a record of them, `forgotten` where examples are right or wrong)"""
+    are (dynamics with a record of them, `forgotten` where examples are right or wrong: where
+    `score_name` is not None)"""
     correlations: pd.DataFrame
     """x, y, spearman, low, high (percentile bootstrap over examples), given_loss_a (with the ranks
     of loss_a held fixed; NaN for loss_a itself); NaN where a column does not vary"""
@@ -286,14 +288,13 @@ def _dynamics(
     a: Checkpoint, named: str | os.PathLike[str] | None, data: Data
 ) -> tuple[str | None, pd.DataFrame | None]:
     """The record that is named, which must be there, or that of `a`, which need not."""
-    run = a if named is None else named
+    if named is not None:
+        return os.fspath(named), cartography(named, data.task, split=data.split)
     try:
-        found = cartography(run, data.task, split=data.split)
+        find_record(a)
     except StoreError:
-        if named is not None:
-            raise
         return None, None
-    return (a.spec if named is None else os.fspath(named)), found
+    return a.spec, cartography(a, data.task, split=data.split)  # a damaged one is no absent one
 
 
 # --- the path ------------------------------------------------------------------------------------
@@ -315,8 +316,9 @@ def _along(
         "path_max": losses.max(axis=0),
         "rise": above[top],
     }
-    if task.kind != "regression":  # a number is neither right nor wrong
-        right = np.stack([example_scores(task, point) == 1 for point in points])
+    metric = score_name(task)
+    if metric is not None:  # a number, or a value that is not from 0 to 1: neither right nor wrong
+        right = np.stack([example_scores(task, point, metric) == 1 for point in points])
         columns["forgotten"] = (right[:-1] & ~right[1:]).any(axis=0)
     return columns, float(t[top])
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from landform.geometry.fitting import FittedPath
 from landform.geometry.knowledge import KnowledgeConfig, forecast_knowledge, knowledge_along_path
@@ -53,14 +53,13 @@ class KnowledgeStep(KnowledgeConfig, Step):
             train_split(self.task),
             curve,
             store or MemoryStore(),
-            **self.options(KnowledgeConfig),
+            **self._given(),
         ).reading
 
     def run(self, file: StudyFile, store: ArtifactStore, progress: bool) -> list[Result]:
         """Evaluate what is missing, and keep the result under its name."""
         ends = [file.place(self.a), file.place(self.b)]
         known = None if self.cartography is None else file.base / self.cartography
-        given = {name for name in KnowledgeConfig.model_fields if name in self.model_fields_set}
         result = knowledge_along_path(
             ends[0],
             ends[1],
@@ -70,12 +69,17 @@ class KnowledgeStep(KnowledgeConfig, Step):
             path=FittedPath.load(file.base / self.path, ends) if self.path else None,
             store=store,
             progress=progress,
-            **{name: getattr(self, name) for name in {*given, "points"}},
+            **self._given(),
         )
         names = short_names(select(ends))
         along = [] if self.path is None else [Path(self.path).name]
         publish(store, slug("knowledge", *names, *result.data.rsplit(":", 1), *along), result)
         return [result]
+
+    def _given(self) -> dict[str, Any]:
+        """The options that were given; the others are, along a curve, those it was fitted with."""
+        given = self.model_fields_set & set(KnowledgeConfig.model_fields)
+        return {name: getattr(self, name) for name in {*given, "points"}}
 
     def _curve(self, file: StudyFile) -> FittedPath | None:
         """The fitted curve, where it is there."""
