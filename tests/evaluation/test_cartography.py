@@ -377,3 +377,12 @@ def test_a_row_file_is_read_by_train(tmp_path, reviews):
         write_rows(["a\nb"], tmp_path / "bad.txt")
     assert not (tmp_path / "bad.txt").exists()
     assert carto.FILE == "cartography.parquet"
+
+
+def test_where_all_answers_are_right_there_is_no_margin():
+    scores = np.log([[0.5, 0.3], [0.5, 0.3]])
+    m = answer_dynamics(scores, np.array([[True, True], [True, False]]))
+    assert m.confidence[0] == 1 and np.isnan(m.margin[0]) and np.isfinite(m.margin[1])
+    margin = np.array([[np.nan, np.nan], [np.nan, 1.0], [np.nan, 3.0]])
+    table = summarise(np.full((3, 2), 0.5), np.ones((3, 2)), margin)
+    np.testing.assert_array_equal(table.margin, [np.nan, 2.0])

@@ -136,3 +136,22 @@ def test_lines_and_paths_carry_the_table(tmp_path, data, save_checkpoint):
     np.testing.assert_allclose(walked.better.margin, [*expected, *expected], atol=1e-12)
     assert "; along it " in walked.reading and len(walked.to_json()["better"]) == 6
     assert walked.barrier_height >= 0 and convexity_gap(line.table.loss[:5]) >= 0
+
+
+def test_what_is_not_known_on_one_data_set_is_not_known_on_all(data, monkeypatch):
+    from landform.geometry import better
+
+    whole = better._one
+
+    def one(item, points, ts, config):
+        table = whole(item, points, ts, config)
+        if item is data[1]:
+            table.loc[0, ["margin", "bound"]] = np.nan
+        return table
+
+    monkeypatch.setattr(better, "_one", one)
+    points = curve(0.5, 0.8, 0.9, 0.9, 0.5)
+    table = better_than_ends(data, [points, points], TS, PointsConfig())
+    every = table[table.data == "all"]
+    assert every[["margin", "bound"]].isna().all(axis=1).tolist() == [True, False, False]
+    assert every.better.dtype == bool and every.clear.dtype == bool

@@ -270,3 +270,16 @@ def test_axes_may_be_infinite_nowhere(place, task):
     assert isinstance(found, Axes)
     numbers = found.table.select_dtypes("number").to_numpy(float)
     assert np.isfinite(numbers).all()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"axes": ["perturb"], "perturbs": (0.1, 0.1000000001)},
+        {"axes": ["rate-batch"], "learning_rates": (1e-4, 1.0000001e-4)},
+    ],
+    ids=["perturbs", "rates"],
+)
+def test_two_variants_of_one_name_are_refused(place, tmp_path, options):
+    with pytest.raises(ConfigError, match="two variants of one would both be called"):
+        plan_grid(grid(place, **options), tmp_path)

@@ -329,13 +329,16 @@ class Probe:
 
 
 def answer_dynamics(scores: Floats, gold: Flags) -> Measured:
-    """From log P(a), (N, K), and which answers are gold: see `Probe`."""
+    """From log P(a), (N, K), and which answers are gold: see `Probe`.
+
+    The margin is NaN where all answers are gold: there is nothing that they could lead.
+    """
     right, wrong = (
         np.logaddexp.reduce(np.where(mask, scores, -np.inf), axis=1) for mask in (gold, ~gold)
     )
     confidence = np.exp(right - np.logaddexp(right, wrong))
     correct = gold[np.arange(len(gold)), scores.argmax(1)]
-    return Measured(confidence, correct, right - wrong)
+    return Measured(confidence, correct, np.where(gold.all(axis=1), np.nan, right - wrong))
 
 
 def closed_answers(examples: Examples) -> tuple[str, ...] | None:
@@ -371,8 +374,9 @@ def summarise(
     default 1, 2, ..., E). Columns: text_id (by default the position), confidence (mean),
     variability (standard deviation of the population), correctness (mean), forgetting (number of
     changes from right to wrong), turns (changes of either sort), learned_at (the first epoch with
-    a right answer, NaN where there is none), margin (mean, nats), epochs (E). Raises `DataError`
-    where shapes differ or a value is no probability, or neither right nor wrong.
+    a right answer, NaN where there is none), margin (mean of the epochs that have one,
+    nats), epochs (E). Raises `DataError` where shapes differ or a value is no probability, or
+    neither right nor wrong.
     """
     p, c = np.asarray(confidence, dtype=np.float64), np.asarray(correct, dtype=np.float64)
     m = np.full(p.shape, np.nan) if margin is None else np.asarray(margin, dtype=np.float64)
@@ -401,7 +405,7 @@ def summarise(
             "forgetting": (right[:-1] & ~right[1:]).sum(0),
             "turns": (right[:-1] != right[1:]).sum(0),
             "learned_at": np.where(right.any(0), when[right.argmax(0)], np.nan),
-            "margin": m.mean(0),
+            "margin": pd.DataFrame(m).mean(axis=0).to_numpy(),
             "epochs": np.full(size, count),
         }
     )

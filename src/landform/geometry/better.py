@@ -51,15 +51,18 @@ def better_than_ends(
     `points` are the predictions of every data set at every position. Columns data, metric, t,
     value, margin, margin_low, margin_high (percentile interval of this point alone), share (of the
     replicates in which it is better), bound (see above), better (margin > 0), clear (bound > 0). In
-    the rows "all" the numbers are the least of all data sets, and a point is better where it is
-    better on each. Every replicate resamples the examples of a data set alike at all points.
+    the rows "all" the numbers are the least of all data sets (NaN if one is), and a point is better
+    where it is better on each. Every replicate resamples the examples of a data set alike at all
+    points.
     """
     tables = [_one(item, found, ts, config) for item, found in zip(data, points, strict=True)]
     table = pd.concat(tables, ignore_index=True)
     if len(data) < 2:
         return table
     least = ["margin", "margin_low", "margin_high", "share", "bound", "better", "clear"]
-    every = table.groupby("t", sort=True)[least].min().reset_index()
+    shared = table.groupby("t", sort=True)[least]
+    # pandas passes over NaN: the least of the others is no bound for all.
+    every = shared.min().where(shared.count() == len(data)).reset_index()
     every = every.assign(data=ALL, metric="each its own", value=np.nan)
     return pd.concat([table, every[table.columns]], ignore_index=True)
 

@@ -212,9 +212,19 @@ class _Scene:
     pairs: list[Pair] = field(default_factory=list)
 
     def runs(self, name: str, options: Mapping[str, Any] | None = None) -> list[str]:
-        """The runs of a variant, one for every seed; it is noted that they are to be trained."""
-        if name not in [known for known, _ in self.variants]:
-            self.variants.append((name, dict(options or {})))
+        """The runs of a variant, one for every seed; it is noted that they are to be trained.
+
+        Without options: those of the variant that is noted already, or none.
+        """
+        known = dict(self.variants)
+        wanted = known.get(name, {}) if options is None else dict(options)
+        if known.setdefault(name, wanted) != wanted:
+            raise ConfigError(
+                f"two variants of {self.task} would both be called {name}: {known[name]} and "
+                f"{wanted}",
+                remedy="give values that differ in their first six digits",
+            )
+        self.variants[:] = known.items()
         prefix = self.grid.train.prefix
         return [f"{self.folder(name)}/{prefix}{seed}" for seed in self.grid.seeds]
 
