@@ -171,3 +171,11 @@ def test_the_dry_run_along_a_curve_forecasts_what_the_run_evaluates(say, place, 
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(study))
     status, out, err = say("run", tmp_path / "study.yaml", "--dry-run")
     assert status == 0 and "0 evaluations" in out, err
+
+
+def test_a_refused_command_leaves_no_study(say, place, tmp_path):
+    a, *rest = command(place, "--store", tmp_path / "study")
+    words = [str(word).replace("seed1", "missing") for word in (a, *rest)]
+    status, _, err = say(*words)
+    assert status == 1 and "missing" in err
+    assert not (tmp_path / "study").exists()

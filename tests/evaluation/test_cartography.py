@@ -167,8 +167,9 @@ def test_damaged_and_foreign_files(tmp_path):
     made().write(place)
     whole = place.read_bytes()
     place.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(StoreError, match="damaged or not a Parquet file"):
+    with pytest.raises(StoreError, match="damaged or not a Parquet file") as caught:
         lf.cartography(tmp_path)
+    assert "delete" not in str(caught.value) and FILE in str(caught.value.remedy)
     pd.DataFrame({"step": [1], "loss": [0.5]}).to_parquet(place)
     with pytest.raises(DataError, match="no column 'text_id'"):
         lf.cartography(place)

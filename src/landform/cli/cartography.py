@@ -17,13 +17,14 @@ from landform.cli.common import (
     make_task,
     open_study,
     print_table,
+    save_csv,
     save_figure,
 )
 from landform.cli.texts import print_texts
 from landform.errors import ConfigError
 from landform.evaluation.cartography import DataMap, DataMapConfig, data_map
 from landform.evaluation.map_subsets import CartographyConfig, choose_subset, export_subset
-from landform.store.atomic import atomic_path, check_place
+from landform.store.atomic import check_place
 from landform.store.study import slug
 from landform.tasks.task import TaskConfig
 
@@ -77,10 +78,7 @@ def cartography(
     title = slug("cartography", place.name or "run", *(() if task is None else (task.name, split)))
     wrote = keep_result(result, kept, store, title)
     wrote += [] if out is None else [out]
-    if csv is not None:
-        with atomic_path(csv) as temporary:
-            result.table.to_csv(temporary, index=False)
-        wrote.append(csv)
+    wrote += save_csv(result.table, csv)
     wrote += save_figure(result, figure)
     if output.json_:
         emit({**result.to_json(), "subset": chosen}, output, wrote)

@@ -17,6 +17,7 @@ from landform.config import Config, read_yaml
 from landform.errors import ConfigError
 from landform.results import Result
 from landform.store.artifacts import ArtifactStore, Store
+from landform.store.atomic import atomic_path
 from landform.store.plan import Forecast
 from landform.store.study import open_store, publish
 from landform.tasks.task import Task, TaskConfig
@@ -47,6 +48,7 @@ __all__ = [
     "query_sets",
     "read_pairs",
     "run_study",
+    "save_csv",
     "save_figure",
     "say_forecasts",
 ]
@@ -141,6 +143,15 @@ def save_figure(result: Result, figure: Path | None) -> list[Path]:
     from landform.report.figures import save
 
     return [save(result.plot(), figure)]
+
+
+def save_csv(table: pd.DataFrame, csv: Path | None) -> list[Path]:
+    """Write a table where a file was asked for, whole or not at all; the files written."""
+    if csv is None:
+        return []
+    with atomic_path(csv) as place:
+        table.to_csv(place, index=False)
+    return [csv]
 
 
 def keep_result(

@@ -18,11 +18,12 @@ from landform.cli.common import (
     open_existing,
     open_study,
     print_table,
+    save_csv,
     save_figure,
     say_forecasts,
 )
 from landform.cli.texts import print_texts
-from landform.store.atomic import atomic_path, check_place
+from landform.store.atomic import check_place
 from landform.studies.example_table import (
     ExampleTable,
     ExampleTableConfig,
@@ -87,11 +88,7 @@ def examples(
     kept = None if store is None else open_study(store)
     result = study.run(kept, progress=not output.quiet)
     wrote = [] if store is None else [store / "results" / study.name]
-    if csv is not None:
-        with atomic_path(csv) as place:
-            result.table.to_csv(place, index=False)
-        wrote.append(csv)
-    wrote += save_figure(result, figure)
+    wrote += [*save_csv(result.table, csv), *save_figure(result, figure)]
     if not output.json_:
         _say(result, show)
     emit(result, output, wrote)

@@ -20,6 +20,7 @@ from landform.cli.common import (
     open_existing,
     open_study,
     print_table,
+    save_csv,
     save_figure,
 )
 from landform.cli.texts import print_texts
@@ -31,7 +32,7 @@ from landform.geometry.knowledge import (
     forecast_knowledge,
     knowledge_along_path,
 )
-from landform.store.atomic import atomic_path, check_place
+from landform.store.atomic import check_place
 from landform.store.study import slug
 from landform.tasks.task import TaskConfig
 from landform.weights.checkpoint import select, short_names
@@ -95,7 +96,7 @@ def knowledge(
         existing = open_existing(store)
         emit_forecast(forecast_knowledge(a, b, task, split, curve, existing, **given), output)
         return
-    # The study is opened after the cartography has been found to fit.
+    kept = open_study(store)
     result = knowledge_along_path(
         a,
         b,
@@ -103,14 +104,14 @@ def knowledge(
         split,
         cartography=cartography,
         path=curve,
-        store=store,
+        store=kept,
         progress=not output.quiet,
         **given,
     )
     names = short_names(select([a, b]))
     title = slug("knowledge", *names, *result.data.rsplit(":", 1), *_curve_name(path))
-    wrote = keep_result(result, open_study(store), store, title)
-    wrote += [*_write(result, csv), *save_figure(result, figure)]
+    wrote = keep_result(result, kept, store, title)
+    wrote += [*save_csv(result.table, csv), *save_figure(result, figure)]
     if not output.json_:
         _say(result, show)
     emit(result, output, wrote)
@@ -118,14 +119,6 @@ def knowledge(
 
 def _curve_name(path: Path | None) -> list[str]:
     return [] if path is None else [path.name]
-
-
-def _write(result: Knowledge, csv: Path | None) -> list[Path]:
-    if csv is None:
-        return []
-    with atomic_path(csv) as place:
-        result.table.to_csv(place, index=False)
-    return [csv]
 
 
 def _say(result: Knowledge, show: int) -> None:

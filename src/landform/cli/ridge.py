@@ -20,13 +20,14 @@ from landform.cli.common import (
     make_task,
     open_existing,
     open_study,
+    save_csv,
     save_figure,
 )
 from landform.cli.texts import print_texts
 from landform.geometry.line import forecast_line, line_work
 from landform.geometry.ridge import Ridge, RidgeConfig
 from landform.geometry.ridge import ridge as find_ridge
-from landform.store.atomic import atomic_path, check_place
+from landform.store.atomic import check_place
 from landform.store.study import slug
 from landform.tasks.task import TaskConfig, loss_unit
 from landform.weights.checkpoint import select, short_names
@@ -100,18 +101,10 @@ def ridge(
     )
     title = slug("ridge", *short_names(select([a, b])), *result.data.rsplit(":", 1))
     wrote = keep_result(result, kept, store, title)
-    wrote += [*_write(result, csv), *save_figure(result, figure)]
+    wrote += [*save_csv(result.table, csv), *save_figure(result, figure)]
     if not output.json_:
         _say(result, show)
     emit(result, output, wrote)
-
-
-def _write(result: Ridge, csv: Path | None) -> list[Path]:
-    if csv is None:
-        return []
-    with atomic_path(csv) as place:
-        result.table.to_csv(place, index=False)
-    return [csv]
 
 
 def _say(result: Ridge, show: int) -> None:

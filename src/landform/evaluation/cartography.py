@@ -154,12 +154,17 @@ def read_dynamics(run: str | os.PathLike[str] | Checkpoint) -> TrainingDynamics:
     another one or some rows of it are missing.
     """
     path = find_record(run)
-    frame = read_table(path)
+    named = f"name a run that was trained with cartography, or its {FILE}"
+    try:
+        frame = read_table(path)
+    except StoreError as error:
+        # A file that the user named may be anything: it is not to be deleted.
+        raise StoreError(error.what, remedy=named) from None
     missing = [name for name in COLUMNS if name not in frame]
     if missing:
         raise DataError(
             f"{path} is no record of training dynamics: it has no column {missing[0]!r}",
-            remedy=f"name a run that was trained with cartography, or its {FILE}",
+            remedy=named,
         )
     about = dict(frame.attrs.get("landform", {}))
     if about.pop("format", FORMAT) > FORMAT:
