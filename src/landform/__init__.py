@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from landform.attribution.lds import LinearDatamodelling, linear_datamodelling_score
     from landform.attribution.mislabel import Mislabel, corrupt_labels, mislabel
     from landform.curvature.factors import Factors, fit_factors
+    from landform.curvature.fisher import Fisher, FisherScores, load_fisher
+    from landform.curvature.fisher_fit import fisher
     from landform.curvature.kronfluence import import_kronfluence
     from landform.evaluation.cartography import DataMap, cartography, data_map
     from landform.evaluation.evaluate import Evaluation, evaluate
@@ -101,6 +103,8 @@ _HOME = {
     "Evaluation": "landform.evaluation.evaluate",
     "ExampleTable": "landform.studies.example_table",
     "Factors": "landform.curvature.factors",
+    "Fisher": "landform.curvature.fisher",
+    "FisherScores": "landform.curvature.fisher",
     "FittedComplex": "landform.geometry.simplexes",
     "FittedPath": "landform.geometry.fitting",
     "GradientIndex": "landform.attribution.index",
@@ -145,6 +149,7 @@ _HOME = {
     "dynamics": "landform.studies.dynamics",
     "evaluate": "landform.evaluation.evaluate",
     "example_table": "landform.studies.example_table",
+    "fisher": "landform.curvature.fisher_fit",
     "fit_complex": "landform.geometry.simplexes",
     "fit_curve": "landform.geometry.fitting",
     "fit_factors": "landform.curvature.factors",
@@ -156,6 +161,7 @@ _HOME = {
     "knowledge_along_path": "landform.geometry.knowledge",
     "lds": "landform.studies.lds",
     "linear_datamodelling_score": "landform.attribution.lds",
+    "load_fisher": "landform.curvature.fisher",
     "load_model": "landform.weights.checkpoint",
     "load_task": "landform.tasks.task",
     "load_tokenizer": "landform.weights.checkpoint",
