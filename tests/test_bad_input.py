@@ -545,7 +545,7 @@ def test_tuned_models_that_are_not_whole(refused, place, tuned, tmp_path):
 
 def test_merging_what_cannot_be_merged(refused, place, tuned, tmp_path):
     out = ["--out", tmp_path / "merged"]
-    for method in ("adapter", "prefix", "prompt"):
+    for method in ("adapter", "compacter", "low-rank-adapter", "prefix", "prompt"):
         options = {"prompt_length": 3} if method == "prompt" else {}
         path = tuned(f"{method}-to-merge", tuning=method, **options)
         refused("merge", path, *out, says=f"{method} adds computation", root=tmp_path)
@@ -557,7 +557,10 @@ def test_merging_what_cannot_be_merged(refused, place, tuned, tmp_path):
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        ("--adapter-size 3", "adapter_size is an option of tuning adapter, not of full"),
+        ("--adapter-size 3", "adapter_size is an option of tuning adapter, compacter or"),
+        ("--tuning compacter --adapter-size 6", "phm_division 4 does not divide adapter_size 6"),
+        ("--tuning compacter --phm-division 64", "phm_division 64 does not divide the width"),
+        ("--tuning adapter --adapter-rank 2", "adapter_rank is an option of tuning compacter or"),
         ("--tuning lora --prompt-length 3", "prompt_length is an option of tuning prompt"),
         ("--tuning houlsby", "tuning"),
         ("--tuning adapter --adapter-size 0", "adapter"),

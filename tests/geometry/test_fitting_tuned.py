@@ -24,6 +24,7 @@ from valley import ENDS, Valley, fitted, losses_along, shape_of
 QUICK = {"steps": 5, "batch_size": 8, "learning_rate": 1e-3, "dtype": "float64", "seed": 3}
 METHODS = {
     "adapter": {"adapter_size": 3, "init_std": 0.5},
+    "compacter": {"adapter_size": 8, "init_std": 0.5},
     "lora": {"lora_rank": 2},
     "prefix": {"prefix_length": 4, "prefix_hidden": 5, "init_std": 0.5},
 }

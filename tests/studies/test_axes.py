@@ -191,7 +191,18 @@ def test_what_differs_along_an_axis(place, tmp_path):
     assert len({(t["learning_rate"], t["batch_size"]) for t in cells}) == 4
     assert [t["part"] for t in trained("split")] == ["1/2", "2/2"]
     assert {t["part_by"] for t in trained("split", part_by="contiguous")} == {"contiguous"}
-    assert [t["tuning"] for t in trained("tuning")] == list(METHODS)
+    tunings = [t["tuning"] for t in trained("tuning")]
+    assert tunings == [method.removesuffix("++") for method in METHODS]
+    originals = ["compacter", "compacter++", "low_rank_adapter"]  # as its templates name them
+    of_all, of_blocks, low_rank = trained("tuning", methods=originals)
+    assert of_all["out"].endswith("/compacter") and of_blocks["out"].endswith("/compacter++")
+    assert of_blocks == {
+        **of_all, "adapter_placement": "pfeiffer", "out": of_blocks["out"]
+    }  # fmt: skip
+    assert (of_all["tuning"], of_all["phm_shared"], of_all["learning_rate"]) == (
+        "compacter", False, 3e-3,
+    )  # fmt: skip
+    assert (low_rank["tuning"], low_rank["adapter_size"]) == ("low-rank-adapter", 24)
     (prompt,) = trained("tuning", methods=["prompt"])
     assert (prompt["prompt_length"], prompt["learning_rate"]) == (100, 3e-2)
     (lora,) = trained("tuning", methods={"lora": {"lora_modules": ["query"]}})
@@ -225,7 +236,7 @@ GLUE = ("cola", "mnli", "mrpc", "qnli", "qqp", "rte", "sst2", "stsb")
 
 
 def test_the_templates_of_the_original(tmp_path):
-    """Its 8 GLUE tasks x the methods that landform has; compacters are refused by name."""
+    """Its 8 GLUE tasks x its methods, full tuning and both spellings of the low-rank adapter."""
     config = GridConfig.parse({"model": "roberta-base", "tasks": GLUE, "axes": ["tuning"]})
     plans = plan_grid(config, tmp_path)
     assert [plan.name for plan in plans] == [f"{name}-tuning" for name in GLUE]
@@ -242,7 +253,7 @@ def test_the_templates_of_the_original(tmp_path):
         ({"axes": ["boundary"]}, "compares two tasks, and there is only one"),
         ({"seeds": [1]}, "at least 2 items"),
         ({"seeds": [1, 1]}, "a seed occurs twice"),
-        ({"methods": ["compacter"]}, "compacter is a method that landform does not have"),
+        ({"axes": ["tuning"], "methods": {"compacter": {"adapter_size": 6}}}, "4 does not divide"),
         ({"methods": ["adaptor"]}, "unknown tuning method 'adaptor'"),
         ({"train": {"seeds": [3]}}, "not train.seeds"),
         ({"axes": ["perturb"], "train": {"tuning": "adapter"}}, "axis perturb: .* tuning adapter"),

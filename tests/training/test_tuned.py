@@ -15,6 +15,8 @@ from landform.weights.space import ParameterSpace
 
 METHODS: dict[str, dict[str, Any]] = {
     "adapter": {"adapter_size": 4, "init_std": 0.1},
+    "compacter": {"adapter_size": 8, "init_std": 0.1},
+    "low-rank-adapter": {"adapter_size": 4},
     "lora": {"lora_rank": 2},
     "prefix": {"prefix_length": 3, "prefix_hidden": 4, "init_std": 0.3},
     "prompt": {"prompt_length": 3, "init_std": 0.3},

@@ -16,6 +16,8 @@ from tuned import call, family, ids
 
 METHODS = {
     "adapter": {"adapter_size": 3, "init_std": 0.5},
+    "compacter": {"adapter_size": 8, "init_std": 0.5},
+    "low-rank-adapter": {"adapter_size": 3},
     "lora": {"lora_rank": 2},
     "prefix": {"prefix_length": 3, "prefix_hidden": 4, "init_std": 1.0},
     "prompt": {"prompt_length": 3, "init_std": 1.0},

@@ -52,18 +52,26 @@ Axis = Literal[
 ]  # fmt: skip
 AXES: tuple[str, ...] = get_args(Axis)
 
+_COMPACTER = {"learning_rate": 3e-3, "adapter_size": 48, "phm_shared": False, "init_std": 0.01}
+
 METHODS: Mapping[str, Mapping[str, Any]] = {
     "full": {},
     "bitfit": {"learning_rate": 3e-4},
     "adapter": {"learning_rate": 3e-4, "adapter_size": 24},
+    "compacter": _COMPACTER,
+    "compacter++": {**_COMPACTER, "tuning": "compacter", "adapter_placement": "pfeiffer"},
+    "low-rank-adapter": {"learning_rate": 3e-4, "adapter_size": 24},
     "lora": {"learning_rate": 3e-4, "lora_rank": 8},
     "prefix": {"learning_rate": 3e-4},
     "prompt": {"learning_rate": 3e-2, "prompt_length": 100},
 }
-"""Options of the tuning methods, as the templates of Qin et al. 2022 for RoBERTa have them."""
+"""Options of the tuning methods, as the templates of Qin et al. 2022 for RoBERTa have them.
 
-UNSUPPORTED = ("compacter", "compacter++", "low_rank_adapter")
-"""Methods of those templates that landform does not have."""
+What they leave open is OpenDelta's: bottlenecks of a sixteenth of the width (compacter, of RoBERTa
+base) and of a thirty-second (low-rank adapter), first weights."""
+
+_SPELLED = {"low_rank_adapter": "low-rank-adapter"}
+"""Names in those templates that are other names here."""
 
 Variant = tuple[str, dict[str, Any]]
 """Name of a directory of runs, and the options that differ from the common ones."""
@@ -155,10 +163,11 @@ def _methods(value: Any) -> Any:
     """Methods by name with their options, from a list or a mapping."""
     if not isinstance(value, list | tuple | Mapping):
         return value
-    given = value if isinstance(value, Mapping) else dict.fromkeys(value, None)
+    listed = value if isinstance(value, Mapping) else dict.fromkeys(value, None)
+    given = {
+        str(name).replace("low_rank_adapter", "low-rank-adapter"): o for name, o in listed.items()
+    }
     for name in given:
-        if name in UNSUPPORTED:
-            raise ValueError(f"{name} is a method that landform does not have")
         if name not in METHODS:
             raise ValueError(f"unknown tuning method {name!r}; known: {', '.join(METHODS)}")
     return {name: {**METHODS[name], **(options or {})} for name, options in given.items()}
@@ -288,11 +297,11 @@ def _fixed(scene: _Scene, *names: str) -> dict[str, Any]:
 
 
 def _init_std(scene: _Scene) -> None:
-    if scene.grid.train.tuning not in ("adapter", "prefix", "prompt"):
+    if scene.grid.train.tuning not in ("adapter", "compacter", "prefix", "prompt"):
         raise ConfigError(
             f"axis init-std: tuning {scene.grid.train.tuning} has no first weights of a chosen "
             "deviation",
-            remedy="choose train.tuning adapter, prefix or prompt",
+            remedy="choose train.tuning adapter, compacter, prefix or prompt",
         )
     runs = {std: scene.runs(f"std{std:g}", {"init_std": std}) for std in scene.grid.init_stds}
     for std, found in runs.items():

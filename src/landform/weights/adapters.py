@@ -5,13 +5,15 @@ After the output projection of a block, before its dropout and its addition to t
     a  <-  a + activation(a A) B,        A (d, r), B (r, d), without biases
 
 where a is the block's output (B, T, d). PEFT has no such adapter, and the library `adapters` needs
-an older transformers; the module is small.
+an older transformers; the module is small. Adapters whose two matrices are made of fewer numbers
+(`weights.compacter`) stand in the same places.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,7 +21,7 @@ from torch import Tensor, nn
 
 from landform.errors import ConfigError
 
-__all__ = ["Bottleneck", "insert", "output_projections"]
+__all__ = ["Bottleneck", "insert", "output_projections", "place"]
 
 # The last layer of an attention block (self or cross), in the spellings of transformers' families.
 _ATTENTION = re.compile(
@@ -37,16 +39,17 @@ _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "silu": nn.functional.silu,
     "relu": nn.functional.relu,
     "gelu": nn.functional.gelu,
+    "gelu_new": partial(nn.functional.gelu, approximate="tanh"),
 }
 
 
 class Bottleneck(nn.Module):
-    """a -> a + activation(a A) B, with A in `down` (r, d) and B in `up` (d, r)."""
+    """a -> a + up(activation(down(a))), with `down` from d to r entries and `up` back."""
 
-    def __init__(self, width: int, size: int, activation: str) -> None:
+    def __init__(self, down: nn.Module, up: nn.Module, activation: str) -> None:
         super().__init__()
-        self.down = nn.Linear(width, size, bias=False)
-        self.up = nn.Linear(size, width, bias=False)
+        self.down = down
+        self.up = up
         self.activation = activation
 
     def forward(self, a: Tensor) -> Tensor:
@@ -74,28 +77,48 @@ def insert(
     """Put adapters behind the blocks of `model`; the names of their tensors.
 
     `placement`: houlsby (attention and feed-forward blocks) or pfeiffer (feed-forward blocks).
-    Entries are drawn from N(mean, std^2). A layer that a model runs several times (ALBERT) has one
-    adapter for all of them. Raises `ConfigError` for a model whose blocks are not recognised in
-    every layer, and for one that has adapters.
+    Entries are drawn from N(mean, std^2). Raises `ConfigError` as `place` does.
+    """
+
+    def make(width: int, like: Tensor) -> Bottleneck:
+        down, up = nn.Linear(width, size, bias=False), nn.Linear(size, width, bias=False)
+        adapter = Bottleneck(down, up, activation).to(like)
+        for part in (down, up):
+            nn.init.normal_(part.weight, mean, std)
+        return adapter
+
+    return place(model, placement, make)
+
+
+def place(model: Any, placement: str, make: Callable[[int, Tensor], Bottleneck]) -> set[str]:
+    """Put what `make` returns behind the blocks of `model`; the names of its tensors.
+
+    `make(d, like)` is called for every block, with the width of its output and a tensor of the type
+    and on the device that the adapter is to have. A layer that a model runs several times (ALBERT)
+    has one adapter for all of them. Raises `ConfigError` for a model whose blocks are not
+    recognised in every layer, and for one that has adapters; the model is as it was then.
     """
     wanted = ("attention", "feed_forward") if placement == "houlsby" else ("feed_forward",)
     found = output_projections(model)
     _check_every_layer(model, found, wanted)
-    names: set[str] = set()
+    made: dict[str, Bottleneck] = {}
     for name, kind in found.items():
         if kind not in wanted:
             continue
         layer = model.get_submodule(name)
         if hasattr(layer, "adapter"):
             raise ConfigError(f"{name} has an adapter already", remedy="start from the plain model")
-        adapter = Bottleneck(_width(layer), size, activation).to(layer.weight)
-        for part in ("down", "up"):
-            nn.init.normal_(getattr(adapter, part).weight, mean, std)
-            names.add(f"{name}.adapter.{part}.weight")
+        made[name] = make(_width(layer), layer.weight)
+    for name, adapter in made.items():
         # A child of the layer, run behind it: the names of the model's own tensors stay.
+        layer = model.get_submodule(name)
         layer.add_module("adapter", adapter)
         layer.register_forward_hook(_adapt)
-    return names
+    return {
+        f"{name}.adapter.{part}"
+        for name, adapter in made.items()
+        for part, _ in adapter.named_parameters()
+    }
 
 
 def _check_every_layer(model: Any, found: dict[str, str], wanted: Sequence[str]) -> None:

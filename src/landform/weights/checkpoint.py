@@ -263,7 +263,7 @@ def _tuning_function(options: Mapping[str, Any], spec: str) -> dict[str, Any]:
     if "landform" in options:
         config = own_options(options, spec)
         read = config.identity()
-        if config.tuning == "adapter":
+        if "adapter_activation" in read:
             read["adapter_activation"] = config.activation
     told: dict[str, Any] = {"method": method_name(options)}
     for name, value in read.items():

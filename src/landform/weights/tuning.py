@@ -2,6 +2,8 @@
 
 full      every tensor of the model
 adapter   bottleneck adapters (Houlsby et al. 2019, Pfeiffer et al. 2021); see `weights.adapters`
+compacter adapters of Kronecker products (Karimi Mahabadi et al. 2021); see `weights.compacter`
+low-rank-adapter   adapters of two low-rank matrices (as well)
 lora      low-rank updates (Hu et al. 2022), through PEFT
 prefix    trained keys and values before those of the text (Li & Liang 2021); see `weights.prefix`
 prompt    trained embeddings before those of the text (Lester et al. 2021); see `weights.prompt`
@@ -33,7 +35,7 @@ from torch import Tensor, nn
 from landform.config import Config
 from landform.errors import CheckpointError, ConfigError, MissingExtraError
 from landform.store.atomic import read_json, write_json
-from landform.weights import adapters, prefix, prompt
+from landform.weights import adapters, compacter, prefix, prompt
 
 __all__ = [
     "ADAPTER_CONFIG",
@@ -55,15 +57,22 @@ ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 BASE_RECORD = "landform_base.json"
 
-Method = Literal["full", "adapter", "lora", "prefix", "prompt", "bitfit"]
+Method = Literal[
+    "full", "adapter", "compacter", "low-rank-adapter", "lora", "prefix", "prompt", "bitfit"
+]
+
+_ADAPTERS = ("adapter", "compacter", "low-rank-adapter")
 
 _USED_BY: Mapping[str, tuple[str, ...]] = {
-    "train_also": ("adapter", "lora", "prefix", "prompt", "bitfit"),
-    "adapter_size": ("adapter",),
-    "adapter_placement": ("adapter",),
-    "adapter_activation": ("adapter",),
-    "init_mean": ("adapter", "prefix", "prompt"),
-    "init_std": ("adapter", "prefix", "prompt"),
+    "train_also": (*_ADAPTERS, "lora", "prefix", "prompt", "bitfit"),
+    "adapter_size": _ADAPTERS,
+    "adapter_placement": _ADAPTERS,
+    "adapter_activation": _ADAPTERS,
+    "adapter_rank": ("compacter", "low-rank-adapter"),
+    "phm_division": ("compacter",),
+    "phm_shared": ("compacter",),
+    "init_mean": ("adapter", "compacter", "prefix", "prompt"),
+    "init_std": ("adapter", "compacter", "prefix", "prompt"),
     "lora_rank": ("lora",),
     "lora_alpha": ("lora",),
     "lora_dropout": ("lora",),
@@ -79,8 +88,8 @@ class TuningConfig(Config):
     """What of a model is trained."""
 
     tuning: Method = "full"
-    """What is trained: full (every tensor), adapter, lora, prefix, prompt or bitfit; for
-    classifiers the head besides."""
+    """What is trained: full (every tensor), adapter, compacter, low-rank-adapter, lora, prefix,
+    prompt or bitfit; for classifiers the head besides."""
     train_also: tuple[str, ...] = ()
     """Patterns of further tensors of the model that are trained besides ('*LayerNorm*')."""
     adapter_size: int = Field(64, ge=1)
@@ -88,12 +97,22 @@ class TuningConfig(Config):
     adapter_placement: Literal["houlsby", "pfeiffer"] = "houlsby"
     """Adapters after every attention and feed-forward block (houlsby), or after the feed-forward
     blocks alone (pfeiffer)."""
-    adapter_activation: Literal["silu", "relu", "gelu"] | None = None
-    """Activation inside an adapter (default: silu for houlsby, relu for pfeiffer)."""
+    adapter_activation: Literal["silu", "relu", "gelu", "gelu_new"] | None = None
+    """Activation inside an adapter (default: silu for houlsby, relu for pfeiffer, and gelu_new for
+    compacter and low-rank-adapter)."""
+    adapter_rank: int = Field(1, ge=1)
+    """Rank of the matrices of a low-rank adapter, and of the factors of a compacter."""
+    phm_division: int = Field(4, ge=1)
+    """Kronecker products in a matrix of a compacter, n: a divisor of the model's width and of
+    ADAPTER_SIZE."""
+    phm_shared: bool = True
+    """All compacters of a model have the first factors (n x n) of their products in common."""
     init_mean: float = Field(0.0, allow_inf_nan=False)
-    """Mean of the first weights of adapters, prefixes and prompts."""
+    """Mean of the first weights of adapters, of the n x n factors of compacters, of prefixes and
+    prompts."""
     init_std: float = Field(0.02, ge=0, allow_inf_nan=False)
-    """Standard deviation of the first weights of adapters, prefixes and prompts."""
+    """Standard deviation of the first weights of adapters, of the n x n factors of compacters, of
+    prefixes and prompts."""
     lora_rank: int = Field(8, ge=1)
     """Rank of the LoRA updates."""
     lora_alpha: float = Field(16.0, gt=0, allow_inf_nan=False)
@@ -120,9 +139,13 @@ class TuningConfig(Config):
         for name, methods in _USED_BY.items():
             default = TuningConfig.model_fields[name].default
             if self.tuning not in methods and getattr(self, name) != default:
-                raise ValueError(
-                    f"{name} is an option of tuning {' or '.join(methods)}, not of {self.tuning}"
-                )
+                *most, last = methods
+                listed = f"{', '.join(most)} or {last}" if most else last
+                raise ValueError(f"{name} is an option of tuning {listed}, not of {self.tuning}")
+        if self.tuning == "compacter" and self.adapter_size % self.phm_division:
+            raise ValueError(
+                f"phm_division {self.phm_division} does not divide adapter_size {self.adapter_size}"
+            )
         return self
 
     def identity(self) -> dict[str, Any]:
@@ -136,8 +159,11 @@ class TuningConfig(Config):
     @property
     def activation(self) -> str:
         """The activation of adapters that applies."""
-        default = "silu" if self.adapter_placement == "houlsby" else "relu"
-        return self.adapter_activation or default
+        if self.adapter_activation is not None:
+            return self.adapter_activation
+        if self.tuning != "adapter":
+            return "gelu_new"
+        return "silu" if self.adapter_placement == "houlsby" else "relu"
 
 
 TUNING_OPTIONS = frozenset(TuningConfig.model_fields)
@@ -210,6 +236,26 @@ def _insert(model: Any, config: TuningConfig) -> set[str]:
             activation=config.activation,
             mean=config.init_mean,
             std=config.init_std,
+        )
+    if config.tuning == "compacter":
+        return compacter.insert(
+            model,
+            size=config.adapter_size,
+            placement=config.adapter_placement,
+            activation=config.activation,
+            division=config.phm_division,
+            rank=config.adapter_rank,
+            shared=config.phm_shared,
+            mean=config.init_mean,
+            std=config.init_std,
+        )
+    if config.tuning == "low-rank-adapter":
+        return compacter.insert_low_rank(
+            model,
+            size=config.adapter_size,
+            placement=config.adapter_placement,
+            activation=config.activation,
+            rank=config.adapter_rank,
         )
     if config.tuning == "prefix":
         return prefix.insert(
