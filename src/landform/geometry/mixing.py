@@ -31,11 +31,10 @@ from pydantic import field_validator
 from torch import Tensor
 
 from landform.errors import StoreError
-from landform.evaluation.evaluate import metric_names, metric_table
 from landform.evaluation.field import Field
-from landform.evaluation.intervals import percentile_interval, resample_counts
 from landform.evaluation.points import Data, PointsConfig, PointsWork, PointsWorker, unpack
 from landform.geometry.better import headline
+from landform.geometry.compared import mean_loss, metric_row, paired_differences
 from landform.geometry.descent import FitWork, check_apart, history_table, run_fit, spans
 from landform.geometry.fitted import check_target, save_point
 from landform.geometry.fitting import ONLY_ROWS, SAME_ROWS, Named
@@ -46,7 +45,7 @@ from landform.store.artifacts import ArtifactStore, Contents
 from landform.store.engines import run_plan
 from landform.store.plan import Forecast, Job, Plan
 from landform.store.study import open_store, slug
-from landform.tasks.metrics import Predictions, best_of, get_metric
+from landform.tasks.metrics import best_of, get_metric
 from landform.tasks.task import Task, loss_unit
 from landform.weights.checkpoint import (
     Checkpoint,
@@ -538,7 +537,7 @@ class MixStudy:
             (a,), (b,), inner, (mixed,) = (unpack(one, d, examples, kind) for one in contents)
             ts = [0.0, *self.ts, 1.0]
             line = [a, *inner, b]
-            best = best_of([_loss(point) for point in line], higher=False)
+            best = best_of([mean_loss(point) for point in line], higher=False)
             models = {
                 "mix": (math.nan, mixed),
                 "a": (0.0, a),
@@ -547,11 +546,12 @@ class MixStudy:
                 "line": (ts[best], line[best]),
             }
             for name in _MODELS:
-                row = _values(*models[name], data, config)
+                row = metric_row(*models[name], data, config)
                 tables.append({"data": data.name, "model": name, **row})
             predictions = {name: models[name][1] for name in _MODELS}
-            differences += _differences(data, predictions, config)
-        return pd.DataFrame(tables), pd.DataFrame(differences)
+            pairs = [("mix", other) for other in _MODELS[1:]]
+            differences += paired_differences(data, predictions, pairs, config)
+        return pd.DataFrame(tables), pd.DataFrame(differences).drop(columns="model")
 
 
 def _group_table(loaded: _Ends, kind: GroupName, logits: Floats) -> pd.DataFrame:
@@ -570,37 +570,3 @@ def _group_table(loaded: _Ends, kind: GroupName, logits: Floats) -> pd.DataFrame
         row |= {"entries": sum(stop - start for start, stop in where)}
         rows.append({**row, "distance": math.sqrt(square)})
     return pd.DataFrame(rows)
-
-
-def _loss(predictions: Predictions) -> float:
-    return float(np.average(predictions.losses, weights=predictions.tokens))
-
-
-def _values(t: float, predictions: Predictions, data: Data, config: PointsConfig) -> dict[str, Any]:
-    row: dict[str, Any] = {"t": t}
-    table = metric_table(predictions, metric_names(data.task), config)
-    for name, (value, low, high) in table.items():
-        row |= {name: value, f"{name}_low": low, f"{name}_high": high}
-    return row
-
-
-def _differences(
-    data: Data, models: Mapping[str, Predictions], config: PointsConfig
-) -> list[dict[str, Any]]:
-    """The mix minus every other model, examples resampled alike in both."""
-    counts = resample_counts(len(models["mix"].losses), config.replicates, config.seed)
-    rows = []
-    for name in dict.fromkeys(("loss", headline(data.task))):
-        metric = get_metric(name)
-        drawn = {m: np.asarray(metric.aggregate(p, counts)) for m, p in models.items()}
-        values = {m: float(metric.aggregate(p)) for m, p in models.items()}
-        for other in _MODELS[1:]:
-            spread = drawn["mix"] - drawn[other]
-            finite = spread[np.isfinite(spread)]
-            low, high = (
-                percentile_interval(finite, config.level) if len(finite) else (math.nan, math.nan)
-            )
-            row: dict[str, Any] = {"data": data.name, "quantity": name, "against": other}
-            row |= {"difference": values["mix"] - values[other]}
-            rows.append({**row, "low": float(low), "high": float(high)})
-    return rows
