@@ -22,6 +22,7 @@ import os
 from base64 import b64decode, b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -32,6 +33,7 @@ from torch import Tensor
 from landform.errors import ConfigError, CurvatureError, StoreError
 from landform.results import Result, from_parts, to_parts
 from landform.store.atomic import atomic_path, file_errors, parse_table, table_bytes
+from landform.store.fingerprint import fingerprint
 from landform.weights.space import ParameterSpace
 
 __all__ = ["Fisher", "FisherScores", "GroupBy", "Weighting", "load_fisher"]
@@ -195,6 +197,13 @@ class Fisher:
     def weights(self) -> str | None:
         """Fingerprint of the weights that it was computed at, where that is known."""
         return self.summary.provenance.get("weights")
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of the names and the values of the diagonal."""
+        return fingerprint(
+            {name: value.detach().cpu().numpy() for name, value in self.diagonal.items()}
+        )
 
     def check(
         self, space: ParameterSpace, where: str, *, only: Sequence[str] | None = None
