@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -59,14 +59,22 @@ from landform.training.loop import (
     run_loop,
 )
 from landform.training.models import label_order, refuse_tuned, starting_model
-from landform.training.options import TrainConfig, identity
+from landform.training.options import ROW_OPTIONS, TrainConfig, identity
 from landform.training.runs import RunDirectory
 from landform.training.seeds import Seeds, isolated_randomness
 from landform.training.subsets import choose_rows
 from landform.weights.checkpoint import Checkpoint, load_tokenizer, quiet_transformers, resolve
 from landform.weights.tuning import save_model
 
-__all__ = ["TrainConfig", "TrainStudy", "TrainWork", "TrainWorker", "Training", "train"]
+__all__ = [
+    "TrainConfig",
+    "TrainStudy",
+    "TrainWork",
+    "TrainWorker",
+    "Training",
+    "train",
+    "train_all",
+]
 
 
 @dataclass(frozen=True)
@@ -156,17 +164,33 @@ class TrainStudy:
         out: str | os.PathLike[str],
         split: str = "train",
         eval_split: str | None = "validation",
+        also: Sequence[str] = (),
         **options: Any,
     ) -> TrainStudy:
-        """Resolve model, rows and options; raises for anything that cannot be trained."""
+        """Resolve model, rows and options; raises for anything that cannot be trained.
+
+        `also`: further splits of the task that are evaluated with `eval_split`.
+        """
         config = TrainConfig.parse(options, where="train")
         if not isinstance(task, Task):
             raise ConfigError(
                 f"{task!r} is not a task", remedy="make one with landform.load_task(...)"
             )
-        work = TrainWork(resolve(model), task, Path(out).expanduser(), split, eval_split, config)
+        place = Path(out).expanduser()
+        work = TrainWork(resolve(model), task, place, split, eval_split, config, also=tuple(also))
         work.check()
         return cls(work, Plan(work.job(seed) for seed in config.seeds))
+
+    def beside(self, out: Path, *, title: str = "", **options: Any) -> TrainStudy:
+        """The same rows under other options, in another place; the rows are not read again."""
+        config = self.work.config.replace(**options)
+        if any(getattr(config, n) != getattr(self.work.config, n) for n in ROW_OPTIONS):
+            raise ConfigError("beside: the rows stay the same", remedy="make a study of its own")
+        work = replace(self.work, out=out, config=config, title=title)
+        for name in ("chosen", "rows", "labels"):
+            work.__dict__[name] = getattr(self.work, name)
+        work.check()
+        return TrainStudy(work, Plan(work.job(seed) for seed in config.seeds))
 
     def forecast(self, seconds_per_step: float | None = None) -> Forecast:
         """What remains to be trained; the unit is optimizer steps."""
@@ -179,44 +203,24 @@ class TrainStudy:
 
     def run(self, *, progress: bool = False) -> Training:
         """Train what is missing."""
+        return train_all([self], progress=progress)[0]
+
+    def check_places(self) -> None:
+        """Raise where something else lies in the place of a run."""
         work = self.work
         for job in self.plan.jobs:
-            work.place(job).check(job.key, job.spec, overwrite=work.config.overwrite)
-            if work.place(job).holds(job.key) and not work.holds(job):
+            place = work.place(job)
+            place.check(job.key, job.spec, overwrite=work.config.overwrite)
+            if place.holds(job.key) and not work.holds(job):
+                lacks = "its model" if work.config.keep_model and not place.has_model() else ""
                 warnings.warn(
-                    f"{work.place(job).path} was trained without cartography: it is trained again, "
-                    "to the same weights",
-                    stacklevel=3,
+                    f"{place.path} was trained without {lacks or 'cartography'}: it is trained "
+                    "again, to the same weights",
+                    stacklevel=4,
                 )
-        made = not work.out.exists()
-        with file_errors("write", work.out):
-            work.out.mkdir(parents=True, exist_ok=True)
-        remove_leftovers(work.out)
-        try:
-            return self._run(progress)
-        except BaseException:
-            if made:
-                with suppress(OSError):  # not empty: something was finished
-                    work.out.rmdir()
-            raise
 
-    def _run(self, progress: bool) -> Training:
-        work, store = self.work, _Runs(self.work)
-        reused = {job.key for job in self.plan.jobs if job.key in store}
-        run_plan(
-            self.plan,
-            work.elsewhere(progress=progress),
-            store,
-            engine=work.config.engine,
-            workers=work.config.workers,
-            progress=progress and len(self.plan) > 1,
-            on_result=_tell if progress else None,
-            description="training",
-            unit="steps",
-        )
-        return self._collect(reused)
-
-    def _collect(self, reused: set[str]) -> Training:
+    def collect(self, reused: Container[str] = ()) -> Training:
+        """What came of the runs; `reused`: the keys of those that were there before."""
         rows, histories = [], []
         for job in self.plan.jobs:
             place = self.work.place(job)
@@ -250,7 +254,7 @@ def _tell(job: Job, contents: Contents) -> None:
     summary = contents.records["summary"]
     metrics = ", ".join(f"{name} {value:.4g}" for name, value in summary.items() if "/" in name)
     print(
-        f"{summary['name']}: {summary['steps']} steps in {summary['seconds']:.1f} s, "
+        f"{job.label}: {summary['steps']} steps in {summary['seconds']:.1f} s, "
         f"training loss {summary['train_loss']:.4g}" + (f", {metrics}" if metrics else ""),
         file=sys.stderr,
         flush=True,
@@ -260,13 +264,94 @@ def _tell(job: Job, contents: Contents) -> None:
 class _Runs(MemoryStore):
     """The run directories as the store of the plan: what is trained is what lies there whole."""
 
-    def __init__(self, work: TrainWork) -> None:
+    def __init__(self, *works: TrainWork) -> None:
         super().__init__()
-        self._work = work
-        self._jobs = {job.key: job for job in map(work.job, work.config.seeds)}
+        self._jobs = {
+            job.key: (work, job) for work in works for job in map(work.job, work.config.seeds)
+        }
 
     def __contains__(self, key: object) -> bool:
-        return isinstance(key, str) and key in self._jobs and self._work.holds(self._jobs[key])
+        if not isinstance(key, str) or key not in self._jobs:
+            return False
+        work, job = self._jobs[key]
+        return work.holds(job)
+
+
+def train_all(studies: Sequence[TrainStudy], *, progress: bool = False) -> list[Training]:
+    """Train what is missing of several studies as one plan; where and with what engine is that of
+    the first one. Raises `ConfigError` where two of them would train the same run twice."""
+    owners: dict[str, TrainStudy] = {}
+    for study in studies:
+        study.check_places()
+        for job in study.plan.jobs:
+            first = owners.setdefault(job.key, study)
+            if first is not study:
+                raise ConfigError(
+                    f"{study.work.place(job).path} and {first.work.place(job).path} would be the "
+                    "same run: weights, rows, options and seeds agree",
+                    remedy="leave one of them out",
+                )
+    outs = dict.fromkeys(study.work.out for study in studies)
+    made = {folder for out in outs for folder in (out, *out.parents) if not folder.exists()}
+    for path in outs:
+        with file_errors("write", path):
+            path.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(path)
+    try:
+        return _train_all(studies, progress)
+    finally:
+        for path in sorted(made, key=lambda folder: -len(folder.parts)):
+            with suppress(OSError):  # not empty: something was finished
+                path.rmdir()
+
+
+def _train_all(studies: Sequence[TrainStudy], progress: bool) -> list[Training]:
+    plan = Plan(job for study in studies for job in study.plan.jobs)
+    store, config = _Runs(*(study.work for study in studies)), studies[0].work.config
+    reused = {job.key for job in plan.jobs if job.key in store}
+    missing = {
+        job.key: study.work for study in studies for job in study.plan.jobs if job.key not in reused
+    }
+    run_plan(
+        plan,
+        _Trainers(missing, progress),
+        store,
+        engine=config.engine,
+        workers=config.workers,
+        progress=progress and len(plan) > 1,
+        on_result=_tell if progress else None,
+        description="training",
+        unit="steps",
+    )
+    return [study.collect(reused) for study in studies]
+
+
+class _Trainers:
+    """The picklable factory of workers for the runs of several studies."""
+
+    def __init__(self, works: Mapping[str, TrainWork], progress: bool) -> None:
+        # Without the rows that they have chosen: a worker keeps those of one of them at a time.
+        fresh = {id(w): w.elsewhere(progress=progress) for w in works.values()}
+        self.works = {key: fresh[id(work)] for key, work in works.items()}
+
+    def __call__(self) -> _AnyTrainer:
+        return _AnyTrainer(self.works)
+
+
+class _AnyTrainer:
+    """Trains runs of several studies."""
+
+    def __init__(self, works: Mapping[str, TrainWork]) -> None:
+        self.works = works
+        self.of: TrainWork | None = None
+        self.worker: TrainWorker | None = None
+
+    def run(self, job: Job) -> Contents:
+        """Train one run."""
+        work = self.works[job.key]
+        if self.worker is None or self.of is not work:
+            self.of, self.worker = work, TrainWorker(replace(work))
+        return self.worker.run(job)
 
 
 @dataclass(frozen=True)
@@ -280,6 +365,10 @@ class TrainWork:
     eval_split: str | None
     config: TrainConfig
     progress: bool = False
+    also: tuple[str, ...] = ()
+    """further splits to evaluate"""
+    title: str = ""
+    """what the runs are called before their own names where there are those of other studies"""
 
     def elsewhere(self, *, progress: bool) -> TrainWork:
         """The same for a worker, whose working directory may be another."""
@@ -297,14 +386,14 @@ class TrainWork:
     def check(self) -> None:
         """Raise for whatever can be seen to be wrong before a model is loaded."""
         refuse_tuned(self.checkpoint)
-        if self.eval_split is not None:
+        for split in self.eval_splits:
             try:
-                evaluated = self.task.examples(self.eval_split)
+                evaluated = self.task.examples(split)
             except DataError as error:
                 raise DataError(
                     error.what, remedy=f"{error.remedy}; or eval_split=None to leave evaluation out"
                 ) from None
-            _check_labels(evaluated, self.task, self.eval_split)
+            _check_labels(evaluated, self.task, split)
             check_metrics(self.task, self.metrics)
         _check_labels(self.rows, self.task, self.split)
         if self.config.cartography and self.task.kind == "regression":
@@ -317,6 +406,11 @@ class TrainWork:
                 remedy=f"use steps up to {self.steps}, or raise epochs or max_steps",
             )
         _ = self.labels, self.device, self.best
+
+    @property
+    def eval_splits(self) -> tuple[str, ...]:
+        """The splits that are evaluated."""
+        return (() if self.eval_split is None else (self.eval_split,)) + self.also
 
     @cached_property
     def chosen(self) -> tuple[int, ...] | None:
@@ -380,6 +474,11 @@ class TrainWork:
                 "split": self.eval_split,
                 "examples": self.task.examples(self.eval_split).fingerprint,
             },
+            **(
+                {"also": {s: self.task.examples(s).fingerprint for s in self.also}}
+                if self.also
+                else {}
+            ),
             "options": identity(self.config),
         }
 
@@ -420,16 +519,18 @@ class TrainWork:
         if not self.config.perturb:
             del seeds["perturb_seed"]
         spec = {**self._shared_spec, "seeds": seeds}
-        return Job("train", spec, cost=float(self.steps), label=f"{self.config.prefix}{seed}")
+        label = f"{self.title}{self.config.prefix}{seed}"
+        return Job("train", spec, cost=float(self.steps), label=label)
 
     def place(self, job: Job) -> RunDirectory:
         """Where a run goes."""
-        return RunDirectory(self.out / job.label)
+        return RunDirectory(self.out / f"{self.config.prefix}{job.spec['seeds']['seed']}")
 
     def holds(self, job: Job) -> bool:
-        """Whether the finished run is there, with the record of its dynamics if that is wanted."""
-        needs = (FILE,) if self.config.cartography else ()
-        return self.place(job).holds(job.key, needs)
+        """Whether the finished run is there, with its model and the record of its dynamics where
+        they are wanted."""
+        place, needs = self.place(job), (FILE,) if self.config.cartography else ()
+        return place.holds(job.key, needs) and (not self.config.keep_model or place.has_model())
 
 
 def _check_labels(examples: Examples, task: Task, split: str) -> None:
@@ -454,7 +555,7 @@ class TrainWorker:
         with quiet_transformers():
             self.tokenizer = load_tokenizer(work.checkpoint)
         self.encoded: Encoded | None = None
-        self.evaluation: tuple[Examples, PreparedData] | None = None
+        self.evaluation: list[tuple[str, Examples, PreparedData]] = []
         self.mapped: PreparedData | None = None
 
     def run(self, job: Job) -> Contents:
@@ -523,12 +624,13 @@ class TrainWorker:
             "split": work.split,
             "config": config.model_dump(mode="json"),
             "environment": environment(),
-            "summary": self._summary(job.label, seeds, table),
+            "summary": self._summary(place.path.name, seeds, table),
         }
         place.finish(record, table, lambda target: self._save_all(target, save, recorder))
 
     def _save_all(self, target: Path, save: Any, recorder: EpochRecorder | None) -> None:
-        save(target)
+        if self.work.config.keep_model:
+            save(target)
         if recorder is not None:
             chosen = self.work.chosen
             rows = range(len(self.work.rows)) if chosen is None else chosen
@@ -566,8 +668,8 @@ class TrainWorker:
     def _prepare(self, model: Any) -> Encoded:
         if self.encoded is None:
             self.encoded = self._encode(self.work.rows, self.work.split, model)
-            if self.work.eval_split is not None:
-                data = Data(self.work.task, self.work.eval_split)
+            for split in self.work.eval_splits:
+                data = Data(self.work.task, split)
                 examples = data.examples(None)
                 encoded = self._encode(examples, data.split, model)
                 # 4096 tokens at once: enough for a matrix product, little enough for a cache.
@@ -582,7 +684,7 @@ class TrainWorker:
                     encoded,
                     self._generation(model),
                 )
-                self.evaluation = (examples, prepared)
+                self.evaluation.append((split, examples, prepared))
         return self.encoded
 
     def _encode(self, examples: Examples, split: str, model: Any) -> Encoded:
@@ -623,20 +725,21 @@ class TrainWorker:
         return EpochRecorder(probe, directory, steps, name)
 
     def _evaluator(self, model: Any) -> Any:
-        if self.evaluation is None:
+        if not self.evaluation:
             return None
-        examples, prepared = self.evaluation
-        evaluator = Evaluator(model, [prepared])
+        evaluator = Evaluator(model, [prepared for _, _, prepared in self.evaluation])
 
         def evaluate(where: str) -> dict[str, float]:
-            outputs = evaluator.run(where)[0]
-            return self._metrics(examples, outputs)
+            found: dict[str, float] = {}
+            pairs = zip(self.evaluation, evaluator.run(where), strict=True)
+            for (split, examples, _), outputs in pairs:
+                found |= self._metrics(split, examples, outputs)
+            return found
 
         return evaluate
 
-    def _metrics(self, examples: Examples, outputs: RawOutputs) -> dict[str, float]:
+    def _metrics(self, split: str, examples: Examples, outputs: RawOutputs) -> dict[str, float]:
         predictions = outputs.predictions(examples, self.work.task.kind)
-        split = self.work.eval_split
         return {
             f"{split}/{name}": float(get_metric(name).aggregate(predictions))
             for name in self.work.metrics

@@ -124,6 +124,9 @@ class TrainConfig(TuningConfig):
     """Where runs are trained: in this process, or side by side on a Ray cluster."""
     workers: int = Field(1, ge=1)
     """Worker processes of the Ray engine."""
+    keep_model: bool = True
+    """Keep the trained model. Without it a run leaves its record, history and evaluations only: a
+    few kilobytes in place of the weights."""
 
     @field_validator("seeds", "save_steps", mode="before")
     @classmethod
@@ -204,7 +207,7 @@ WATCH_OPTIONS = frozenset({"save_steps", "eval_steps", "keep_best", "early_stop"
 """Options that look at a training under way. Of them only `early_stop` changes its end."""
 WHERE_ONLY = ROW_OPTIONS | frozenset(
     {"seeds", "head_seed", "data_seed", "dropout_seed", "perturb_seed", "prefix", "overwrite"}
-    | {"resume_steps", "device", "threads", "engine", "workers", "cartography"}
+    | {"resume_steps", "device", "threads", "engine", "workers", "cartography", "keep_model"}
 )
 """Options that are no part of a run's identity: they say where and how many, or (seeds, rows) enter
 it as what they came to."""

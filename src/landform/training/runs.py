@@ -79,6 +79,12 @@ class RunDirectory:
             )
         )
 
+    def has_model(self) -> bool:
+        """Whether the finished run that is here kept its model."""
+        record = self.record()
+        names = () if record is None else record["files"]
+        return any("/" not in name and name.endswith(".safetensors") for name in names)
+
     def history(self) -> pd.DataFrame:
         """The finished run's history."""
         return read_table(self.path / HISTORY)
