@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from landform.exchange.interpolations import read_interpolations
     from landform.exchange.logs import read_logs
     from landform.exchange.surfaces import read_surfaces
+    from landform.geometry.average import Average, average
     from landform.geometry.curves import (
         area_under_curve,
         barrier_height,
@@ -89,6 +90,7 @@ except metadata.PackageNotFoundError:  # a source tree that was never installed
     __version__ = "0+unknown"
 
 _HOME = {
+    "Average": "landform.geometry.average",
     "Axes": "landform.studies.axes",
     "BarrierInfluence": "landform.studies.barrier_influence",
     "Boundaries": "landform.studies.boundary",
@@ -128,6 +130,7 @@ _HOME = {
     "Transitivity": "landform.geometry.transitivity",
     "align": "landform.weights.alignment",
     "area_under_curve": "landform.geometry.curves",
+    "average": "landform.geometry.average",
     "axis_lines": "landform.studies.axes",
     "barrier_height": "landform.geometry.curves",
     "barrier_influence": "landform.studies.barrier_influence",

@@ -87,6 +87,11 @@ _COMMANDS = {
         "How much of which of two checkpoints should every layer take?",
         "landform mix runs/seed0 runs/seed1 --task sst2 --groups layer --store study",
     ),
+    "average": (
+        "Average checkpoints, plainly or weighted by Fisher information.",
+        "landform average runs/seed0 runs/seed1 --fisher f0.safetensors f1.safetensors --task sst2 "
+        "--out merged",
+    ),
     "simplex": (
         "Fit a simplicial complex of low loss through checkpoints.",
         "landform simplex runs/seed0 runs/seed1 runs/seed2 --task sst2 --connectors 2",

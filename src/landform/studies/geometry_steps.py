@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from landform.geometry.average import AverageConfig, AverageStudy
 from landform.geometry.fitting import STARTS
 from landform.geometry.line import InterpolateConfig, find_split, interpolate
 from landform.geometry.mixing import MixConfig, MixStudy
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AlignStep",
+    "AverageStep",
     "ConnectStep",
     "CurveStep",
     "DynamicsStep",
@@ -339,6 +342,63 @@ class MixStep(MixConfig, FitStep):
             eval_split=self.eval_split,
             also=self.further(file),
             options=given,
+        )
+
+
+class AverageStep(AverageConfig, DataStep):
+    """Average checkpoints, plainly and weighted by Fisher information."""
+
+    checkpoints: tuple[str, ...]
+    """The checkpoints."""
+    fisher: tuple[Path, ...] = ()
+    """A Fisher of every checkpoint, in their order."""
+    out: str | None = None
+    """Write the average as a checkpoint into this directory."""
+
+    def needs(self) -> tuple[str, ...]:
+        """The checkpoints."""
+        return self.checkpoints
+
+    def waits(self, file: StudyFile) -> list[str]:
+        """The Fishers that an earlier step writes."""
+        return [str(place) for place in self.fisher if file.waits_for(place)]
+
+    def check(self, file: StudyFile) -> None:
+        """Look for the data, and for the checkpoints and Fishers that are there already."""
+        self.check_data(file)
+        if find(file, self.needs()) and not self.waits(file):
+            self.study(file)
+
+    def forecast(self, file: StudyFile, store: ArtifactStore | None) -> str:
+        """Evaluations, time and memory."""
+        if waits := self.waits(file):
+            return f"waits for the Fisher of an earlier step ({waits[0]})"
+        return super().forecast(file, store)
+
+    def run(self, file: StudyFile, store: ArtifactStore, progress: bool) -> list[Result]:
+        """Evaluate what is missing, and keep the result under its name."""
+        study = self.study(file)
+        result = study.run(store, progress=progress)
+        publish(store, study.name, result)
+        if self.out is not None:
+            study.save(file.base / self.out)
+        return [result]
+
+    def makes(self) -> str | None:
+        """The average."""
+        return self.out
+
+    def study(self, file: StudyFile) -> AverageStudy:
+        """The plan of the evaluations."""
+        task, split = file.task(self.task)
+        options = self.options(AverageConfig)
+        return AverageStudy.of(
+            [file.place(name) for name in self.checkpoints],
+            task,
+            fisher=[file.base / place for place in self.fisher],
+            split=split,
+            also=self.further(file),
+            options=options,
         )
 
 

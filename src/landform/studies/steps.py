@@ -22,6 +22,7 @@ from landform.studies.axes_steps import AxesStep, BoundaryStep
 from landform.studies.example_steps import BarrierStep, ExamplesStep
 from landform.studies.geometry_steps import (
     AlignStep,
+    AverageStep,
     ConnectStep,
     CurveStep,
     DynamicsStep,
@@ -205,6 +206,7 @@ STEPS: dict[str, type[Step]] = {
     "connect": ConnectStep,
     "curve": CurveStep,
     "mix": MixStep,
+    "average": AverageStep,
     "simplex": SimplexStep,
     "sharpness": SharpnessStep,
     "dynamics": DynamicsStep,
