@@ -15,7 +15,7 @@ import numpy as np
 
 from landform.errors import ConfigError
 
-__all__ = ["Cell", "Grid", "evaluate_cells", "regular", "with_coordinate"]
+__all__ = ["Cell", "Grid", "evaluate_cells", "hits", "regular", "with_coordinate"]
 
 Cell = tuple[int, int]
 """(column, row): indices into x and y"""
@@ -34,6 +34,7 @@ class Grid:
     x: tuple[float, ...]
     y: tuple[float, ...]
     models: tuple[Cell, ...]
+    """cells of the models; none where the grid was asked to miss them"""
 
     @property
     def cells(self) -> tuple[Cell, ...]:
@@ -77,6 +78,11 @@ def regular(size: int, extent: tuple[float, float], needed: Sequence[float]) -> 
     for value in needed:
         coordinates[round((value - low) / step)] = float(value)
     return tuple(coordinates)
+
+
+def hits(size: int, extent: tuple[float, float], value: float) -> bool:
+    """Whether `regular` coordinates have `value` among them."""
+    return extent[0] <= value <= extent[1] and not _missed(size, extent, [value])
 
 
 def with_coordinate(

@@ -14,9 +14,11 @@ import torch
 
 from landform.errors import ConfigError
 from landform.evaluation.points import PointsWork, PointsWorker
+from landform.geometry.masks import measure
 from landform.store.artifacts import Contents
 from landform.store.plan import Job
 from landform.weights.distance import gram, off_line
+from landform.weights.points import Direction, MaskedDirection
 
 __all__ = ["Mode", "Span", "SurfaceWork", "SurfaceWorker"]
 
@@ -91,7 +93,12 @@ class Span:
                 remedy="use normalise none",
             )
         cosine = record["gram"][1][2] / (first * second)
-        measures = {"norm": centre, "lengths": [first, second], "cosine": cosine}
+        measures = {
+            "norm": centre,
+            "lengths": [first, second],
+            "cosine": cosine,
+            "directions": record["directions"],
+        }
         return cls("random", (0, 1, 2), 0.0, first, 1.0, measures)
 
 
@@ -108,12 +115,14 @@ class SurfaceWork:
     def span_job(self, mode: Mode) -> Job:
         """The job of measuring how the first three members lie."""
         config = self.points.config
-        spec = {
+        spec: dict[str, Any] = {
             "members": [member.fingerprint for member in self.points.members],
             "mode": mode,
             "dtype": config.dtype,
             "kind": self.points.data[0].task.kind,
         }
+        if mode == "random":
+            spec["directions"] = 1  # what is measured of them; older records lack it
         return Job("span", spec, cost=0.0, label="measuring the plane")
 
 
@@ -127,10 +136,21 @@ class SurfaceWorker:
         """What the job asks for."""
         if job.kind != "span":
             return self.points.run(job)
-        vectors = self.points.points(job.spec["members"])
+        keys = job.spec["members"]
+        vectors = self.points.points(keys)
         if job.spec["mode"] == "random":
-            return Contents(records={"span": {"gram": gram(vectors).tolist()}})
+            found = {"gram": gram(vectors).tolist(), "directions": self._directions(keys[1:])}
+            return Contents(records={"span": found})
         return Contents(records={"span": _measure(vectors)})
+
+    def _directions(self, keys: Sequence[str]) -> list[dict[str, Any]]:
+        """What each direction perturbs."""
+        members = [self.points.made[key] for key in keys]
+        return [
+            measure(member, self.points.space, self.points.point)
+            for member in members
+            if isinstance(member, Direction | MaskedDirection)
+        ]
 
 
 def _measure(vectors: Sequence[torch.Tensor]) -> dict[str, Any]:

@@ -10,7 +10,8 @@ b1 and b2 change places (Juneja et al. 2023, "Linear Connectivity Reveals Genera
 Strategies", the code of their figure 4).
 
 Random directions. theta(x, y) = a + x d1 + y d2, d1 and d2 Gaussian and given the filter norms of a
-(Li et al. 2018, "Visualizing the Loss Landscape of Neural Nets", section 4).
+(Li et al. 2018, "Visualizing the Loss Landscape of Neural Nets", section 4); or of M d1 and M d2,
+with a mask M (see `geometry.masks`).
 """
 
 from __future__ import annotations
@@ -29,8 +30,16 @@ from pydantic import Field, field_validator, model_validator
 from landform.errors import ConfigError
 from landform.evaluation.evaluate import metric_names, metric_table
 from landform.evaluation.points import Data, PointsConfig, PointsWork, unpack
-from landform.geometry.grid import Cell, Grid, evaluate_cells, regular, with_coordinate
+from landform.geometry.grid import Cell, Grid, evaluate_cells, hits, regular, with_coordinate
 from landform.geometry.line import data_sets
+from landform.geometry.masks import (
+    FisherLike,
+    Mask,
+    MaskConfig,
+    MaskKind,
+    mask_notes,
+    masks_of,
+)
 from landform.geometry.plane import Mode, Span, SurfaceWork, SurfaceWorker
 from landform.results import Result
 from landform.store.artifacts import ArtifactStore, Contents
@@ -39,12 +48,30 @@ from landform.store.plan import Forecast, Job, Plan
 from landform.store.study import open_store
 from landform.tasks.task import Examples, Task, loss_unit
 from landform.weights.checkpoint import Checkpoint, CheckpointLike, expand, short_names
-from landform.weights.points import Direction, Member, Normalise
+from landform.weights.points import Direction, MaskedDirection, Member, Normalise
 
-__all__ = ["Surface", "SurfaceConfig", "SurfaceStudy", "surface"]
+__all__ = [
+    "Surface",
+    "SurfaceConfig",
+    "SurfaceStudy",
+    "around_one",
+    "surface",
+]
+
+# Options about directions around one model, which a plane through three has not.
+_OF_DIRECTIONS = (
+    "directions", "normalise", "mask", "mask_by", "mask_share", "match_norm", "one_axis",
+    "fisher_elsewhere", "pairs", "compat",
+)  # fmt: skip
+# What the code of Sharma et al. 2024 does.
+_GUIDED_DROPOUT_SIZE, _GUIDED_DROPOUT_EXTENT = 16, (-1.5, 1.5)
+_GUIDED_DROPOUT_ONLY = {
+    "normalise": (None, "filter"), "mask_by": ("tensor",), "mask_share": (0.5,),
+    "match_norm": (False,), "one_axis": (False,),
+}  # fmt: skip
 
 
-class SurfaceConfig(PointsConfig):
+class SurfaceConfig(MaskConfig, PointsConfig):
     """Options of `surface`."""
 
     size: int | None = Field(None, ge=3)
@@ -68,6 +95,9 @@ class SurfaceConfig(PointsConfig):
     normalise: Normalise | None = None
     """Scale of random directions: that of every filter of the model (default), of every tensor,
     or none."""
+    compat: Literal["guided-dropout"] | None = None
+    """guided-dropout: the grid of the code of Sharma et al. 2024, 16 by 16 over -1.5 to 1.5, which
+    has no cell at the model; masks by tensor, biases and norms where they are."""
     engine: Literal["local", "ray"] = "local"
     """Where jobs run: in this process, or on a Ray cluster."""
     workers: int = Field(1, ge=1)
@@ -81,6 +111,15 @@ class SurfaceConfig(PointsConfig):
         return value
 
     @model_validator(mode="after")
+    def _is_theirs(self) -> SurfaceConfig:
+        for name, known in _GUIDED_DROPOUT_ONLY.items():
+            if self.compat and getattr(self, name) not in known:
+                raise ValueError(
+                    f"compat {self.compat} means {name} {known[-1]}, not {getattr(self, name)}"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _says_it_once(self) -> SurfaceConfig:
         for one, other in (("extent", "range"), ("size", "density")):
             if getattr(self, one) is not None and getattr(self, other) is not None:
@@ -91,14 +130,24 @@ class SurfaceConfig(PointsConfig):
         """The extent, given or by default."""
         if self.range is not None:
             return -self.range, self.range
+        if self.extent is None and self.compat:
+            return _GUIDED_DROPOUT_EXTENT
         return self.extent or ((-0.5, 1.5) if mode == "plane" else (-1.0, 1.0))
 
     def size_of(self, mode: Mode) -> int:
         """Points along an axis."""
         if self.density is None:
-            return self.size or 13
+            return self.size or (_GUIDED_DROPOUT_SIZE if self.compat else 13)
         low, high = self.extent_of(mode)
         return max(3, round((high - low) * self.density) + 1)
+
+    def needed(self, mode: Mode) -> tuple[float, ...]:
+        """Coordinates of models, which the grid must have."""
+        if mode == "plane":
+            return 0.0, 1.0
+        if self.compat and not hits(self.size_of(mode), self.extent_of(mode), 0.0):
+            return ()
+        return (0.0,)
 
 
 @dataclass(frozen=True)
@@ -125,6 +174,8 @@ class Surface(Result):
     evaluations: int
     """model evaluations that this result is made of"""
     provenance: dict[str, Any]
+    directions: pd.DataFrame | None = None
+    """what each of two random directions perturbs: see `geometry.masks.measure`"""
 
     @property
     def values(self) -> dict[str, np.ndarray]:
@@ -183,10 +234,25 @@ class Surface(Result):
         )
 
     @property
+    def notes(self) -> tuple[str, ...]:
+        """What a mask leaves of the directions, and the random mask to compare with."""
+        if self.directions is None:
+            return ()
+        return mask_notes(self.directions)
+
+    @property
+    def mask(self) -> str:
+        """The mask of its directions: `none`, or as `fisher-top by tensor`."""
+        if self.directions is None or self.directions["mask"][0] == "none":
+            return "none"
+        return f"{self.directions['mask'][0]} by {self.directions['by'][0]}"
+
+    @property
     def _title(self) -> str:
         if self.mode == "plane":
             return f"plane through {', '.join(self.names)}"
-        return f"random directions around {self.names[0]}"
+        masked = "" if self.mask == "none" else f" ({self.mask})"
+        return f"random directions around {self.names[0]}{masked}"
 
     def _inside(self, rows: pd.DataFrame) -> np.ndarray:
         """Which cells lie in the triangle of the models; all of them around a single one."""
@@ -210,6 +276,8 @@ class Surface(Result):
             "evaluations": self.evaluations,
             "saved": self.saved,
             "table": self.table.to_dict("records"),
+            "directions": None if self.directions is None else self.directions.to_dict("records"),
+            "notes": list(self.notes),
             "provenance": self.provenance,
         }
 
@@ -237,6 +305,7 @@ def surface(
     around: CheckpointLike | None = None,
     split: str = "validation",
     also: Sequence[Task | Data | tuple[Task, str]] = (),
+    fisher: FisherLike | None = None,
     store: str | os.PathLike[str] | ArtifactStore | None = None,
     progress: bool = False,
     **options: Any,
@@ -245,11 +314,18 @@ def surface(
 
     `also` names further data sets: every mixed model is evaluated on all of them. With a `store`
     every cell is kept as soon as it is known. Options are the fields of `SurfaceConfig` (size,
-    extent, refine, seed, ...). Raises a `ConfigError` for models that span no plane, and for a grid
-    that would miss them.
+    extent, refine, seed, mask, ...); masks by Fisher need one (`fisher`). Several masks or pairs
+    of directions are a `landscape`. Raises a `ConfigError` for models that span no plane, and for a
+    grid that would miss them, and a `CurvatureError` for a Fisher of another model.
     """
     study = SurfaceStudy.of(
-        task, through=through, around=around, split=split, also=also, options=options
+        task,
+        through=through,
+        around=around,
+        split=split,
+        also=also,
+        fisher=fisher,
+        options=options,
     )
     return study.run(store, progress=progress)
 
@@ -265,6 +341,10 @@ class SurfaceStudy:
     names: tuple[str, ...]
     work: PointsWork
     config: SurfaceConfig
+    pair: int = 0
+    """number of the pair of random directions"""
+    told: Mapping[str, Any] | None = None
+    """what the provenance says of the Fisher"""
 
     @classmethod
     def of(
@@ -275,28 +355,72 @@ class SurfaceStudy:
         around: CheckpointLike | None = None,
         split: str = "validation",
         also: Sequence[Task | Data | tuple[Task, str]] = (),
+        fisher: FisherLike | None = None,
         options: Mapping[str, Any] | None = None,
     ) -> SurfaceStudy:
         """Resolve models, data and options; raises for what can be seen to be wrong."""
         config = SurfaceConfig.parse(options or {}, where="surface")
-        mode, models = _models(through, around, config)
-        extent, size = config.extent_of(mode), config.size_of(mode)
-        regular(size, extent, (0.0, 1.0) if mode == "plane" else (0.0,))
+        if len(config.mask) > 1 or config.pairs > 1:
+            raise ConfigError(
+                f"{len(config.mask)} masks and {config.pairs} pairs of directions are several "
+                "surfaces",
+                remedy="use landform.landscape, which compares them",
+            )
         data = data_sets(task, split, also)
-        work = PointsWork(tuple(models), data, config, _directions(mode, models[0], config))
-        return cls(mode, short_names(models), work, config)
+        if around is not None and through is None:
+            centre = around_one(around, config)
+            return cls.around(centre, data, config, masks_of(centre, config, fisher, config.seed))
+        models = _plane_models(through, around, config, fisher)
+        regular(config.size_of("plane"), config.extent_of("plane"), config.needed("plane"))
+        work = PointsWork(tuple(models), data, config)
+        return cls("plane", short_names(models), work, config)
+
+    @classmethod
+    def around(
+        cls,
+        centre: Checkpoint,
+        data: tuple[Data, ...],
+        config: SurfaceConfig,
+        masks: Mapping[MaskKind, Sequence[Mask | None]],
+        pair: int = 0,
+    ) -> SurfaceStudy:
+        """The surface of one pair of directions under the one mask that `config` names."""
+        (kind,) = config.mask
+        mask = masks[kind][pair]
+        seeds = np.random.SeedSequence(config.seed).generate_state(2 * pair + 2)[-2:]
+        made: list[Member] = []
+        for seed in seeds:
+            direction = Direction(centre, int(seed), config.normalise or "filter", config.one_axis)
+            made.append(
+                direction if mask is None else MaskedDirection(direction, mask, config.match_norm)
+            )
+        work = PointsWork((centre,), data, config, tuple(made))
+        told = None if mask is None else mask.told
+        return cls("random", short_names([centre]), work, config, pair, told)
 
     @property
     def title(self) -> tuple[str, ...]:
         """Words that name it among the results of a study."""
-        return ("surface", *self.names, *(("random",) if self.mode == "random" else ()))
+        if self.mode == "plane":
+            return "surface", *self.names
+        config = self.config
+        masked = () if config.mask == ("none",) else (*config.mask, config.mask_by)
+        more = [name for name in ("match_norm", "one_axis") if getattr(config, name)]
+        return ("surface", *self.names, "random", *masked, *more)
 
     def run(
-        self, store: str | os.PathLike[str] | ArtifactStore | None = None, *, progress: bool = False
+        self,
+        store: str | os.PathLike[str] | ArtifactStore | None = None,
+        *,
+        progress: bool = False,
+        execute: Callable[..., None] | None = None,
     ) -> Surface:
-        """Evaluate the cells that are missing and put all of them together."""
+        """Evaluate the cells that are missing and put all of them together.
+
+        `execute` runs plans for several surfaces (see `executor`); by default this one has its own.
+        """
         kept = open_store(store)
-        execute = self._executor(kept, progress)
+        execute = execute or self.executor(kept, progress)
         span = self.span(kept, execute)
         grid = self.grid(span)
         cells = _Cells(self, span, grid, kept, execute, forget=store is None)
@@ -313,12 +437,17 @@ class SurfaceStudy:
         """What is left to do at most: with `refine`, as if nothing could be interpolated."""
         scratch = open_store(None)
         known = store if SurfaceWork(self.work).span_job(self.mode).key in store else scratch
-        span = self.span(known, self._executor(known, progress=False))
-        grid = self.grid(span)
-        plan = Plan(self.job(span, grid, cell) for cell in grid.cells)
+        plan = self.plan(known, self.executor(known, progress=False))
         return self.work.forecast(plan, store, workers=self.config.workers)
 
-    def _executor(self, store: ArtifactStore, progress: bool) -> Callable[..., None]:
+    def plan(self, store: ArtifactStore, execute: Callable[..., None]) -> Plan:
+        """The jobs of all cells."""
+        span = self.span(store, execute)
+        grid = self.grid(span)
+        return Plan(self.job(span, grid, cell) for cell in grid.cells)
+
+    def executor(self, store: ArtifactStore, progress: bool) -> Callable[..., None]:
+        """What runs plans, with one worker for all of them."""
         opened: list[SurfaceWorker] = []
         work = SurfaceWork(self.work)
 
@@ -354,12 +483,12 @@ class SurfaceStudy:
     def grid(self, span: Span) -> Grid:
         """Coordinates (g, h) that hit the models."""
         extent, size = self.config.extent_of(self.mode), self.config.size_of(self.mode)
-        needed = (0.0, 1.0) if self.mode == "plane" else (0.0,)
+        needed = self.config.needed(self.mode)
         axis = columns = regular(size, extent, needed)
         if self.mode == "plane":
             third = self.names[span.order[2]]
             columns = with_coordinate(axis, span.r, needed, third)
-        places = tuple((columns.index(g), axis.index(h)) for g, h in span.models)
+        places = tuple((columns.index(g), axis.index(h)) for g, h in span.models if needed)
         return Grid(columns, axis, places)
 
     def job(self, span: Span, grid: Grid, cell: Cell) -> Job:
@@ -375,6 +504,8 @@ class SurfaceStudy:
     ) -> Surface:
         y = tuple(h * span.aspect for h in grid.y)
         data = tuple(data.name for data in self.work.data)
+        record = dict(span.record)
+        directions = record.pop("directions", None)
         return Surface(
             names=self.names,
             data=data,
@@ -386,24 +517,46 @@ class SurfaceStudy:
             table=cells.table(grid.x, y, values, evaluated),
             points=pd.DataFrame(
                 [
-                    {"name": name, "x": grid.x[i], "y": y[j]}
-                    for name, (i, j) in zip(self.names, grid.models, strict=True)
+                    {"name": name, "x": g, "y": h * span.aspect}
+                    for name, (g, h) in zip(self.names, span.models, strict=True)
                 ]
             ),
             evaluations=int(evaluated.sum()),
             provenance={
                 "weights": [c.fingerprint for c in self.work.checkpoints],
                 "config": self.config.model_dump(mode="json"),
-                "span": dict(span.record),
+                "span": record,
                 "truncated": dict(zip(data, cells.truncated, strict=True)),
+                **({} if self.mode == "plane" else {"pair": self.pair, "fisher": self.told}),
             },
+            directions=None if directions is None else _direction_table(directions),
         )
 
 
-def _models(
-    through: Iterable[CheckpointLike] | None, around: CheckpointLike | None, config: SurfaceConfig
-) -> tuple[Mode, list[Checkpoint]]:
-    """The models that were asked for, and what is made of them."""
+def _direction_table(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    named = [{"axis": axis, **row} for axis, row in zip("xy", rows, strict=True)]
+    return pd.DataFrame(named).astype({"unseen": "Int64"})
+
+
+def around_one(around: CheckpointLike, config: SurfaceConfig) -> Checkpoint:
+    """The one model that directions start at; `ConfigError` for several, and for a grid that would
+    miss it."""
+    chosen = expand(around)
+    if len(chosen) != 1:
+        raise ConfigError(
+            f"option around names {len(chosen)} models", remedy="directions start at one model"
+        )
+    regular(config.size_of("random"), config.extent_of("random"), config.needed("random"))
+    return chosen[0]
+
+
+def _plane_models(
+    through: Iterable[CheckpointLike] | None,
+    around: CheckpointLike | None,
+    config: SurfaceConfig,
+    fisher: FisherLike | None,
+) -> list[Checkpoint]:
+    """The three models that were asked for."""
     if through is None and around is None:
         raise ConfigError(
             "a surface of what?",
@@ -414,13 +567,6 @@ def _models(
             "options through and around exclude each other",
             remedy="a plane goes through three models, random directions start at one",
         )
-    if around is not None:
-        chosen = expand(around)
-        if len(chosen) != 1:
-            raise ConfigError(
-                f"option around names {len(chosen)} models", remedy="directions start at one model"
-            )
-        return "random", chosen
     chosen = expand(through or ())
     if len(chosen) != 3:
         raise ConfigError(
@@ -428,12 +574,15 @@ def _models(
             "is spanned by three",
             remedy="name three models; for two use landform interpolate, for one option around",
         )
-    for name in ("directions", "normalise"):
-        if getattr(config, name) is not None:
-            raise ConfigError(
-                f"option {name} is about directions around one model, not a plane through three",
-                remedy="leave it out, or give option around",
-            )
+    given = [
+        n for n in _OF_DIRECTIONS if getattr(config, n) != SurfaceConfig.model_fields[n].default
+    ]
+    if given or fisher is not None:
+        raise ConfigError(
+            f"option {(*given, 'fisher')[0]} is about directions around one model, not a plane "
+            "through three",
+            remedy="leave it out, or give option around",
+        )
     for i, j in ((0, 1), (0, 2), (1, 2)):
         if chosen[i].fingerprint == chosen[j].fingerprint:
             raise ConfigError(
@@ -441,14 +590,7 @@ def _models(
                 "span no plane",
                 remedy="give three different models, or look around one (option around)",
             )
-    return "plane", chosen
-
-
-def _directions(mode: Mode, centre: Checkpoint, config: SurfaceConfig) -> tuple[Member, ...]:
-    if mode == "plane":
-        return ()
-    seeds = np.random.SeedSequence(config.seed).generate_state(2)
-    return tuple(Direction(centre, int(s), config.normalise or "filter") for s in seeds)
+    return chosen
 
 
 @dataclass

@@ -2,8 +2,8 @@
 
 A mix names its members by fingerprint. Besides checkpoints these are *vertices* (the bends of a
 trained path, a corner of a simplex: tensors that landform made), *directions* (drawn from a seed
-around a checkpoint, so that nothing of them needs to be kept) and *grafts* (one checkpoint under
-the head of another).
+around a checkpoint, so that nothing of them needs to be kept; whole, or *masked*) and *grafts* (one
+checkpoint under the head of another).
 """
 
 from __future__ import annotations
@@ -32,10 +32,13 @@ __all__ = [
     "Direction",
     "Grafted",
     "HeadPart",
+    "MaskedDirection",
     "Member",
     "Normalise",
+    "Selection",
     "Vertex",
     "head_tensors",
+    "moved_tensors",
     "random_direction",
 ]
 
@@ -119,6 +122,71 @@ class Direction:
         )
 
 
+class Selection(Protocol):
+    """Which entries of parameter space are chosen, by a rule."""
+
+    @property
+    def spec(self) -> str:
+        """As people are told of it."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of everything that the choice depends on."""
+
+    def keep(self, space: ParameterSpace) -> Tensor:
+        """Whether each entry is chosen, shape (space.numel,), bool, on the CPU."""
+
+
+@dataclass(frozen=True, eq=False)
+class MaskedDirection:
+    """A random direction d of which only chosen entries are kept: M d, M the diagonal of 0 and 1.
+
+    With `match_norm` it is (||d|| / ||M d||) M d: as long as the whole direction of the same seed,
+    whatever the mask.
+    """
+
+    direction: Direction
+    mask: Selection
+    match_norm: bool = False
+
+    @property
+    def spec(self) -> str:
+        """As people are told of it."""
+        return f"{self.direction.spec}, masked by {self.mask.spec}"
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of the direction and the mask."""
+        parts = (self.direction.fingerprint, self.mask.fingerprint, self.match_norm)
+        return fingerprint(("masked", parts))
+
+    def flat(self, space: ParameterSpace, read: ReadPoint) -> Tensor:
+        """The masked direction, shape (space.numel,); `ConfigError` where nothing of it is left."""
+        return self.parts(space, read)[0]
+
+    def parts(self, space: ParameterSpace, read: ReadPoint) -> tuple[Tensor, float, float]:
+        """The masked direction, || M d || before it is made as long as d, and || d ||."""
+        flat = self.direction.flat(space, read)
+        whole = _length(flat)
+        flat[~self.mask.keep(space).to(flat.device)] = 0
+        left = _length(flat)
+        if not left > 0:
+            raise ConfigError(
+                f"the mask {self.mask.spec} leaves nothing of a direction: all that it selects are "
+                "tensors of one axis (biases, norms), which stay where they are",
+                remedy="perturb those too (option one_axis), rank matrices alone (mask_by matrix), "
+                "or take a larger mask_share",
+            )
+        if self.match_norm:
+            flat *= whole / left
+        return flat, left, whole
+
+
+def _length(flat: Tensor) -> float:
+    # In float64: a norm of a hundred million squares in float32 has few digits.
+    return float(torch.linalg.vector_norm(flat, dtype=torch.float64))
+
+
 @dataclass(frozen=True)
 class Grafted:
     """A checkpoint under the head of another: what two models of two tasks have in common.
@@ -195,6 +263,15 @@ def head_tensors(model: nn.Module, names: Iterable[str], part: HeadPart = "all")
     return tuple(name for name in found if name.rpartition(".")[0] == last)
 
 
+def moved_tensors(space: ParameterSpace, one_axis: bool = False) -> tuple[str, ...]:
+    """The tensors that a `Direction` moves: those of two axes or more; all with `one_axis`."""
+    return tuple(
+        name
+        for name, shape in zip(space.names, space.shapes, strict=True)
+        if len(shape) > 1 or one_axis
+    )
+
+
 def random_direction(
     space: ParameterSpace,
     point: Tensor,
@@ -213,9 +290,10 @@ def random_direction(
     generator = torch.Generator().manual_seed(seed)
     direction = torch.zeros_like(point)
     here, there = space.unflatten(point), space.unflatten(direction)
+    moved = set(moved_tensors(space, one_axis))
     for name, shape in zip(space.names, space.shapes, strict=True):
         drawn = torch.randn(shape, generator=generator).to(point)
-        if len(shape) > 1 or one_axis:
+        if name in moved:
             there[name].copy_(_scaled(drawn, here[name], normalise))
     return direction
 
