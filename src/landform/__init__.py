@@ -75,6 +75,7 @@ if TYPE_CHECKING:
     from landform.tasks.objective import Objective
     from landform.tasks.task import Task, load_task
     from landform.training.cartography import CartographyCallback
+    from landform.training.consolidation import ConsolidationCallback
     from landform.training.ensemble import retrain
     from landform.training.finetune import train
     from landform.weights.alignment import align
@@ -99,6 +100,7 @@ _HOME = {
     "Checkpoint": "landform.weights.checkpoint",
     "ComplexFit": "landform.geometry.simplexes",
     "Connection": "landform.studies.connect",
+    "ConsolidationCallback": "landform.training.consolidation",
     "Counterfactual": "landform.studies.counterfactual",
     "DataMap": "landform.evaluation.cartography",
     "Dynamics": "landform.studies.dynamics",

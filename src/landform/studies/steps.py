@@ -62,13 +62,18 @@ class TrainStep(TrainConfig, Step):
     def check(self, file: StudyFile) -> None:
         """Look for the data, and for the model where it is there already."""
         file.task(self.task)[0].resolve(self.split)
-        if not file.makes(self.model) and not file.waits_for(self.row_file):
+        if not file.makes(self.model) and not self._waits(file):
             self.study(file)
+
+    def _waits(self, file: StudyFile) -> Path | None:
+        """A file that an earlier step writes, and that is not there yet."""
+        return next((f for f in (self.row_file, self.ewc) if file.waits_for(f)), None)
 
     def forecast(self, file: StudyFile, store: ArtifactStore | None) -> str:
         """Optimizer steps, time and memory."""
-        if file.waits_for(self.row_file):
-            return f"waits for the rows of an earlier step ({self.row_file})"
+        if waits := self._waits(file):
+            what = "the rows" if waits == self.row_file else "the Fisher"
+            return f"waits for {what} of an earlier step ({waits})"
         return self.study(file).forecast().reading
 
     def run(self, file: StudyFile, store: ArtifactStore, progress: bool) -> list[Result]:
@@ -89,7 +94,7 @@ class TrainStep(TrainConfig, Step):
             out=file.base / self.out,
             split=self.split,
             eval_split=self.eval_split,
-            **placed(file, self.options(TrainConfig), "row_file"),
+            **placed(file, self.options(TrainConfig), "row_file", "ewc"),
         )
 
 

@@ -164,6 +164,11 @@ class EnsembleWork:
                 f"option {chosen[0]} chooses training rows, which the subsets do already",
                 remedy="leave it out",
             )
+        if self.config.ewc is not None:
+            raise ConfigError(
+                "option ewc: models that are retrained in numbers are trained without a penalty",
+                remedy="leave ewc and ewc_strength out",
+            )
         if self.config.early_stop is not None:
             raise ConfigError(
                 "option early_stop ends a training by its evaluations, and models that are "

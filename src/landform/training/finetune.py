@@ -17,7 +17,15 @@ import pandas as pd
 import torch
 
 from landform.config import nearest
-from landform.errors import ConfigError, DataError, LandformError, NonFiniteError, StoreError
+from landform.curvature.fisher import Fisher, load_fisher
+from landform.errors import (
+    ConfigError,
+    CurvatureError,
+    DataError,
+    LandformError,
+    NonFiniteError,
+    StoreError,
+)
 from landform.evaluation.cartography import FILE, Probe, closed_answers, refuse_regression
 from landform.evaluation.evaluate import metric_names
 from landform.evaluation.generation import Generation, generation_of
@@ -49,6 +57,7 @@ from landform.tasks.metrics import get_metric
 from landform.tasks.objective import Objective
 from landform.tasks.task import Examples, Task
 from landform.training.cartography import EpochRecorder, steps_per_epoch
+from landform.training.consolidation import ConsolidationCallback, common_tensors
 from landform.training.loop import (
     BestRule,
     Loop,
@@ -372,8 +381,12 @@ class TrainWork:
 
     def elsewhere(self, *, progress: bool) -> TrainWork:
         """The same for a worker, whose working directory may be another."""
+        fisher = self.config.ewc
         return replace(
             self,
+            config=self.config
+            if fisher is None
+            else self.config.replace(ewc=fisher.expanduser().absolute()),
             checkpoint=replace(self.checkpoint, path=self.checkpoint.path.absolute()),
             out=self.out.absolute(),
             progress=progress and self.config.engine == "local",
@@ -406,6 +419,20 @@ class TrainWork:
                 remedy=f"use steps up to {self.steps}, or raise epochs or max_steps",
             )
         _ = self.labels, self.device, self.best
+        if self.fisher is not None and self.fisher.weights not in (
+            None,
+            self.checkpoint.fingerprint,
+        ):
+            raise CurvatureError(
+                f"option ewc: the Fisher is that of {self.fisher.summary.checkpoint}, at other "
+                f"weights than those of {self.checkpoint.spec}, from which training starts",
+                remedy=f"compute it there: landform fisher {self.checkpoint.spec}",
+            )
+
+    @cached_property
+    def fisher(self) -> Fisher | None:
+        """What holds the weights near their start."""
+        return None if self.config.ewc is None else load_fisher(self.config.ewc)
 
     @property
     def eval_splits(self) -> tuple[str, ...]:
@@ -480,7 +507,14 @@ class TrainWork:
                 else {}
             ),
             "options": identity(self.config),
+            **self._penalty,
         }
+
+    @property
+    def _penalty(self) -> dict[str, Any]:
+        if self.fisher is None:
+            return {}
+        return {"ewc": {"fisher": self.fisher.fingerprint, "strength": self.config.ewc_strength}}
 
     @cached_property
     def metrics(self) -> tuple[str, ...]:
@@ -596,6 +630,7 @@ class TrainWorker:
             self.tokenizer.save_pretrained(target)
 
         recorder = self._recorder(job.label, model, directory)
+        recorders = () if recorder is None else (recorder,)
         with track(work.steps, job.label, "steps", enabled=work.progress) as progress:
             history = run_loop(
                 Loop(
@@ -611,7 +646,7 @@ class TrainWorker:
                     save=save,
                     evaluate=self._evaluator(model),
                     progress=progress,
-                    callbacks=() if recorder is None else (recorder,),
+                    callbacks=(*self._consolidation(model), *recorders),
                     best=work.best,
                 )
             )
@@ -705,6 +740,14 @@ class TrainWorker:
         if most == 0:
             return None
         return generation_of(self.work.task, model, self.tokenizer, most)
+
+    def _consolidation(self, model: Any) -> tuple[ConsolidationCallback, ...]:
+        """The penalty of leaving the start, where that is wanted; `model` stands there."""
+        fisher, strength = self.work.fisher, self.work.config.ewc_strength
+        if fisher is None or strength is None:
+            return ()
+        common_tensors(fisher, model)  # raises before the first step
+        return (ConsolidationCallback(fisher, strength, anchor=model),)
 
     def _recorder(self, name: str, model: Any, directory: Path) -> EpochRecorder | None:
         """What records the dynamics of a run, where that is wanted."""

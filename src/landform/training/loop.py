@@ -249,6 +249,8 @@ class _LandformTrainer(Trainer):
                 "seconds": self.seconds(),
             }
         )
+        # What callbacks know of these steps (a penalty) they add to the row.
+        self.callback_handler.on_log(self.args, self.state, self.control, logs)
 
     def seconds(self) -> float:
         """Seconds of training, those before an interruption included."""

@@ -127,6 +127,11 @@ class TrainConfig(TuningConfig):
     keep_model: bool = True
     """Keep the trained model. Without it a run leaves its record, history and evaluations only: a
     few kilobytes in place of the weights."""
+    ewc: Path | None = None
+    """Elastic weight consolidation: a Fisher of the checkpoint that training starts from (a file of
+    landform fisher), whose tensors are held near their start."""
+    ewc_strength: float | None = Field(None, ge=0, allow_inf_nan=False)
+    """Strength lambda of the penalty lambda/2 sum F (theta - start)^2. Needs `ewc`."""
 
     @field_validator("seeds", "save_steps", mode="before")
     @classmethod
@@ -190,6 +195,13 @@ class TrainConfig(TuningConfig):
         return self
 
     @model_validator(mode="after")
+    def _consolidated_by_a_strength(self) -> Self:
+        if (self.ewc is None) != (self.ewc_strength is None):
+            given, other = ("ewc", "ewc_strength")[:: 1 if self.ewc_strength is None else -1]
+            raise ValueError(f"{given} needs {other}")
+        return self
+
+    @model_validator(mode="after")
     def _one_subset(self) -> Self:
         given = [n for n in ("rows", "percent", "row_file") if getattr(self, n) is not None]
         if len(given) > 1:
@@ -229,4 +241,5 @@ def identity(config: TrainConfig) -> dict[str, Any]:
     if config.max_steps is not None:
         left_out |= {"epochs"}
     left_out |= {name for name in ("keep_best", "early_stop") if getattr(config, name) is None}
+    left_out |= {"ewc", "ewc_strength"}  # what the file holds, not its name, is part of a run
     return {**config.model_dump(mode="json", exclude=set(left_out)), **config.identity()}
