@@ -167,7 +167,9 @@ def test_the_shared_rule_is_one_tensor_with_the_sum_of_all_gradients(name: str) 
     model, apart = adapted(name, "shared"), adapted(name, "apart")
     (rule,) = {m for m in model.modules() if isinstance(m, Rule)}
     (named,) = [n for n in ParameterSpace.of(model).names if "rule" in n]
-    assert named.endswith("phm_rule.weight")
+    # On the body, where there is one: whatever stands beside it is taken for a head.
+    body = model.base_model_prefix
+    assert named == f"{body}.phm_rule.weight" if hasattr(model, body) else "phm_rule.weight"
     # The same model with a rule of its own in every matrix: all of them the shared one.
     tensors = dict(apart.named_parameters())
     for parameter, values in model.named_parameters():
@@ -337,6 +339,42 @@ def test_training_lowers_the_loss_and_lines_end_at_their_ends(
         (tmp_path / "middle" / name).write_bytes((Path(str(base)) / name).read_bytes())
     middle = lf.evaluate(tmp_path / "middle", task, **known).metrics["loss"]
     assert middle == pytest.approx(line.table["loss"].iloc[1], rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes"),
+    [
+        ("shared", {"init_std": 1e-4}),
+        ("shared", {}),
+        ("apart", {"init_std": 0.01}),
+        ("low-rank", {}),
+    ],
+    ids=["paper", "shared", "opendelta", "low-rank"],
+)
+def test_they_learn_by_themselves(kind: str, changes: dict[str, Any]) -> None:
+    """Without a head, and starting next to the identity: a language model learns 3 sentences."""
+    model = family("gpt2", dtype=torch.float32)
+    torch.manual_seed(0)
+    tune(model, TuningConfig(**{**KINDS[kind], **changes}), head=False)
+    text = ids(3, 8)
+    tuned = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.Adam(tuned, lr=2e-2)
+    first = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
+    losses = []
+    for _ in range(80):
+        loss = model(input_ids=text, labels=text).loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    assert losses[-1] < 0.6 * losses[0], losses[::20]
+    with torch.no_grad():  # not by their biases alone
+        for name, values in first.items():
+            parameter = model.get_parameter(name)
+            assert not torch.equal(parameter, values)
+            if not name.endswith("bias"):
+                parameter.copy_(values)
+        assert model(input_ids=text, labels=text).loss > losses[-1] + 0.3
 
 
 def test_influence_sees_low_rank_adapters(task: Any, save_checkpoint: Any, tmp_path: Path) -> None:

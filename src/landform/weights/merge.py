@@ -2,7 +2,7 @@
 
 LoRA and its relatives change a weight matrix, W' = W + (alpha / r) B A, so that the whole model
 with W' in place of W computes the same, and loads anywhere; trained biases are weights already.
-Bottleneck adapters, prefixes and prompts add computation that no weight of the model can take over.
+Adapters, prefixes and prompts add computation that no weight of the model can take over.
 """
 
 from __future__ import annotations
