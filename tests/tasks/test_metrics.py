@@ -138,8 +138,15 @@ def make(metric: str, size: int, seed: int) -> Predictions:
 
 
 def test_every_metric_of_the_list_is_there_under_its_own_name() -> None:
-    expected = {*CLASS_METRICS, *REGRESSION_METRICS, *TEXT_METRICS, *TOKEN_METRICS, "f1"}
-    assert set(METRICS) == expected | {*ANSWER_METRICS}
+    expected = {
+        *CLASS_METRICS,
+        *REGRESSION_METRICS,
+        *TEXT_METRICS,
+        *TOKEN_METRICS,
+        "f1",
+        "combined",
+    }
+    assert set(METRICS) == expected | {*ANSWER_METRICS, "combined"}
     judged = {name for name, metric in METRICS.items() if metric.reads_texts}
     assert judged == {*TEXT_METRICS, *ANSWER_METRICS}
     for name, metric in METRICS.items():
@@ -174,6 +181,19 @@ def test_class_metrics_agree_with_scikit_learn(seed: int) -> None:
             expected["f1"] = sk.f1_score(p.labels, predicted)
         for name, value in expected.items():
             assert METRICS[name].aggregate(p) == pytest.approx(value, abs=1e-12), name
+
+
+@pytest.mark.parametrize("kind", ["classes", "scores"])
+def test_combined_is_the_mean_of_the_two_metrics_that_glue_reports(kind: str) -> None:
+    p = classes(61, 2, 5) if kind == "classes" else regression(61, 5)
+    first, second = ("accuracy", "f1") if kind == "classes" else ("pearson", "spearman")
+    counts = np.random.default_rng(0).multinomial(61, [1 / 61] * 61, size=7)
+    for drawn in (None, counts):
+        expected = METRICS[first].aggregate(p, drawn) / 2 + METRICS[second].aggregate(p, drawn) / 2
+        np.testing.assert_allclose(METRICS["combined"].aggregate(p, drawn), expected, rtol=1e-12)
+    assert METRICS["combined"].per_example(p) is None
+    with pytest.raises(DataError, match="'f1' is defined for 2 classes"):
+        METRICS["combined"].aggregate(classes(9, 3))
 
 
 @pytest.mark.parametrize("seed", range(3))

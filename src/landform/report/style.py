@@ -245,6 +245,7 @@ METRIC_LABELS = {
     "matthews_correlation": "Matthews correlation",
     "pearson": "Pearson r",
     "spearman": "Spearman rho",
+    "combined": "combined score",
     "ece": "calibration error (ECE)",
     "exact_match": "exact match",
     "token_f1": "token F1",

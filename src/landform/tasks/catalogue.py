@@ -269,7 +269,7 @@ register(
     Entry(
         kind="classification",
         label_names=("not_equivalent", "equivalent"),
-        metrics=("accuracy", "f1"),
+        metrics=("accuracy", "f1", "combined"),
         hub=_glue("mrpc", Layout(_PAIR, "label", keep=()), {**_TRAIN_VALIDATION, "test": "test"}),
         folder=Folder(
             ("MRPC",),
@@ -293,7 +293,7 @@ register(
         text=("question1", "question2"),
         label="is_duplicate",
         label_names=("not_duplicate", "duplicate"),
-        metrics=("accuracy", "f1"),
+        metrics=("accuracy", "f1", "combined"),
         summary="whether two questions ask the same",
     ),
 )
@@ -305,7 +305,7 @@ register(
         text=_PAIR,
         label="score",
         label_names=(),
-        metrics=("pearson", "spearman"),
+        metrics=("pearson", "spearman", "combined"),
         summary="similarity of two sentences, from 0 to 5",
     ),
 )

@@ -675,6 +675,20 @@ class Spearman(Metric):
         return correlations
 
 
+class Combined(Metric):
+    """GLUE's one number for tasks with two metrics: (accuracy + F1) / 2 for two classes (MRPC,
+    QQP), (Pearson + Spearman) / 2 for scores (STS-B)."""
+
+    name = "combined"
+
+    def aggregate(self, p: Predictions, counts: Array | None = None) -> float | Array:
+        logits = _need_logits(p, self.name)
+        classes = logits.ndim == 2 and logits.shape[1] > 1
+        pair: tuple[Metric, Metric] = (Accuracy(), F1()) if classes else (Pearson(), Spearman())
+        first, second = (metric.aggregate(p, counts) for metric in pair)
+        return (first + second) / 2
+
+
 # --- tokens and texts -------------------------------------------------------------------------
 
 
@@ -957,6 +971,7 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
             Matthews(),
             Pearson(),
             Spearman(),
+            Combined(),
             CalibrationError(),
             Brier(),
             TokenAccuracy(),
