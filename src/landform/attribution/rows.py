@@ -95,7 +95,7 @@ def _label_column(task: Task, examples: Examples) -> list[Any]:
     if task.kind == "token-classification":
         named = task.label_names
         return [" ".join(named[t] if t >= 0 else "-" for t in tags) for tags in examples.labels]
-    if task.kind == "seq2seq":
+    if task.kind == "seq2seq" and examples.labels is not None:
         return [" | ".join(answers) for answers in references(examples)]
     return [""] * len(examples)
 

@@ -23,12 +23,19 @@ from landform.training.options import TrainConfig
 __all__ = ["train"]
 
 
+class _TrainingData(TaskConfig):
+    """Data whose percentage is the option of training: `percent` of `TrainConfig`."""
+
+    percent: Annotated[float | None, Parameter(parse=False)] = None
+    percent_of: Annotated[tuple[str, ...] | None, Parameter(parse=False)] = None
+
+
 def train(
     model: str,
     /,
     *,
     out: Path,
-    data: Annotated[TaskConfig, DataFlags] = TaskConfig(),
+    data: Annotated[_TrainingData, DataFlags] = _TrainingData(),
     split: str = "train",
     eval_split: str | None = "validation",
     dry_run: Annotated[bool, Parameter(negative=())] = False,

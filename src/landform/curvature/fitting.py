@@ -112,9 +112,7 @@ class FactorsWork:
             "token_budget": config.token_budget,
             "dtype": config.dtype,
             "device": config.torch_device().type,
-            "seed": config.seed
-            if config.labels != "empirical" or task.kind == "masked-lm"
-            else None,
+            "seed": config.seed if config.labels != "empirical" or task.is_drawn else None,
         }
 
     def _chunks(self) -> list[tuple[int, int]]:

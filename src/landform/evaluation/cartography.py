@@ -350,6 +350,8 @@ def closed_answers(examples: Examples) -> tuple[str, ...] | None:
     """The distinct answers of a text-to-text split, sorted; None where it is no closed set."""
     from landform.tasks.answers import references
 
+    if examples.labels is None:  # what denoising asks for is drawn
+        return None
     answers = sorted({answer for accepted in references(examples) for answer in accepted})
     return tuple(answers) if 2 <= len(answers) <= min(MOST_ANSWERS, len(examples) - 1) else None
 
@@ -613,7 +615,7 @@ def _texts(task: Task, examples: Examples) -> pd.DataFrame:
     columns: dict[str, Any] = {}
     if task.kind == "classification":
         columns["label"] = [task.label_names[label] for label in examples.labels]
-    elif task.kind == "seq2seq":
+    elif task.kind == "seq2seq" and examples.labels is not None:
         columns["label"] = [
             label if isinstance(label, str) else " | ".join(label) for label in examples.labels
         ]

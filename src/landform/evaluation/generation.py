@@ -22,7 +22,7 @@ __all__ = ["Generation", "generates", "generation_of", "token_settings"]
 def generates(task: Task) -> bool:
     """Whether one of the metrics of a task judges generated text."""
     judged = any(get_metric(name).reads_texts for name in task.metrics)
-    return task.kind == "seq2seq" and judged
+    return task.kind == "seq2seq" and task.noise is None and judged
 
 
 @dataclass(frozen=True)

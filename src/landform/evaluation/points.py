@@ -398,14 +398,15 @@ def check_metrics(task: Task, names: Sequence[str]) -> None:
     Found after the forward passes, it would cost them.
     """
     classes, regression = task.kind == "classification", task.kind == "regression"
+    answered = task.kind == "seq2seq" and task.noise is None  # what is hidden is no answer
     two = np.arange(2)
     made_up = Predictions(
         logits=np.eye(2, max(task.n_labels, 2)) if classes else two * 1.0 if regression else None,
         labels=two if classes else two * 1.0 if regression else None,
         losses=np.ones(2),
         tokens=np.ones(2),
-        texts=("0", "1") if task.kind == "seq2seq" else None,
-        references=(("0",), ("1",)) if task.kind == "seq2seq" else None,
+        texts=("0", "1") if answered else None,
+        references=(("0",), ("1",)) if answered else None,
         correct=None if classes or regression else np.ones(2),
     )
     for name in names:
@@ -503,9 +504,7 @@ class PointsWork:
             # Kernels of another device round otherwise: ends and interior must not be mixed.
             "device": config.torch_device().type,
             "model_labels": config.model_labels,
-            "mask_seed": config.seed
-            if any(d.task.kind == "masked-lm" for d in self.data)
-            else None,
+            "mask_seed": config.seed if any(d.task.is_drawn for d in self.data) else None,
             **self._generation_spec,
         }
 

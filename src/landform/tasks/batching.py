@@ -20,6 +20,7 @@ from torch import Tensor
 
 from landform.errors import DataError
 from landform.tasks.answers import TARGET_LENGTH, TextForm, encode_targets, references
+from landform.tasks.corruption import Denoising
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -46,7 +47,7 @@ IGNORED = -100
 
 @dataclass(frozen=True)
 class Masking:
-    """What is needed to hide other tokens of the same examples: see `Encoded.masked`."""
+    """What is needed to hide other tokens of the same examples: see `Encoded.drawn`."""
 
     originals: tuple[tuple[tuple[int, ...], tuple[int, ...]], ...]
     """per example: its token ids before any was hidden, and the positions that may be hidden"""
@@ -83,8 +84,8 @@ class Encoded:
     pad_id: int
     truncated: int
     """number of examples that were cut at the maximum length (a text or its target)"""
-    masking: Masking | None = None
-    """masked language modelling only"""
+    masking: Masking | Denoising | None = None
+    """masked language modelling and denoising only"""
     answers: tuple[tuple[tuple[int, ...], ...], ...] | None = None
     """targets with several references: the token ids of each; `labels` is the first"""
     form: TextForm | None = None
@@ -93,8 +94,8 @@ class Encoded:
     def drawn(self, row: int, seed: object) -> dict[str, Any]:
         """Example `row` as training sees it in the epoch of this seed.
 
-        Masks, or one of several references (each as likely as the others), are drawn from the seed
-        and the example's own tokens; an example without such a choice is as it is.
+        Masks, hidden spans, or one of several references (each as likely as the others), are drawn
+        from the seed and the example's own tokens; an example without such a choice is as it is.
         """
         example = self.rows[row]
         if self.masking is not None:
@@ -243,6 +244,8 @@ def fit_to_model(
     """
     vocabulary = _vocabulary(model)
     largest = max(max(row["input_ids"]) for row in encoded.rows)
+    if encoded.kind == "seq2seq":  # the hidden tokens of a text stand in its target
+        largest = max(largest, *(max(row["labels"], default=0) for row in encoded.rows))
     if largest >= vocabulary:
         raise DataError(
             f"{where}: token id {largest} is outside the model's vocabulary of {vocabulary}",
@@ -254,7 +257,7 @@ def fit_to_model(
         names.remove("token_type_ids")
     rows = tuple({name: row[name] for name in row if name in names} for row in encoded.rows)
     masking = encoded.masking
-    if masking is not None:
+    if isinstance(masking, Masking):
         masking = replace(masking, vocabulary=min(masking.vocabulary, vocabulary))
     return replace(encoded, rows=rows, pad_id=set_padding(model, tokenizer), masking=masking)
 
@@ -287,13 +290,16 @@ def encode(
 
     Masked language modelling hides `mask_rate` of the non-special tokens (80 % mask, 10 % random,
     10 % kept; Devlin et al. 2019), chosen per example from `mask_seed` and the text alone, so that
-    the masks do not depend on order or batch. Causal models are asked for every next token.
+    the masks do not depend on order or batch; `examples.noise` may say another rate. Causal models
+    are asked for every next token, so that padding with the end token hides no real one. seq2seq
+    with `examples.noise` is denoising (see `tasks.corruption`), drawn in the same way.
     Targets are cut at `max_target_length` (text-to-text tasks: 64) or `max_length`.
     The rows hold all that the tokenizer makes; `fit_to_model` makes them inputs of one model.
     """
     if not len(examples):
         raise DataError("there are no examples to encode", remedy="choose a split with rows")
-    masking, answers = None, None
+    masking: Masking | Denoising | None = None
+    answers, noise = None, examples.noise
     if kind == "token-classification":
         rows, cut = _encode_words(examples, tokenizer, max_length)
     else:
@@ -306,9 +312,13 @@ def encode(
             for row in rows:
                 row["labels"] = list(row["input_ids"])
         elif kind == "masked-lm":
-            masking = _masking(rows, tokenizer, mask_rate)
+            masking = _masking(rows, tokenizer, mask_rate if noise is None else noise.rate)
             for i, row in enumerate(rows):
                 row.update(masking.hide(i, mask_seed))
+        elif noise is not None:
+            masking = Denoising.of(rows, tokenizer, noise, examples.ids)
+            # The other inputs of the tokenizer belong to the text before it was corrupted.
+            rows = [dict(masking.hide(i, mask_seed)) for i in range(len(rows))]
         elif kind == "seq2seq":
             if max_target_length is None and examples.form is not None:
                 max_target_length = examples.form.max_target_length or TARGET_LENGTH

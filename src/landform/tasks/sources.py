@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 from warnings import warn
 
 import numpy as np
@@ -24,6 +24,7 @@ from landform.config import nearest
 from landform.errors import DataError
 
 __all__ = [
+    "PLAIN_TEXT",
     "SUFFIXES",
     "FileFormat",
     "FileSource",
@@ -32,6 +33,7 @@ __all__ = [
     "MemorySource",
     "Source",
     "Table",
+    "is_plain_text",
     "missing_column",
     "read_columns",
     "read_file",
@@ -43,6 +45,13 @@ _DELIMITERS = {".csv": ",", ".tsv": "\t", ".txt": "\t"}
 _JSON_LINES = (".jsonl", ".ndjson")
 _PARQUET = (".parquet", ".pq")
 SUFFIXES = (*_DELIMITERS, *_JSON_LINES, ".json", *_PARQUET)
+PLAIN_TEXT = "text"
+"""The one column of a plain text file."""
+
+
+def is_plain_text(path: Path) -> bool:
+    """Whether a file's name leaves open that it holds text and no table: .txt, .raw, ..."""
+    return path.suffix.lower() not in SUFFIXES or path.suffix.lower() == ".txt"
 
 
 @dataclass(frozen=True)
@@ -58,6 +67,9 @@ class FileFormat:
     """Column names of a file that has no header line."""
     skip_bad_rows: bool = False
     """Leave out rows with the wrong number of columns, with a warning, instead of failing."""
+    plain: Literal["lines", "blocks"] | None = None
+    """The file is no table but plain text: one text per line, or per block of lines between blank
+    ones, in the column `PLAIN_TEXT`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,7 +132,7 @@ def read_file(
     columns: Sequence[str] | None = None,
     optional: Sequence[str] = (),
 ) -> Table:
-    """Read a CSV, TSV, TXT (tab-separated), JSONL, JSON or Parquet file.
+    """Read a CSV, TSV, TXT (tab-separated), JSONL, JSON or Parquet file, or plain text.
 
     `columns` limits what is kept: these columns, which must exist, and those of `optional` that
     do. None keeps all. Values of text tables are strings;
@@ -128,6 +140,8 @@ def read_file(
     ends. Raises `DataError` naming file, line and column.
     """
     path, form = Path(path), form or FileFormat()
+    if form.plain is not None:
+        return _select(_read_plain(path, form.plain), columns, optional)
     suffix = _suffix(path)
     if suffix in _PARQUET:
         return _read_parquet(path, columns, optional)
@@ -152,6 +166,9 @@ def _chosen(
 def read_columns(path: str | Path, form: FileFormat | None = None) -> tuple[str, ...]:
     """The column names of a local file, read without its rows where the format allows it."""
     path, form = Path(path), form or FileFormat()
+    if form.plain is not None:
+        _check_file(path)
+        return (PLAIN_TEXT,)
     suffix = _suffix(path)
     if suffix in _PARQUET:
         return tuple(_open_parquet(path).schema_arrow.names)
@@ -296,13 +313,46 @@ def _read_delimited(
     return Table(_frame(values, len(rows)), str(path), lines)
 
 
-def _split_plain(path: Path, text: str, delimiter: str) -> _Rows:
+def _lines(text: str) -> list[str]:
     # Not str.splitlines: it also breaks at U+2028, U+0085 and others that occur inside text.
     lines = text.split("\n")
     if "\r" in text:
         lines = [line.removesuffix("\r") for line in lines]
     while lines and not lines[-1]:
         lines.pop()
+    return lines
+
+
+def _read_plain(path: Path, unit: Literal["lines", "blocks"]) -> Table:
+    """The texts of a plain text file and the lines at which they begin; empty ones are left out."""
+    lines = _lines(read_text(path))
+    full = [bool(line.strip()) for line in lines]
+    if not any(full):
+        raise DataError(
+            f"{path} is empty" if not lines else f"{path}: all {len(lines)} lines are empty",
+            remedy="plain text was expected, one text per line"
+            + (", or several with a blank line between them" if unit == "blocks" else ""),
+        )
+    starts = [i for i, own in enumerate(full) if own]
+    if unit == "blocks":
+        starts = [i for i in starts if i == 0 or not full[i - 1]]
+        ends = [next((j for j in range(i, len(lines)) if not full[j]), len(lines)) for i in starts]
+        texts = ["\n".join(lines[i:j]) for i, j in zip(starts, ends, strict=True)]
+    else:
+        texts = [lines[i] for i in starts]
+        if len(texts) < len(lines):
+            warn(
+                f"{path}: {len(lines) - len(texts)} of {len(lines)} lines are empty and were left"
+                " out (blocks=True makes one text of the lines between them)",
+                UserWarning,
+                stacklevel=2,
+            )
+    numbers = np.asarray(starts, dtype=np.int64) + 1
+    return Table(_frame({PLAIN_TEXT: texts}, len(texts)), str(path), numbers)
+
+
+def _split_plain(path: Path, text: str, delimiter: str) -> _Rows:
+    lines = _lines(text)
     return [line.split(delimiter) for line in lines], np.arange(1, len(lines) + 1)
 
 

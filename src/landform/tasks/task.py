@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import random
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -27,8 +26,11 @@ from landform.errors import ConfigError, DataError, LabelError
 from landform.tasks import catalogue, columns
 from landform.tasks.answers import TextForm
 from landform.tasks.catalogue import Entry, Layout, Part
+from landform.tasks.corruption import Noise, Variant
 from landform.tasks.metrics import get_metric
+from landform.tasks.rows import Resplit, share, shuffled
 from landform.tasks.sources import (
+    PLAIN_TEXT,
     SUFFIXES,
     FileFormat,
     FileSource,
@@ -37,6 +39,7 @@ from landform.tasks.sources import (
     MemorySource,
     Source,
     Table,
+    is_plain_text,
     missing_column,
     table_of,
 )
@@ -56,8 +59,11 @@ __all__ = [
 Kind = Literal[
     "classification", "regression", "token-classification", "masked-lm", "causal-lm", "seq2seq"
 ]
-TaskKind = Kind | Literal["text-to-text"]
-"""What a task may be asked to be: text-to-text is a seq2seq task read from files of answers."""
+TaskKind = Kind | Literal["text-to-text", "denoising"]
+"""What a task may be asked to be. Two more names of seq2seq tasks: text-to-text is read from files
+of answers, denoising asks for what was hidden of a text (see `tasks.corruption`)."""
+CORPUS_KINDS = ("masked-lm", "causal-lm", "denoising")
+"""The losses of pre-training, which need text and no labels."""
 Merge = Literal["max", "sum", "logsumexp"]
 
 SPLIT_ALIASES: Mapping[str, str] = {
@@ -107,11 +113,16 @@ def _as_subsets(value: Any) -> Any:
     return value
 
 
+def _as_percent(value: Any) -> Any:
+    return value.strip().removesuffix("%") if isinstance(value, str) else value
+
+
 def _is_single(value: Any) -> bool:
     return isinstance(value, str | int | float)
 
 
 _Names = Annotated[tuple[str, ...], BeforeValidator(_as_tuple)]
+_Percent = Annotated[float, BeforeValidator(_as_percent)]
 
 
 def _shard(text: str) -> tuple[int, int]:
@@ -141,7 +152,8 @@ class TaskConfig(Config):
     kind: TaskKind | None = None
     """What is predicted. Default: found from the labels (classes, or scores when some label is
     not a whole number, or tags when labels are lists). text-to-text reads files without a header:
-    input, then one or more accepted answers, separated by tabs."""
+    input, then one or more accepted answers, separated by tabs. masked-lm, causal-lm and denoising
+    need no labels, and read plain text files."""
     metrics: _Names | None = None
     """Metrics to report, the headline metric first."""
     name: str | None = None
@@ -171,6 +183,21 @@ class TaskConfig(Config):
     shuffle_seed: int | None = Field(None, ge=0)
     """Put the rows of every split in a random order (after filters and shard), the same one
     for the same seed, so that the first rows are a sample. Default: the order of the file."""
+    percent: _Percent | None = Field(None, gt=0, le=100)
+    """Keep this percentage of the training rows (at least one), drawn under `shuffle_seed` (or 0)
+    after everything else. A smaller percentage is part of a larger one."""
+    percent_of: _Names | None = None
+    """The splits that `percent` shortens. Default: train and its parts; where there is no train,
+    all."""
+    resplit: _Percent | None = Field(None, gt=0, lt=100)
+    """Merge train and validation, shuffle them, and cut them anew before everything else: this
+    percentage is the new validation, the rest the new train (20: the 80/20 splits of the guided
+    dropout paper)."""
+    resplit_seed: int | None = Field(None, ge=0)
+    """Seed of `resplit` (default: `shuffle_seed`, or 0)."""
+    resplit_of: _Names | None = None
+    """The splits that `resplit` merges; the last becomes its percentage, the first the rest.
+    Default: train and validation."""
     subsets: Annotated[tuple[tuple[str, ...], ...], BeforeValidator(_as_subsets)] | None = None
     """Groups of columns (or `label`) by which metrics are broken down."""
     label_groups: dict[str, tuple[str, ...]] | None = None
@@ -179,6 +206,18 @@ class TaskConfig(Config):
     merge: Merge | None = None
     """How the logits of gathered labels become one: max (as published HANS accuracies), sum, or
     logsumexp (adds the probabilities)."""
+
+    blocks: bool = False
+    """Plain text: one text per block of lines with blank lines between blocks, not per line."""
+    mask_rate: float = Field(0.15, gt=0, le=1)
+    """masked-lm: the share of tokens that are hidden, at least one of every text."""
+    noise_density: float = Field(0.15, gt=0, lt=1)
+    """denoising: the share of tokens that are hidden, at least one of every text."""
+    mean_span: float = Field(3.0, ge=1, allow_inf_nan=False)
+    """denoising: the mean length of the hidden spans, in tokens."""
+    denoising: Variant = "spans"
+    """denoising: spans, each behind a sentinel, as T5 is pre-trained; or guided-dropout: single
+    tokens, each behind its own, no last sentinel, as in that paper's Fisher information of T5."""
 
     file_prefix: str | None = None
     """text-to-text: of a folder with several tasks, the one whose files are PREFIX_train.tsv,
@@ -233,8 +272,9 @@ class Examples:
     the tuple of words. `labels`: classification int64 (N,), indices into `Task.label_names`;
     regression float64 (N,); token classification a tuple of tuples of int (-100: left out);
     seq2seq a tuple of target texts, or (text-to-text) of tuples of accepted answers; language
-    modelling None. `columns` holds the other columns. `form`: how text-to-text examples are
-    written for a model.
+    modelling and denoising None. `columns` holds the other columns. `form`: how text-to-text
+    examples are written for a model. `noise`: how much of a text denoising hides (and masked
+    language modelling, where that is not 15 %).
     """
 
     ids: tuple[str, ...]
@@ -242,6 +282,7 @@ class Examples:
     labels: Any
     columns: pd.DataFrame
     form: TextForm | None = None
+    noise: Noise | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -267,6 +308,7 @@ class Examples:
             labels,
             self.columns.iloc[index].reset_index(drop=True),
             self.form,
+            self.noise,
         )
 
     def filter(self, **equals: Any) -> Examples:
@@ -316,6 +358,9 @@ class Examples:
             _feed(digest, f"column {name}", cells)
         if self.form is not None:
             _feed(digest, "form", (f"{name}={value!r}" for name, value in self.form.spec().items()))
+        if self.noise is not None:
+            noise = self.noise.spec().items()
+            _feed(digest, "noise", (f"{name}={value!r}" for name, value in noise))
         return digest.hexdigest()
 
 
@@ -352,8 +397,9 @@ class Task:
     `landform.tasks.metrics`, the headline metric first. `subsets`: groups of columns by which
     metrics are broken down. `label_groups`: per label of the task the labels of a finer model
     that make it up, whose logits are merged by `merge`. `layout` says which columns of `source`
-    hold what; `parts` which rows of it make up each split. `form`: how text-to-text examples are
-    written for a model.
+    hold what; `parts` which rows of it make up each split; `resplit` which of its splits are merged
+    and cut anew before that. `form`: how text-to-text examples are written for a model; `noise`:
+    see `Examples`.
     """
 
     name: str
@@ -370,6 +416,8 @@ class Task:
     aliases: Mapping[str, str] = field(default_factory=dict)
     empty_text: bool = False
     form: TextForm | None = None
+    noise: Noise | None = None
+    resplit: Resplit | None = None
     _read: dict[str, Any] = field(default_factory=dict, repr=False)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -393,6 +441,11 @@ class Task:
     def n_labels(self) -> int:
         """How many outputs a head for this task has: its classes, or 1 for regression."""
         return 1 if self.kind == "regression" else len(self.label_names)
+
+    @property
+    def is_drawn(self) -> bool:
+        """Whether a seed decides what a model sees of a text, and is asked for."""
+        return self.kind == "masked-lm" or self.noise is not None
 
     def resolve(self, split: str) -> str:
         """The split's own name for `split`, which may be an alias such as "dev"."""
@@ -449,7 +502,25 @@ class Task:
         return tuple(dict.fromkeys(name for name in named if name != "label"))
 
     def _examples(self, split: str) -> Examples:
-        part, layout = self.parts[split], self.layout
+        part = self.parts[split]
+        if self.resplit is not None and part.split in self.resplit.made:
+            examples = self._cut_anew()[part.split]
+        else:
+            examples = self._rows_of(part)
+        examples = self._filtered(examples, part.where)
+        return self._ordered(self._filtered(examples, self.config.filters), split)
+
+    def _cut_anew(self) -> dict[str, Examples]:
+        """The splits that `resplit` makes; made once."""
+        if "resplit" not in self._read and self.resplit is not None:
+            pieces = [self._rows_of(Part(split)) for split in self.resplit.splits]
+            self._read["resplit"] = self.resplit.cut(pieces)
+        found: dict[str, Examples] = self._read["resplit"]
+        return found
+
+    def _rows_of(self, part: Part) -> Examples:
+        """The rows of a part as they stand in the source."""
+        layout = self.layout
         table = self._table(part.split).slice(part.start, part.stop)
         if self.kind == "token-classification":
             texts = columns.read_words(table, layout.text[0])
@@ -462,12 +533,11 @@ class Task:
             if name not in extra:
                 raise missing_column(name, [*extra, "label"], table.origin)
         labels = self._labels(table, texts)
-        examples = Examples(ids, texts, labels, table.frame[extra].infer_objects(), self.form)
-        examples = self._filtered(examples, part.where)
-        return self._ordered(self._filtered(examples, self.config.filters), split)
+        frame = table.frame[extra].infer_objects()
+        return Examples(ids, texts, labels, frame, self.form, self.noise)
 
     def _ordered(self, examples: Examples, split: str) -> Examples:
-        """The rows of the config's shard, in the order of its shuffle."""
+        """The rows of the config's shard, in the order of its shuffle, as far as its percentage."""
         rows = list(range(len(examples)))
         if self.config.shard is not None:
             number, shards = _shard(self.config.shard)
@@ -479,12 +549,18 @@ class Task:
                     f" rows: the split has {len(examples)}",
                     remedy="cut the data into fewer shards",
                 )
-        if self.config.shuffle_seed is not None:
-            # `random.random` and nothing else: its sequence is the same in every version.
-            draw = random.Random(f"landform shuffle {self.config.shuffle_seed}").random
-            keys = [draw() for _ in rows]
-            rows = [rows[i] for i in sorted(range(len(rows)), key=keys.__getitem__)]
+        seed = self.config.shuffle_seed
+        if seed is not None:
+            rows = [rows[i] for i in shuffled(len(rows), seed)]
+        if self.config.percent is not None and self._is_shortened(split):
+            rows = share(rows, self.config.percent, seed)
         return examples if rows == list(range(len(examples))) else examples.take(rows)
+
+    def _is_shortened(self, split: str) -> bool:
+        """Whether the config's percentage is meant for this split."""
+        chosen = self.config.percent_of or (("train",) if "train" in self.parts else self.parts)
+        names = {self.resolve(name) for name in chosen}
+        return split in names or self.parts[split].split in names
 
     def _labels(self, table: Table, texts: tuple[tuple[str, ...], ...]) -> Any:
         label = self.layout.label
@@ -555,9 +631,10 @@ def load_task(
     with `files=` from files of its columns); a hub data set `"owner/name"`; a mapping from split
     to file (`{"train": "a.tsv", "validation": "b.tsv"}`); a folder of files that are named after
     their splits; a single file, which becomes the split its name says (`train.csv`, `dev.tsv`) and
-    `validation` otherwise; a DataFrame or a list of mappings (`validation`), or a mapping from
-    split to those; a `TaskConfig`; a `Task`. With kind="text-to-text" the folder holds
-    `<task>_train.tsv`, `<task>_dev.tsv`, `<task>_test.tsv`: see `tasks.text_to_text`.
+    `validation` otherwise (the kinds without labels also take plain text); a DataFrame or a list
+    of mappings (`validation`), or a mapping from split to those; a `TaskConfig`; a `Task`. With
+    kind="text-to-text" the folder holds `<task>_train.tsv`, `<task>_dev.tsv`, `<task>_test.tsv`:
+    see `tasks.text_to_text`.
 
     Integer labels must be the codes 0..K-1 over all splits together; other labels are class
     names, sorted unless `label_names` gives their order. For the other `options` see `TaskConfig`.
@@ -600,9 +677,13 @@ def _build(config: TaskConfig, values: dict[str, Table] | None) -> Task:
     _check_places(config, values)
     for metric in config.metrics or ():
         get_metric(metric)
+    _check_kind_options(config)
+    return _with_rows(_made(config, values), config)
+
+
+def _made(config: TaskConfig, values: dict[str, Table] | None) -> Task:
     if config.kind == "text-to-text":
         return _text_task(config, values)
-    _refuse_answer_options(config)
     if values is not None:
         return _own_task(config, MemorySource(_by_split(values)), config.name or "task")
     if config.files is not None and config.task is None:
@@ -697,6 +778,12 @@ def _file_task(config: TaskConfig, files: dict[str, Path]) -> Task:
     paths = list(files.values())
     name = paths[0].stem if len(paths) == 1 else paths[0].parent.name
     form = FileFormat(config.quoting, config.delimiter, None, config.skip_bad_rows)
+    if config.kind in CORPUS_KINDS and config.text is None and all(map(is_plain_text, paths)):
+        _refuse(
+            config, ("id", "quoting", "delimiter"), "does not go with plain text",
+            f"{paths[0]} is read as plain text; where it is a table, name its column with text=",
+        )  # fmt: skip
+        form = FileFormat(plain="blocks" if config.blocks else "lines")
     return _own_task(config, FileSource(files, form), config.name or name or "task")
 
 
@@ -706,19 +793,76 @@ def _refuse(config: TaskConfig, names: Sequence[str], reason: str, remedy: str) 
         raise ConfigError(f"option {given[0]} {reason}", remedy=remedy)
 
 
-_ANSWER_OPTIONS = (
-    *("file_prefix", "one_prefix", "task_prefix", "sentinel", "lowercase", "bos"),
-    *("references", "max_target_length"),
-)
+_KIND_OPTIONS: Mapping[str, tuple[str, ...]] = {
+    "text-to-text": (
+        *("file_prefix", "one_prefix", "task_prefix", "sentinel", "lowercase", "bos"),
+        *("references", "max_target_length"),
+    ),
+    "masked-lm": ("mask_rate",),
+    "denoising": ("noise_density", "mean_span", "denoising"),
+}
+"""Options that one kind of task has."""
 
 
-def _refuse_answer_options(config: TaskConfig) -> None:
-    for name in _ANSWER_OPTIONS:
+def _check_kind_options(config: TaskConfig) -> None:
+    def refuse(name: str, what: str, remedy: str) -> None:
         if getattr(config, name) != TaskConfig.model_fields[name].default:
-            raise ConfigError(
-                f"option {name} goes with kind='text-to-text' only",
-                remedy="leave it out, or pass kind='text-to-text'",
-            )
+            raise ConfigError(f"option {name} {what}", remedy=f"leave it out{remedy}")
+
+    for kind, names in _KIND_OPTIONS.items():
+        for name in names if kind != config.kind else ():
+            refuse(name, f"goes with kind={kind!r} only", f", or pass kind={kind!r}")
+    if config.kind not in CORPUS_KINDS:
+        refuse("blocks", "is for plain text", f", or pass kind= ({', '.join(CORPUS_KINDS)})")
+    if config.percent is None:
+        refuse("percent_of", "needs percent", ", or give percent=")
+    for name in ("resplit_seed", "resplit_of") if config.resplit is None else ():
+        refuse(name, "needs resplit", ", or give resplit=20")
+
+
+def _noise(config: TaskConfig) -> Noise | None:
+    if config.kind == "denoising":
+        return Noise(config.noise_density, config.mean_span, config.denoising)
+    # 15 % is what `encode` hides: naming it would change the fingerprints of what was made so far.
+    default = TaskConfig.model_fields["mask_rate"].default
+    if config.kind == "masked-lm" and config.mask_rate != default:
+        return Noise(config.mask_rate)
+    return None
+
+
+def _with_rows(task: Task, config: TaskConfig) -> Task:
+    """The task with its merged splits, where the config asks for them."""
+    for name in config.percent_of or ():
+        task.resolve(name)
+    if config.resplit is None:
+        return task
+    names = tuple(map(task.resolve, config.resplit_of or ("train", "validation")))
+    others = [s for s in task.source.splits if s.startswith("validation") and s not in names]
+    if len(set(names)) < 2 or (config.resplit_of is None and others):
+        raise ConfigError(
+            f"resplit merges train and validation; task {task.name!r} has the splits "
+            + ", ".join(task.source.splits)
+            if config.resplit_of is None
+            else f"resplit_of names the splits {', '.join(names)}; two or more are merged",
+            remedy="name those that should be merged, the one that becomes the percentage last:"
+            " resplit_of=(...); or leave resplit out",
+        )
+    whole = [name for name in names if task.parts[name] != Part(name)]
+    if whole:
+        raise ConfigError(
+            f"resplit_of: {whole[0]} is a part of the split {task.parts[whole[0]].split}",
+            remedy=f"whole splits can be merged: {', '.join(task.source.splits)}",
+        )
+    seed = config.resplit_seed if config.resplit_seed is not None else config.shuffle_seed
+    resplit = Resplit(names, config.resplit, seed or 0)
+    # Rows so-and-so of an old split are nothing of the new one; rows with such a value are.
+    parts = {
+        name: part
+        for name, part in task.parts.items()
+        if part.split not in names
+        or (part.split in resplit.made and (part.start, part.stop) == (0, None))
+    }
+    return replaced(task, parts=parts, resplit=resplit, _read=task._read)
 
 
 def _text_task(config: TaskConfig, values: Mapping[str, Table] | None) -> Task:
@@ -770,17 +914,23 @@ def _own_task(config: TaskConfig, source: Source, name: str) -> Task:
     if not isinstance(source, HubSource):
         _refuse(config, ["subset", "revision"], "needs a hub data set", "leave it out")
     splits = source.splits
-    if config.text is None:
+    plain = isinstance(source, FileSource) and source.form.plain is not None
+    text = (PLAIN_TEXT,) if plain else config.text
+    if text is None:
         known = ", ".join(map(repr, source.columns(splits[0])))
         raise ConfigError(
             f"task {name!r}: which column holds the text?",
             remedy=f"pass text=, or text=(first, second) for pairs. Columns: {known}",
         )
-    layout = Layout(config.text, config.label, config.id)
+    layout = Layout(text, config.label, config.id)
     _check_layout(config, layout)
+    if config.blocks and not plain:
+        raise ConfigError(
+            "option blocks is for plain text files", remedy="leave it out: a table has rows"
+        )
     task = Task(
         name=name,
-        kind=cast(Kind, config.kind or "classification"),
+        kind=cast(Kind, _kind_of_head(config.kind) or "classification"),
         label_names=config.label_names or (),
         metrics=(),
         source=source,
@@ -791,9 +941,14 @@ def _own_task(config: TaskConfig, source: Source, name: str) -> Task:
         label_groups=config.label_groups,
         merge=config.merge or "max",
         empty_text=config.empty_text,
+        noise=_noise(config),
     )
     _check_columns(task)
     return _with_labels(task, config)
+
+
+def _kind_of_head(kind: TaskKind | None) -> TaskKind | None:
+    return "seq2seq" if kind == "denoising" else kind
 
 
 def _check_layout(config: TaskConfig, layout: Layout) -> None:
@@ -809,7 +964,12 @@ def _check_layout(config: TaskConfig, layout: Layout) -> None:
             "text= names two columns; token classification has one list of words per row",
             remedy="name the column that holds the words",
         )
-    language_model = config.kind in ("masked-lm", "causal-lm")
+    if config.kind == "denoising" and len(layout.text) > 1:
+        raise ConfigError(
+            "text= names two columns; denoising has one text per row",
+            remedy="name one column",
+        )
+    language_model = config.kind in CORPUS_KINDS
     if language_model and layout.label is not None:
         raise ConfigError(
             f"kind={config.kind!r} has no labels; label={layout.label!r} was given",
@@ -819,7 +979,8 @@ def _check_layout(config: TaskConfig, layout: Layout) -> None:
         raise ConfigError(
             "which column holds the label?" if config.kind is None
             else f"kind={config.kind!r} needs labels",
-            remedy="pass label=, or kind='masked-lm' or 'causal-lm' for text without labels",
+            remedy="pass label=, or kind='masked-lm', 'causal-lm' or 'denoising' for text without"
+            " labels",
         )  # fmt: skip
 
 
@@ -881,12 +1042,19 @@ def _checked_groups(task: Task) -> Task:
 
 
 def _catalogue_task(config: TaskConfig, name: str, entry: Entry) -> Task:
-    fixed = ("text", "label", "id", "label_names", "kind", "subset", "quoting", "delimiter")
+    fixed = ("text", "label", "id", "label_names", "subset", "quoting", "delimiter", "blocks")
+    corpus = config.kind in CORPUS_KINDS
     _refuse(
-        config, fixed, f"is fixed for the catalogue task {name!r}",
+        config, fixed if corpus else (*fixed, "kind"), f"is fixed for the catalogue task {name!r}",
         "leave it out; for other columns give the files as {'train': path, 'validation': path}",
     )  # fmt: skip
     source, layout = _catalogue_source(config, name, entry)
+    if corpus:
+        entry, layout = (
+            _without_labels(entry, cast(Kind, _kind_of_head(config.kind))),
+            replaced(layout, label=None),
+        )
+        _check_layout(config, layout)
     splits = source.splits
     parts = {split: Part(split) for split in splits}
     parts.update({key: part for key, part in entry.parts.items() if part.split in splits})
@@ -904,9 +1072,23 @@ def _catalogue_task(config: TaskConfig, name: str, entry: Entry) -> Task:
         merge=config.merge or entry.merge,
         aliases=entry.aliases,
         empty_text=entry.empty_text or config.empty_text,
+        noise=_noise(config),
     )
     _check_columns(task)
     return _checked_groups(task)
+
+
+def _without_labels(entry: Entry, kind: Kind) -> Entry:
+    """The texts of a task as a corpus."""
+    return replaced(
+        entry,
+        kind=kind,
+        label_names=(),
+        metrics=DEFAULT_METRICS[kind],
+        parts={name: part for name, part in entry.parts.items() if "label" not in part.where},
+        subsets=tuple(group for group in entry.subsets if "label" not in group),
+        label_groups=None,
+    )
 
 
 def _catalogue_source(config: TaskConfig, name: str, entry: Entry) -> tuple[Source, Layout]:
