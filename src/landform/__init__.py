@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     )
     from landform.geometry.fitting import FittedPath, PathEvaluation, fit_curve, walk
     from landform.geometry.knowledge import Knowledge, knowledge_along_path
+    from landform.geometry.landscape import Landscape, landscape, landscape_statistics
     from landform.geometry.line import Interpolation, interpolate
     from landform.geometry.mixing import MixingFit, fit_mixing
     from landform.geometry.ridge import Ridge, ridge
@@ -127,6 +128,7 @@ _HOME = {
     "Sharpness": "landform.geometry.sharpness",
     "SharpnessComparison": "landform.geometry.sharpness",
     "Similarity": "landform.geometry.similarity",
+    "Landscape": "landform.geometry.landscape",
     "Surface": "landform.geometry.surface",
     "Task": "landform.tasks.task",
     "Transitivity": "landform.geometry.transitivity",
@@ -184,6 +186,8 @@ _HOME = {
     "self_influence": "landform.attribution.influence",
     "sharpness": "landform.geometry.sharpness",
     "similarity": "landform.geometry.similarity",
+    "landscape": "landform.geometry.landscape",
+    "landscape_statistics": "landform.geometry.landscape",
     "surface": "landform.geometry.surface",
     "task_boundaries": "landform.studies.boundary",
     "task_boundary": "landform.studies.boundary",

@@ -20,9 +20,11 @@ from landform.cli.common import (
     make_task,
     open_existing,
     open_study,
+    print_table,
     save_figure,
 )
-from landform.geometry.surface import SurfaceConfig, SurfaceStudy
+from landform.geometry.landscape import Landscape, surface_study
+from landform.geometry.surface import SurfaceConfig
 from landform.store.study import slug
 from landform.tasks.task import TaskConfig
 
@@ -36,6 +38,7 @@ def surface(
     data: Annotated[TaskConfig, DataFlags] = TaskConfig(),
     split: str = "validation",
     also: tuple[str, ...] = (),
+    fisher: Path | None = None,
     store: Path | None = None,
     figure: Path | None = None,
     dry_run: Annotated[bool, Parameter(negative=())] = False,
@@ -45,6 +48,8 @@ def surface(
     """The plane through three checkpoints, or random directions around one.
 
     Example: landform surface --through runs/seed0 runs/seed1 runs/seed2 --task sst2 --store study
+
+    Several masks or pairs of directions are compared: a surface each, and a profile over them.
 
     Parameters
     ----------
@@ -56,6 +61,9 @@ def surface(
         The split to evaluate on.
     also
         Further data sets for every mixed model: NAME, NAME:SPLIT, FILE.yaml or FILE.yaml:SPLIT.
+    fisher
+        The Fisher of the model, which the masks fisher-top and fisher-bottom rank by: the file of
+        landform fisher.
     store
         Study directory: every cell is kept, and a killed run goes on from there.
     figure
@@ -65,12 +73,13 @@ def surface(
     """
     check_figure_place(figure)
     task = make_task(data)
-    study = SurfaceStudy.of(
+    study = surface_study(
         task,
         through=through or None,
         around=around,
         split=split,
         also=also_tasks(also),
+        fisher=fisher,
         options=dict(options),
     )
     if dry_run:
@@ -82,4 +91,9 @@ def surface(
     result = study.run(kept, progress=not output.quiet)
     wrote = keep_result(result, kept, store, slug(*study.title, task.name, split))
     wrote += save_figure(result, figure)
+    if not output.json_:
+        for note in result.notes:
+            print(note)
+        if isinstance(result, Landscape):
+            print_table(result.summary)
     emit(result, output, wrote)

@@ -414,16 +414,20 @@ class SurfaceStudy:
         *,
         progress: bool = False,
         execute: Callable[..., None] | None = None,
+        forget: bool | None = None,
     ) -> Surface:
         """Evaluate the cells that are missing and put all of them together.
 
         `execute` runs plans for several surfaces (see `executor`); by default this one has its own.
+        `forget`: drop the outputs of single examples once they are reduced (default: where there is
+        no store).
         """
         kept = open_store(store)
         execute = execute or self.executor(kept, progress)
         span = self.span(kept, execute)
         grid = self.grid(span)
-        cells = _Cells(self, span, grid, kept, execute, forget=store is None)
+        forget = store is None if forget is None else forget
+        cells = _Cells(self, span, grid, kept, execute, forget)
         values, evaluated = evaluate_cells(
             grid,
             cells.evaluate,

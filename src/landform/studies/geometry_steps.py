@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from landform.geometry.average import AverageConfig, AverageStudy
 from landform.geometry.fitting import STARTS
+from landform.geometry.landscape import LandscapeStudy, surface_study
 from landform.geometry.line import InterpolateConfig, find_split, interpolate
 from landform.geometry.mixing import MixConfig, MixStudy
 from landform.geometry.ridge import RidgeConfig, ridge
@@ -130,6 +131,8 @@ class SurfaceStep(SurfaceConfig, DataStep):
     """Three checkpoints: the first one is the origin."""
     around: str | None = None
     """One checkpoint, for random directions around it."""
+    fisher: str | None = None
+    """The Fisher that the masks rank by: a file of landform fisher."""
 
     def needs(self) -> tuple[str, ...]:
         """The checkpoints."""
@@ -148,15 +151,16 @@ class SurfaceStep(SurfaceConfig, DataStep):
         publish(store, slug(*study.title, task.name, split), result)
         return [result]
 
-    def study(self, file: StudyFile) -> SurfaceStudy:
+    def study(self, file: StudyFile) -> SurfaceStudy | LandscapeStudy:
         """The plan of the cells."""
         task, split = file.task(self.task)
-        return SurfaceStudy.of(
+        return surface_study(
             task,
             through=[file.place(name) for name in self.through] or None,
             around=None if self.around is None else file.place(self.around),
             split=split,
             also=self.further(file),
+            fisher=None if self.fisher is None else file.base / self.fisher,
             options=self.options(SurfaceConfig),
         )
 
