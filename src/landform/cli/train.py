@@ -27,7 +27,9 @@ class _TrainingData(TaskConfig):
     """Data whose percentage is the option of training: `percent` of `TrainConfig`."""
 
     percent: Annotated[float | None, Parameter(parse=False)] = None
+    """No flag of this command: --percent is that of training."""
     percent_of: Annotated[tuple[str, ...] | None, Parameter(parse=False)] = None
+    """No flag of this command."""
 
 
 def train(
