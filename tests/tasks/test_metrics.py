@@ -131,7 +131,7 @@ def make(metric: str, size: int, seed: int) -> Predictions:
         return texts(size, seed)
     if metric in TOKEN_METRICS:
         return tokens(size, seed)
-    return classes(size, 2 if metric == "f1" else 3, seed)
+    return classes(size, 2 if metric in ("f1", "combined") else 3, seed)
 
 
 # --- the list ---------------------------------------------------------------------------------
