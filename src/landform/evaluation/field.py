@@ -21,9 +21,19 @@ from torch import Tensor
 from landform.errors import DataError, NonFiniteError
 from landform.evaluation.points import PointsWorker, PreparedData
 from landform.tasks.batching import IGNORED, Batch, cut_batches
+from landform.tasks.objective import Objective
 from landform.weights.space import BoundModel, ParameterSpace
 
-__all__ = ["Field"]
+__all__ = ["Field", "position_counts"]
+
+
+def position_counts(objective: Objective, batch: Batch) -> Tensor:
+    """(B,) positions of every example that carry a loss (of several references: their mean)."""
+    targets = objective.targets(batch)
+    if objective.kind == "regression":
+        return targets.new_ones(len(targets))
+    valid = targets != IGNORED
+    return batch.per_example(valid if valid.dim() == 1 else valid.sum(-1))
 
 
 class Field:
@@ -89,13 +99,7 @@ class Field:
         objective = self.data.objective
         counted = 0.0
         for batch in self._chosen(batches):
-            targets = objective.targets(batch)
-            if objective.kind == "regression":
-                counted += targets.numel()
-                continue
-            valid = targets != IGNORED
-            counts = valid if valid.dim() == 1 else valid.sum(-1)
-            counted += float(batch.per_example(counts).sum())
+            counted += float(position_counts(objective, batch).sum())
         if not counted:
             raise DataError(
                 f"{self.data.name}: no position of these examples has a label",
