@@ -16,7 +16,9 @@ from landform.store.study import load_results, slug
 
 __all__ = ["export"]
 
-Kind = Literal["logs", "interpolations", "surface", "samples", "cartography", "knowledge", "line"]
+Kind = Literal[
+    "logs", "interpolations", "surface", "samples", "cartography", "knowledge", "line", "fisher"
+]
 
 
 def export(
@@ -40,9 +42,10 @@ def export(
         of a plane through three models; samples: per-sample JSON of every evaluation; cartography:
         cartography.json of every data map; knowledge: lists of examples, counts and the report of
         the forgotten (--only: several splits of one line); line: result.csv and
-        solution_analysis.txt of a line.
+        solution_analysis.txt of a line; fisher: the lists of the guided-dropout scripts.
     store
-        The study directory; for cartography also a run that was trained with it.
+        The study directory; for cartography also a run that was trained with it; for fisher the
+        file of a Fisher.
     out
         Folder to write to.
     result
@@ -52,6 +55,13 @@ def export(
     """
     if kind == "cartography":
         wrote = _maps(store, out, result)
+        emit({"written": len(wrote)} if output.json_ else {}, output, wrote)
+        return
+    if kind == "fisher":
+        from landform.curvature.fisher import load_fisher
+        from landform.exchange.fisher_lists import write_fisher_lists
+
+        wrote = write_fisher_lists(load_fisher(store), out)
         emit({"written": len(wrote)} if output.json_ else {}, output, wrote)
         return
     results = load_results(Store.open(store, create=False))

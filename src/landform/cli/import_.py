@@ -17,6 +17,7 @@ from landform.cli.common import (
     emit,
     make_task,
     open_study,
+    save_csv,
 )
 from landform.errors import ConfigError
 from landform.evaluation.evaluate import Evaluation
@@ -30,7 +31,17 @@ from landform.tasks.task import TaskConfig
 
 __all__ = ["import_"]
 
-Kind = Literal["logs", "interpolations", "surface", "samples", "cartography", "knowledge", "hub"]
+Kind = Literal[
+    "logs",
+    "interpolations",
+    "surface",
+    "samples",
+    "cartography",
+    "knowledge",
+    "hub",
+    "fisher",
+    "traces",
+]
 
 
 def import_(
@@ -53,6 +64,7 @@ def import_(
     data: Annotated[TaskConfig, DataFlags] = TaskConfig(),
     split: str | None = None,
     dynamics: Path | None = None,
+    checkpoint: str | None = None,
     options: Annotated[ImportConfig, OptionFlags] = ImportConfig(),
     output: Annotated[OutputConfig, OutputFlags] = OutputConfig(),
 ) -> None:
@@ -65,7 +77,9 @@ def import_(
     kind
         logs: text logs of interpolate_1d; interpolations: its pickles; surface: pickles of
         interpolate_2d; samples: per-sample JSON of many models; cartography: cartography.json of
-        training dynamics; knowledge: a *_data_analysis.json, or the folder of the valid one; hub:
+        training dynamics; knowledge: a *_data_analysis.json, or the folder of the valid one;
+        fisher: the fisher_*.pkl of the guided-dropout scripts (and individual_gradients.pkl, as a
+        second source); traces: individual_gradients.pkl alone; hub:
         download, read nothing.
     sources
         logs: folders or files, one data set each, the first makes the basins. samples: prefixes or
@@ -89,7 +103,7 @@ def import_(
         interpolations: names of the columns after the loss. samples: metrics to compute.
     out
         hub: folder to download to. cartography: folder for the record, which landform cartography
-        reads.
+        reads. fisher: file for the Fisher (.safetensors). traces: file for the table (.csv).
     download
         hub: the evaluations of all models of a prefix, or the logs of a repository.
     match
@@ -100,6 +114,9 @@ def import_(
         The split of the task that per-sample files are from (of cartography: train).
     dynamics
         knowledge: the cartography.json of the same training file.
+    checkpoint
+        fisher: a checkpoint of the model, which tells the names; --kind for another head than its
+        own.
     """
     if kind == "hub":
         _download(sources, out, download, match, repo_type, output)
@@ -108,6 +125,12 @@ def import_(
         raise ConfigError(
             f"{len(name)} names for {len(sources)} sources", remedy="give one --name for each"
         )
+    if kind == "fisher":
+        _fisher(sources, checkpoint, out, store, keep_as, data, split, allow_pickle, output)
+        return
+    if kind == "traces":
+        _traces(sources, out, allow_pickle, output)
+        return
     if kind == "cartography":
         _map(sources, out, store, keep_as, data, split or "train", output)
         return
@@ -257,6 +280,59 @@ def _knowledge(
         folder = Path(source) if Path(source).is_dir() else Path(source).parent
         results[keep_as or slug("knowledge", folder.name or "folder", found.data)] = found
     _keep(results, store, output, readings=len(results))
+
+
+def _fisher(
+    sources: list[str],
+    checkpoint: str | None,
+    out: Path | None,
+    store: Path | None,
+    keep_as: str | None,
+    data: TaskConfig,
+    split: str | None,
+    allow_pickle: bool,
+    output: OutputConfig,
+) -> None:
+    from landform.exchange.fisher_lists import read_fisher_list
+
+    if checkpoint is None or out is None or len(sources) > 2:
+        raise ConfigError(
+            "a Fisher is read from one list (and a second one, of traces) with the names of a "
+            "checkpoint, and written to a file",
+            remedy="landform import fisher fisher_bert.pkl --checkpoint bert-base-uncased "
+            "--allow-pickle --out fisher.safetensors",
+        )
+    found = read_fisher_list(
+        sources[0],
+        checkpoint,
+        allow_pickle=allow_pickle,
+        traces=sources[1] if len(sources) > 1 else None,
+        kind=data.kind,
+        task=data.task,
+        split=split or "train",
+    )
+    wrote = [found.save(out)]
+    if store is not None:
+        title = keep_as or slug("fisher", Path(sources[0]).stem)
+        publish(open_study(store), title, found.summary)
+        wrote.append(store / "results" / title)
+    emit(found.summary, output, wrote)
+
+
+def _traces(sources: list[str], out: Path | None, allow_pickle: bool, output: OutputConfig) -> None:
+    from landform.exchange.fisher_lists import read_trace_list
+
+    if len(sources) > 1 or out is None:
+        raise ConfigError("traces are read from one list", remedy="name a file for them: --out")
+    table = read_trace_list(sources[0], allow_pickle=allow_pickle)
+    values = table["mean_square"]
+    if not output.json_:
+        print(
+            f"mean squared gradients of {len(table)} examples: mean {values.mean():.4g}, median "
+            f"{values.median():.4g}, largest {values.max():.4g} (example {values.idxmax()})"
+        )
+    emit({"examples": len(table), "mean": values.mean()} if output.json_ else {}, output,
+         save_csv(table, out))  # fmt: skip
 
 
 def _map(
