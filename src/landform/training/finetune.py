@@ -658,6 +658,7 @@ class TrainWorker:
             "task": work.task.name,
             "split": work.split,
             "config": config.model_dump(mode="json"),
+            "dropout": model.landform_dropout,
             "environment": environment(),
             "summary": self._summary(place.path.name, seeds, table),
         }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -11,9 +12,11 @@ from torch import nn
 from landform.errors import ConfigError, LabelError
 from landform.tasks.objective import Objective
 from landform.tasks.task import Task
+from landform.training.dropout import dropout_in_force, put_dropout
 from landform.training.options import TrainConfig
 from landform.training.seeds import Seeds, add_noise
 from landform.weights.checkpoint import Checkpoint, load_model
+from landform.weights.sites import dropout_sites
 from landform.weights.tuning import method_name, tune
 
 __all__ = ["label_order", "refuse_tuned", "starting_model"]
@@ -75,7 +78,8 @@ def starting_model(
     seeds: Seeds,
 ) -> Any:
     """The model before its first step; what the checkpoint lacks is drawn under `seeds.head`."""
-    changes = dropout_changes(checkpoint, config.dropout)
+    rate = config.dropout if isinstance(config.dropout, float) else None
+    changes = dropout_changes(checkpoint, rate, insert=config.insert_dropout)
     if task.kind in _HEADED and (config.new_head or not has_head(checkpoint, task.kind)):
         changes |= _head_changes(task, labels)
     # The head is drawn by transformers while it loads, from the global generator.
@@ -89,7 +93,30 @@ def starting_model(
     if config.tuning != "full":
         # The head draws first, from the same stream: what is drawn next does not repeat it.
         model = tune(model, config, head=task.kind in _HEADED)
+    model.landform_dropout = _put_dropout(model, config)
     return model
+
+
+def _put_dropout(model: Any, config: TrainConfig) -> dict[str, float] | None:
+    """Dropout as the options ask for it; what is in force, or None where they do not."""
+    rate: Any = config.dropout
+    schedule = rate
+    if rate is None or isinstance(rate, float):
+        # A number is in the model's config already; it reaches what is inserted as well.
+        inserted = [s.name for s in dropout_sites(model) if s.how == "insert"]
+        schedule = dict.fromkeys(inserted, rate) if config.insert_dropout and rate else {}
+        if config.dropout_noise == "bernoulli" and not schedule:
+            with suppress(ConfigError):  # only the record asks for what acts: no reason to stop
+                return None if rate is None else dropout_in_force(model)
+            return None
+    return put_dropout(
+        model,
+        schedule,
+        noise=config.dropout_noise,
+        insert=config.insert_dropout,
+        compat=config.dropout_compat,
+        all_sites=rate is None or isinstance(rate, float),
+    ).in_force
 
 
 def _head_changes(task: Task, labels: tuple[str, ...]) -> dict[str, Any]:
@@ -121,8 +148,13 @@ def _with_new_head(checkpoint: Checkpoint, task: Task, changes: dict[str, Any]) 
     return model.eval()
 
 
-def dropout_changes(checkpoint: Checkpoint, rate: float | None) -> dict[str, Any]:
-    """Changes of config.json that set every dropout rate the architecture has to `rate`."""
+def dropout_changes(
+    checkpoint: Checkpoint, rate: float | None, *, insert: bool = False
+) -> dict[str, Any]:
+    """Changes of config.json that set every dropout rate the architecture has to `rate`.
+
+    Raises `ConfigError` where it has none, unless dropout is inserted.
+    """
     if rate is None:
         return {}
     from transformers import AutoConfig
@@ -135,7 +167,7 @@ def dropout_changes(checkpoint: Checkpoint, rate: float | None) -> dict[str, Any
         and not _NOT_A_RATE.search(name)
         and ((isinstance(value, float | int) and not isinstance(value, bool)) or value is None)
     ]
-    if not names:
+    if not names and not insert:
         raise ConfigError(
             f"{checkpoint.spec}: its config.json has no dropout rate to set",
             remedy="leave the option dropout out",

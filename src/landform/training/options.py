@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Set
+from collections.abc import Mapping, Set
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from landform.training.schedules import (
+    PRESETS,
+    DropoutSchedule,
+    check_probabilities,
+    read_schedule,
+)
 from landform.weights.tuning import TUNING_OPTIONS, TuningConfig
 
 __all__ = ["ROW_OPTIONS", "WATCH_OPTIONS", "WHERE_ONLY", "TrainConfig", "identity", "options_given"]
@@ -59,8 +65,19 @@ class TrainConfig(TuningConfig):
     """Term that keeps AdamW's division finite (the original BERT code uses 1e-6)."""
     clip: float = Field(1.0, ge=0, allow_inf_nan=False)
     """Largest norm of the gradient; longer ones are shortened (0: no limit)."""
-    dropout: float | None = Field(None, ge=0, lt=1)
-    """Set every dropout rate of the model to this value (default: what its config says)."""
+    dropout: float | str | Mapping[str, float] | None = None
+    """A number: every dropout rate of the model. Or a schedule for its sub-layers, verified in a
+    training forward pass: a file made by landform dropout, or bert-guided, the published one of
+    BERT-base (default: what the model's config says)."""
+    dropout_noise: Literal["bernoulli", "gaussian"] = "bernoulli"
+    """What dropout does: set entries to 0 (bernoulli), or multiply them by Gaussian noise of mean 1
+    and variance p / (1 - p)."""
+    insert_dropout: bool = False
+    """Put dropout where a LLaMA-class model has none: after its embeddings, attention outputs and
+    feed-forward outputs."""
+    dropout_compat: Literal["guided-dropout"] | None = None
+    """Gaussian noise as the code of Sharma et al. 2024 has it: standard deviation p / (1 - p), and
+    in evaluation too."""
     bf16: bool = False
     """Compute in bfloat16 where that is safe; weights and optimizer stay float32."""
     max_length: int | None = Field(None, ge=2)
@@ -137,6 +154,19 @@ class TrainConfig(TuningConfig):
     @classmethod
     def _one_is_enough(cls, value: object) -> object:
         return (value,) if isinstance(value, int) and not isinstance(value, bool) else value
+
+    @field_validator("dropout", mode="before")
+    @classmethod
+    def _schedule(cls, value: object) -> object:
+        return _read_dropout(value)
+
+    @model_validator(mode="after")
+    def _dropout_agrees(self) -> Self:
+        if self.insert_dropout and self.dropout is None:
+            raise ValueError("insert_dropout needs dropout: the probabilities of what is inserted")
+        if self.dropout_compat is not None and self.dropout_noise != "gaussian":
+            raise ValueError("dropout_compat says how dropout_noise gaussian is drawn")
+        return self
 
     @field_validator("seeds")
     @classmethod
@@ -225,6 +255,32 @@ WHERE_ONLY = ROW_OPTIONS | frozenset(
 it as what they came to."""
 
 
+def _read_dropout(value: Any) -> Any:
+    """A number, the name of a preset, or {site: p}: the content of a file, not its name."""
+    if value is None or value == "none":
+        return None
+    if isinstance(value, DropoutSchedule):
+        return value.probabilities
+    if isinstance(value, Mapping):
+        return check_probabilities(value, "option dropout")
+    if isinstance(value, bool):
+        raise ValueError("expected a number, a schedule file or the name of a preset")
+    try:
+        rate = float(value)
+    except (TypeError, ValueError):
+        if value in PRESETS and not Path(value).exists():
+            return value
+        place = Path(value).expanduser()
+        if place.suffix != ".json" and not place.exists():
+            raise ValueError(
+                f"expected a number, a schedule file, or one of the presets {', '.join(PRESETS)}"
+            ) from None
+        return read_schedule(place)
+    if not 0 <= rate < 1:
+        raise ValueError("a dropout rate is at least 0 and below 1")
+    return rate
+
+
 def options_given(config: TrainConfig, names: Set[str]) -> list[str]:
     """Those of `names` that are not at their default, in the order of the fields."""
     fields = TrainConfig.model_fields
@@ -241,5 +297,10 @@ def identity(config: TrainConfig) -> dict[str, Any]:
     if config.max_steps is not None:
         left_out |= {"epochs"}
     left_out |= {name for name in ("keep_best", "early_stop") if getattr(config, name) is None}
+    left_out |= {
+        name
+        for name in ("dropout_noise", "insert_dropout", "dropout_compat")
+        if getattr(config, name) == TrainConfig.model_fields[name].default
+    }
     left_out |= {"ewc", "ewc_strength"}  # what the file holds, not its name, is part of a run
     return {**config.model_dump(mode="json", exclude=set(left_out)), **config.identity()}
