@@ -39,6 +39,7 @@ METHODS = {
     "lora": ("t5-v1.1", {"tuning": "lora", "lora_rank": 2}),
     "prefix": ("t5-v1.1", {"tuning": "prefix", "prefix_length": 2, "prefix_hidden": 4}),
     "prompt": ("t5-v1.1", {"tuning": "prompt", "prompt_length": 2}),
+    "compacter": ("t5-v1.1", {"tuning": "compacter", "adapter_size": 8}),
     "bart-bitfit": ("bart", {"tuning": "bitfit"}),
     "bart-adapter": ("bart", {"tuning": "adapter", "adapter_size": 3}),
 }
