@@ -460,8 +460,15 @@ class Task:
         raise DataError(
             f"task {self.name!r} has no split {split!r}",
             remedy=(f"did you mean {guess!r}? " if guess else "")
-            + f"Splits: {', '.join(self.parts)}",
+            + f"Splits: {', '.join(self.parts)}"
+            + self._single_file_hint(),
         )
+
+    def _single_file_hint(self) -> str:
+        if self.config.files is not None or len(self.parts) > 1:
+            return ""
+        file = isinstance(self.source, FileSource)
+        return "; to name the split of a single file: {'train': path}" if file else ""
 
     def examples(self, split: str, *, rows: int | None = None) -> Examples:
         """The examples of `split`, all or the first `rows` of them (after filters)."""
@@ -836,7 +843,10 @@ def _with_rows(task: Task, config: TaskConfig) -> Task:
         task.resolve(name)
     if config.resplit is None:
         return task
-    names = tuple(map(task.resolve, config.resplit_of or ("train", "validation")))
+    try:
+        names = tuple(map(task.resolve, config.resplit_of or ("train", "validation")))
+    except DataError as error:
+        raise DataError(f"resplit: {error.what}", remedy=error.remedy) from None
     others = [s for s in task.source.splits if s.startswith("validation") and s not in names]
     if len(set(names)) < 2 or (config.resplit_of is None and others):
         raise ConfigError(
