@@ -21,13 +21,14 @@ import math
 import os
 from base64 import b64decode, b64encode
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Self
 
 import numpy as np
 import pandas as pd
+import torch
 from torch import Tensor
 
 from landform.errors import ConfigError, CurvatureError, StoreError
@@ -36,13 +37,16 @@ from landform.store.atomic import atomic_path, file_errors, parse_table, table_b
 from landform.store.fingerprint import fingerprint
 from landform.weights.space import ParameterSpace
 
-__all__ = ["Fisher", "FisherScores", "GroupBy", "Weighting", "load_fisher"]
+__all__ = ["Fisher", "FisherScores", "GroupBy", "Weighting", "distribution_of", "load_fisher"]
 
 GroupBy = Literal["tensor", "sublayer", "layer"]
 Weighting = Literal["entries", "tensors"]
 
 FORMAT = 1
 METADATA = "landform"
+CHUNK = 1 << 22
+FRACTION = 18
+"""Bits of a float32 that do not tell the bin of its size."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +78,8 @@ class FisherScores(Result):
     """groups, examples, correlation, low, high: Spearman's correlation of the scores from two
     random halves of the first so many examples, over random divisions (median and 90 % range)"""
     provenance: dict[str, Any]
+    distribution: pd.DataFrame | None = None
+    """entries of the diagonal by size, see `distribution_of`; a `Fisher` fills it in"""
 
     def groups(
         self,
@@ -176,6 +182,11 @@ class Fisher:
     diagonal: Mapping[str, Tensor]
     """{parameter name: F, of the parameter's shape}, float32 or float64 on the CPU"""
 
+    def __post_init__(self) -> None:
+        if self.summary.distribution is None:
+            counted = replace(self.summary, distribution=distribution_of(self.diagonal))
+            object.__setattr__(self, "summary", counted)
+
     def groups(self, kind: GroupBy = "sublayer", **options: Any) -> pd.DataFrame:
         """See `FisherScores.groups`."""
         return self.summary.groups(kind, **options)
@@ -269,6 +280,27 @@ class Fisher:
                 remedy="a file made by landform fisher is expected; if it is one, make it again",
             ) from None
         return cls(_read_summary(about, place), tensors)
+
+
+def distribution_of(diagonal: Mapping[str, Tensor]) -> pd.DataFrame:
+    """How many entries have which size: value, entries, in rising order of value.
+
+    A bin holds the entries up to `value` that are larger than the value before; there are 32 in
+    every doubling. Cumulated, they are the sorted curve of all entries at a thousand places.
+    """
+    counts = torch.zeros(1 << 13, dtype=torch.int64)
+    for values in diagonal.values():
+        flat = values.detach().reshape(-1)
+        for start in range(0, flat.numel(), CHUNK):
+            # The first bits of a positive float32 (sign, exponent, 5 of its fraction) count up with
+            # its logarithm: no sorting, no range to be known before.
+            part = flat[start : start + CHUNK].float().nan_to_num().clamp(min=0)
+            bits = part.view(torch.int32) >> FRACTION
+            counts += torch.bincount(bits, minlength=len(counts)).cpu()
+    filled = counts.nonzero().flatten()
+    tops = (((filled + 1) << FRACTION) - 1).to(torch.int32).view(torch.float32).double()
+    tops[filled == 0] = 0.0
+    return pd.DataFrame({"value": tops.numpy(), "entries": counts[filled].numpy()})
 
 
 def load_fisher(source: Fisher | str | os.PathLike[str]) -> Fisher:
