@@ -79,18 +79,20 @@ class Landscape(Result):
 
     @property
     def summary(self) -> pd.DataFrame:
-        """One row per mask, on the first data set: mask, entries that move, their share of the
-        model, length of the directions, mean losses at the centre, at about a quarter, a half and
-        the whole of the extent, and the lowest and highest pair there."""
+        """One row per mask, on the first data set: mask, entries that move (mean over pairs), their
+        share of the model, mean length of the directions, of a random mask of as many entries, and
+        mean losses at r nearest to 0, a quarter, a half and the whole of the extent, with the
+        lowest and the highest pair there."""
         rows = []
         for mask in self.masks:
             moved = self.directions[self.directions["mask"] == mask]
             ring = self._rings(mask)
             row: dict[str, Any] = {
                 "mask": mask,
-                "entries": int(moved["entries"].iloc[0]),
-                "share": float(moved["entries"].iloc[0] / moved["of"].iloc[0]),
+                "entries": round(float(moved["entries"].mean())),
+                "share": float((moved["entries"] / moved["of"]).mean()),
                 "length": float(moved["norm"].mean()),
+                "control": float(moved["control_norm"].mean()),
             }
             for part in (0.0, 0.25, 0.5, 1.0):
                 at = ring.iloc[int((ring.radius - part * ring.radius.max()).abs().argmin())]
@@ -106,7 +108,7 @@ class Landscape(Result):
     def notes(self) -> tuple[str, ...]:
         """What each mask leaves of the directions of the first pair."""
         said = [note for mask in self.masks for note in self.surface(mask).notes]
-        return tuple(dict.fromkeys(said))
+        return tuple(note for note in said if not note.startswith("control"))
 
     @property
     def reading(self) -> str:

@@ -32,9 +32,11 @@ from landform.report.connections import (
     styles_of,
 )
 from landform.report.connectivity_pages import CONNECTIVITY_KINDS, transitivity_part
+from landform.report.dropout_figures import DROPOUT_KINDS
 from landform.report.example_pages import EXAMPLE_KINDS
 from landform.report.influence_pages import INFLUENCE_KINDS
 from landform.report.knowledge_pages import KNOWLEDGE_KINDS
+from landform.report.landscape_figures import LANDSCAPE_KINDS
 from landform.report.mixing_figures import MIXING_KINDS
 from landform.report.parts import (
     Kind,
@@ -613,5 +615,7 @@ KINDS: dict[str, Kind] = {
     **EXAMPLE_KINDS,
     **INFLUENCE_KINDS,
     **KNOWLEDGE_KINDS,
+    **LANDSCAPE_KINDS,
+    **DROPOUT_KINDS,
     **MIXING_KINDS,
 }

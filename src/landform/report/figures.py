@@ -53,6 +53,7 @@ from landform.report.connectivity_figures import (
     plot_sharpness_scatter,
     plot_transitivity,
 )
+from landform.report.dropout_figures import DROPOUT_FIGURES, plot_dropout
 from landform.report.example_figures import (
     EXAMPLE_FIGURES,
     plot_barrier,
@@ -83,6 +84,13 @@ from landform.report.knowledge_figures import (
     plot_forgotten,
     plot_knowledge,
     plot_score_matrix,
+)
+from landform.report.landscape_figures import (
+    LANDSCAPE_FIGURES,
+    plot_landscape,
+    plot_landscape_relief,
+    plot_landscape_surfaces,
+    plot_landscapes,
 )
 from landform.report.mixing_figures import MIXING_FIGURES, plot_mixing
 from landform.report.style import (
@@ -142,6 +150,7 @@ __all__ = [
     "plot_counterfactual",
     "plot_curves",
     "plot_data_map",
+    "plot_dropout",
     "plot_dynamics",
     "plot_eigenvalues",
     "plot_endpoints",
@@ -154,6 +163,10 @@ __all__ = [
     "plot_heatmap",
     "plot_interpolation",
     "plot_knowledge",
+    "plot_landscape",
+    "plot_landscape_relief",
+    "plot_landscape_surfaces",
+    "plot_landscapes",
     "plot_lds",
     "plot_lds_queries",
     "plot_metrics",
@@ -1109,9 +1122,11 @@ FIGURES: dict[str, dict[str, Callable[..., Figure]]] = {
     **BOUNDARY_FIGURES,
     **CARTOGRAPHY_FIGURES,
     **CONNECTIVITY_FIGURES,
+    **DROPOUT_FIGURES,
     **EXAMPLE_FIGURES,
     **INFLUENCE_FIGURES,
     **KNOWLEDGE_FIGURES,
+    **LANDSCAPE_FIGURES,
     **MIXING_FIGURES,
 }
 """The figures of each kind of result, its main one first."""
@@ -1136,6 +1151,7 @@ def _plot_two_agree(
 
 TOGETHER: dict[str, Callable[..., Figure]] = {
     "surfaces": plot_surfaces,
+    "landscapes": plot_landscapes,
     "score_distributions": plot_score_distributions,
     "agreement": _plot_two_agree,
 }
@@ -1143,6 +1159,7 @@ TOGETHER: dict[str, Callable[..., Figure]] = {
 
 OPERANDS: dict[str, tuple[str, ...]] = {
     "surfaces": ("Surface",),
+    "landscapes": ("Surface", "Landscape"),
     "score_distributions": ("Connection", "Evaluation"),
     "agreement": ("Influence",),
 }

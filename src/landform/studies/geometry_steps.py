@@ -131,15 +131,23 @@ class SurfaceStep(SurfaceConfig, DataStep):
     """Three checkpoints: the first one is the origin."""
     around: str | None = None
     """One checkpoint, for random directions around it."""
-    fisher: str | None = None
+    fisher: Path | None = None
     """The Fisher that the masks rank by: a file of landform fisher."""
 
     def needs(self) -> tuple[str, ...]:
         """The checkpoints."""
         return self.through if self.around is None else (*self.through, self.around)
 
+    def check(self, file: StudyFile) -> None:
+        """Look for the data, and for the checkpoints and the Fisher that are there already."""
+        self.check_data(file)
+        if find(file, self.needs()) and not file.waits_for(self.fisher):
+            self.study(file)
+
     def forecast(self, file: StudyFile, store: ArtifactStore | None) -> str:
         """Evaluations, time and memory: with `refine` at most those."""
+        if file.waits_for(self.fisher):
+            return f"waits for the Fisher of an earlier step ({self.fisher})"
         said = super().forecast(file, store)
         return f"at most {said}" if self.refine else said
 
