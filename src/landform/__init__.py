@@ -77,13 +77,16 @@ if TYPE_CHECKING:
     from landform.tasks.task import Task, load_task
     from landform.training.cartography import CartographyCallback
     from landform.training.consolidation import ConsolidationCallback
+    from landform.training.dropout import DropoutCallback, apply_dropout, dropout_in_force
     from landform.training.ensemble import retrain
     from landform.training.finetune import train
+    from landform.training.schedules import DropoutSchedule, dropout_schedule
     from landform.weights.alignment import align
     from landform.weights.checkpoint import Checkpoint, load_model, load_tokenizer, select
     from landform.weights.convert import convert
     from landform.weights.distance import distance
     from landform.weights.merge import Merge, merge
+    from landform.weights.sites import DropoutSite, dropout_sites
     from landform.weights.space import ParameterSpace
 
 try:
@@ -104,6 +107,9 @@ _HOME = {
     "ConsolidationCallback": "landform.training.consolidation",
     "Counterfactual": "landform.studies.counterfactual",
     "DataMap": "landform.evaluation.cartography",
+    "DropoutCallback": "landform.training.dropout",
+    "DropoutSchedule": "landform.training.schedules",
+    "DropoutSite": "landform.weights.sites",
     "Dynamics": "landform.studies.dynamics",
     "Evaluation": "landform.evaluation.evaluate",
     "ExampleTable": "landform.studies.example_table",
@@ -116,6 +122,7 @@ _HOME = {
     "Influence": "landform.attribution.influence",
     "Interpolation": "landform.geometry.line",
     "Knowledge": "landform.geometry.knowledge",
+    "Landscape": "landform.geometry.landscape",
     "LinearDatamodelling": "landform.attribution.lds",
     "Merge": "landform.weights.merge",
     "Mislabel": "landform.attribution.mislabel",
@@ -128,11 +135,11 @@ _HOME = {
     "Sharpness": "landform.geometry.sharpness",
     "SharpnessComparison": "landform.geometry.sharpness",
     "Similarity": "landform.geometry.similarity",
-    "Landscape": "landform.geometry.landscape",
     "Surface": "landform.geometry.surface",
     "Task": "landform.tasks.task",
     "Transitivity": "landform.geometry.transitivity",
     "align": "landform.weights.alignment",
+    "apply_dropout": "landform.training.dropout",
     "area_under_curve": "landform.geometry.curves",
     "average": "landform.geometry.average",
     "axis_lines": "landform.studies.axes",
@@ -142,9 +149,9 @@ _HOME = {
     "build_index": "landform.attribution.index",
     "bump_area": "landform.geometry.curves",
     "bump_height": "landform.geometry.curves",
+    "cartography": "landform.evaluation.cartography",
     "collect_axes": "landform.studies.axes",
     "compare_sharpness": "landform.studies.sharpness",
-    "cartography": "landform.evaluation.cartography",
     "connect": "landform.studies.connect",
     "connection_of": "landform.exchange.connections",
     "convert": "landform.weights.convert",
@@ -153,6 +160,9 @@ _HOME = {
     "counterfactual": "landform.studies.counterfactual",
     "data_map": "landform.evaluation.cartography",
     "distance": "landform.weights.distance",
+    "dropout_in_force": "landform.training.dropout",
+    "dropout_schedule": "landform.training.schedules",
+    "dropout_sites": "landform.weights.sites",
     "dynamics": "landform.studies.dynamics",
     "evaluate": "landform.evaluation.evaluate",
     "example_table": "landform.studies.example_table",
@@ -166,6 +176,8 @@ _HOME = {
     "influence": "landform.attribution.influence",
     "interpolate": "landform.geometry.line",
     "knowledge_along_path": "landform.geometry.knowledge",
+    "landscape": "landform.geometry.landscape",
+    "landscape_statistics": "landform.geometry.landscape",
     "lds": "landform.studies.lds",
     "linear_datamodelling_score": "landform.attribution.lds",
     "load_fisher": "landform.curvature.fisher",
@@ -186,8 +198,6 @@ _HOME = {
     "self_influence": "landform.attribution.influence",
     "sharpness": "landform.geometry.sharpness",
     "similarity": "landform.geometry.similarity",
-    "landscape": "landform.geometry.landscape",
-    "landscape_statistics": "landform.geometry.landscape",
     "surface": "landform.geometry.surface",
     "task_boundaries": "landform.studies.boundary",
     "task_boundary": "landform.studies.boundary",

@@ -92,6 +92,11 @@ _COMMANDS = {
         "landform average runs/seed0 runs/seed1 --fisher f0.safetensors f1.safetensors --task sst2 "
         "--out merged",
     ),
+    "dropout": (
+        "A dropout probability for every sub-layer, from the Fisher scores of a model.",
+        "landform dropout fisher.safetensors --kind rank-linear --high 0.1 --out schedule.json",
+        "landform dropout fisher.safetensors --control by-type --out by-type.json",
+    ),
     "simplex": (
         "Fit a simplicial complex of low loss through checkpoints.",
         "landform simplex runs/seed0 runs/seed1 runs/seed2 --task sst2 --connectors 2",

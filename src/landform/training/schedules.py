@@ -114,6 +114,11 @@ class DropoutSchedule(Result):
     error (its standard error over examples, NaN where not known), rank (0: lowest score), p"""
     provenance: dict[str, Any]
 
+    @classmethod
+    def of(cls, scores: Scores, **options: Any) -> DropoutSchedule:
+        """The schedule of `dropout_schedule`, with scores, errors and ranks."""
+        return make_schedule(scores, **options)
+
     @property
     def probabilities(self) -> dict[str, float]:
         """{site: p}, what `apply_dropout` and `train` take."""
