@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 __all__ = [
+    "TOGETHER",
     "Lanczos",
     "Multiply",
     "Quadrature",
@@ -34,6 +35,9 @@ Multiply = Callable[[Sequence[Tensor]], list[Tensor]]
 
 SPENT = 1e-6
 """A Krylov space is exhausted where what is new of A v is smaller than this share of it."""
+
+TOGETHER = 4
+"""Probes that are multiplied at once: they share the forward pass of every batch."""
 
 
 def random_vector(size: int, seed: int, like: Tensor) -> Tensor:
@@ -302,21 +306,27 @@ def deflated_trace(
     """
     exact, basis = 0.0, like.new_zeros(0, size)
     if sketch:
-        columns = multiply([signs(size, seed + k, like) for k in range(sketch)])
-        basis = _orthonormal(torch.stack(columns))
+        columns = like.new_zeros(sketch, size)
+        for some in _few(sketch):
+            images = multiply([signs(size, seed + k, like) for k in some])
+            columns[some.start : some.stop] = torch.stack(images)
+        basis = _orthonormal(columns)
         del columns
-        if len(basis):
-            images = multiply(list(basis))
-            exact = sum(float(q @ a) for q, a in zip(basis, images, strict=True))
-            del images
-    rest = []
-    for k in range(probes):
-        x = signs(size, seed + sketch + k, like)
+        for some in _few(len(basis)):
+            chosen = [basis[k] for k in some]
+            exact += sum(float(q @ a) for q, a in zip(chosen, multiply(chosen), strict=True))
+    values: list[float] = []
+    for some in _few(probes):
+        chosen = [signs(size, seed + sketch + k, like) for k in some]
         for _ in range(2 if len(basis) else 0):
-            x = x - basis.t() @ (basis @ x)
-        rest.append(x)
-    values = [float(x @ a) for x, a in zip(rest, multiply(rest), strict=True)] if rest else []
+            chosen = [x - basis.t() @ (basis @ x) for x in chosen]
+        values += [float(x @ a) for x, a in zip(chosen, multiply(chosen), strict=True)]
     return exact, np.array(values)
+
+
+def _few(count: int) -> list[range]:
+    """The numbers below `count`, a few at a time: their vectors are held together."""
+    return [range(k, min(k + TOGETHER, count)) for k in range(0, count, TOGETHER)]
 
 
 def _orthonormal(rows: Tensor) -> Tensor:

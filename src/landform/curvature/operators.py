@@ -49,8 +49,11 @@ __all__ = ["CurvatureOperator", "OperatorKind", "Reduction", "differentiable_att
 OperatorKind = Literal["hessian", "ggn", "fisher", "empirical-fisher"]
 Reduction = Literal["mean", "sum", "token"]
 
-STEP = 1e-4
-"""Length of the steps of second differences: in float64 their error is some 1e-8."""
+STEPS = (1e-4, 1e-3, 1e-2)
+"""Lengths of the steps of second differences. In float64 the first one leaves an error of some
+1e-8; models that take norms or softmax in float32, whatever their dtype, need the others."""
+AGREE = 0.02
+"""Second differences that add up to another v^T A v than this share apart say nothing."""
 
 
 @contextmanager
@@ -312,33 +315,49 @@ class CurvatureOperator:
 
     # --- what single examples say -----------------------------------------------------------
 
-    def quadratic_forms(self, vectors: Sequence[Tensor]) -> list[Tensor]:
+    def quadratic_forms(
+        self, vectors: Sequence[Tensor], quotients: Sequence[float] | None = None
+    ) -> list[Tensor]:
         """(N,) float64 for every v: v^T A_i v, where A = sum_i A_i / denominator.
 
         Of the Hessian by second differences of the losses l_i(theta +- h v / ||v||) in float64,
         which take two forward passes and no graph; of the others exactly, with their products.
+        With `quotients` (v^T A v) differences that do not add up to them are taken again over a
+        longer step, and are NaN where no step does.
         """
+        if self.kind == "hessian":
+            return self._second_differences(vectors, quotients)
         forms = [torch.zeros(self.data.size, dtype=torch.float64) for _ in vectors]
-        if self.kind != "hessian":
-            self.multiply_all(vectors, forms)
-            return forms
+        self.multiply_all(vectors, forms)
+        return forms
+
+    def _second_differences(
+        self, vectors: Sequence[Tensor], quotients: Sequence[float] | None
+    ) -> list[Tensor]:
         wide = copy.deepcopy(self.model).double().eval()
         named = dict(wide.named_parameters())
-        parameters = [named[name] for name in self.space.names]
-        here = [p.detach().clone() for p in parameters]
+        places = [named[name] for name in self.space.names]
+        here = [p.detach().clone() for p in places]
         middle = self._losses(wide)
-        for vector, form in zip(vectors, forms, strict=True):
-            length = float(torch.linalg.vector_norm(vector.double()))
-            step = STEP / max(length, 1e-300)
-            for sign in (1.0, -1.0):
-                views = self.space.unflatten(vector).values()
-                with torch.no_grad():
-                    for parameter, at, view in zip(parameters, here, views, strict=True):
-                        torch.add(at, view.double(), alpha=sign * step, out=parameter)
-                form += self._losses(wide)
-            form -= 2 * middle
-            form /= step**2
-        return forms
+        found = []
+        for k, vector in enumerate(vectors):
+            views = [view.double() for view in self.space.unflatten(vector).values()]
+            length = max(float(torch.linalg.vector_norm(vector.double())), 1e-300)
+            form = torch.full_like(middle, float("nan"))
+            for step in STEPS:
+                total = -2 * middle
+                for signed in (step / length, -step / length):
+                    with torch.no_grad():
+                        for place, at, view in zip(places, here, views, strict=True):
+                            torch.add(at, view, alpha=signed, out=place)
+                    total += self._losses(wide)
+                total /= (step / length) ** 2
+                told = None if quotients is None else quotients[k] * self.denominator
+                if told is None or abs(float(total.sum()) - told) <= AGREE * abs(told):
+                    form = total
+                    break
+            found.append(form)
+        return found
 
     def _losses(self, model: nn.Module) -> Tensor:
         """(N,) summed losses of the examples under a float64 copy of the model."""

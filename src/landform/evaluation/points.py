@@ -623,6 +623,10 @@ class PointsWorker:
                 )
         return {"texts": texts, "generations_cut": cut} if texts else {}
 
+    def move(self, keys: Sequence[str], weights: Sequence[float]) -> None:
+        """Put the model at the mixture of the members with these fingerprints."""
+        self._move(self.points(keys), weights)
+
     def _move(self, points: list[Tensor], weights: Sequence[float]) -> None:
         if len(points) == 1 and weights[0] == 1.0:
             self.bound.move_to(points[0])
