@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from landform.exchange.evaluations import read_evaluations
     from landform.exchange.hub import push
     from landform.exchange.interpolations import read_interpolations
+    from landform.exchange.landscapes import read_landscape
     from landform.exchange.logs import read_logs
     from landform.exchange.surfaces import read_surfaces
     from landform.geometry.average import Average, average
@@ -66,6 +67,7 @@ if TYPE_CHECKING:
     from landform.studies.axes import Axes, axis_lines, collect_axes
     from landform.studies.barrier_influence import BarrierInfluence, barrier_influence
     from landform.studies.boundary import Boundaries, Boundary, task_boundaries, task_boundary
+    from landform.studies.comparison import DropoutComparison, FisherFit, compare_dropout
     from landform.studies.connect import Connection, connect
     from landform.studies.counterfactual import Counterfactual, counterfactual
     from landform.studies.dynamics import Dynamics, dynamics
@@ -108,6 +110,7 @@ _HOME = {
     "Counterfactual": "landform.studies.counterfactual",
     "DataMap": "landform.evaluation.cartography",
     "DropoutCallback": "landform.training.dropout",
+    "DropoutComparison": "landform.studies.comparison",
     "DropoutSchedule": "landform.training.schedules",
     "DropoutSite": "landform.weights.sites",
     "Dynamics": "landform.studies.dynamics",
@@ -115,6 +118,7 @@ _HOME = {
     "ExampleTable": "landform.studies.example_table",
     "Factors": "landform.curvature.factors",
     "Fisher": "landform.curvature.fisher",
+    "FisherFit": "landform.studies.comparison",
     "FisherScores": "landform.curvature.fisher",
     "FittedComplex": "landform.geometry.simplexes",
     "FittedPath": "landform.geometry.fitting",
@@ -151,6 +155,7 @@ _HOME = {
     "bump_height": "landform.geometry.curves",
     "cartography": "landform.evaluation.cartography",
     "collect_axes": "landform.studies.axes",
+    "compare_dropout": "landform.studies.comparison",
     "compare_sharpness": "landform.studies.sharpness",
     "connect": "landform.studies.connect",
     "connection_of": "landform.exchange.connections",
@@ -190,6 +195,7 @@ _HOME = {
     "read_evaluations": "landform.exchange.evaluations",
     "read_interpolations": "landform.exchange.interpolations",
     "read_logs": "landform.exchange.logs",
+    "read_landscape": "landform.exchange.landscapes",
     "read_surfaces": "landform.exchange.surfaces",
     "retrain": "landform.training.ensemble",
     "ridge": "landform.geometry.ridge",

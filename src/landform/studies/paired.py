@@ -5,10 +5,11 @@ difference d_s of each seed s = 1 ... n, not two clouds of values:
 
     interval     mean(d) +- t_{n-1, (1 + level) / 2} sd(d) / sqrt(n)
     paired t     P(|T_{n-1}| >= |mean(d)| sqrt(n) / sd(d))
-    sign flip    the share of the 2^n patterns of signs e for which |sum e_s d_s| >= |sum d_s|: exact
-                 where signs are exchangeable, without a normal distribution, and never below 2 / 2^n
-    detectable   the smallest |mean| that the paired t test at 1 - level, with this sd(d), would find
-                 with probability `power` (noncentral t)
+    sign flip    the share of the 2^n patterns of signs e for which |sum e_s d_s| >= |sum d_s|:
+                 exact where signs are exchangeable, without a normal distribution, and never
+                 below 2 / 2^n
+    detectable   the smallest |mean| that the paired t test at 1 - level, with this sd(d), would
+                 find with probability `power` (noncentral t)
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ from landform.errors import ConfigError
 __all__ = ["Paired", "detectable", "paired", "sign_flip", "smallest_p", "t_interval"]
 
 EXACT = 20
-"""Up to this many pairs all patterns of signs are counted (2^20); beyond, they are sampled."""
-SAMPLED = 99_999
+"""Up to this many pairs all 2^n patterns of signs are counted; beyond, BLOCKS x BLOCK are drawn."""
+BLOCKS, BLOCK = 100, 1000
 
 
 class Paired(NamedTuple):
@@ -76,7 +77,7 @@ def t_interval(values: npt.ArrayLike, level: float = 0.95) -> tuple[float, float
 def sign_flip(differences: npt.ArrayLike, *, seed: int = 0) -> float:
     """Two-sided p of the sign-flip permutation test of differences (n,).
 
-    All 2^n patterns up to n = 20; beyond, (b + 1) / (m + 1) of m = 99,999 seeded ones.
+    All 2^n patterns up to n = 20; beyond, (b + 1) / (m + 1) of m = 100,000 seeded ones.
     """
     d = _values(differences)
     if len(d) < 2 or not np.isfinite(d).all():
@@ -85,13 +86,12 @@ def sign_flip(differences: npt.ArrayLike, *, seed: int = 0) -> float:
     # Sums of the same numbers in another order differ in their last bits: they are ties.
     reach = observed - 1e-9 * float(np.abs(d).sum())
     if len(d) > EXACT:
-        signs = np.random.default_rng(seed)
+        draw = np.random.default_rng(seed)
         hits = sum(
-            int((np.abs(signs.choice((-1.0, 1.0), (1 + SAMPLED // 100, len(d))) @ d) >= reach).sum())
-            for _ in range(100)
+            int((np.abs(draw.choice((-1.0, 1.0), (BLOCK, len(d))) @ d) >= reach).sum())
+            for _ in range(BLOCKS)
         )
-        drawn = 100 * (1 + SAMPLED // 100)
-        return (hits + 1) / (drawn + 1)
+        return (hits + 1) / (BLOCKS * BLOCK + 1)
     # Half of the patterns are the others negated. Sums are built up one difference at a time.
     sums = d[:1]
     for value in d[1:]:

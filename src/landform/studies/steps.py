@@ -19,6 +19,7 @@ from landform.studies.attribution_steps import (
     MislabelStep,
 )
 from landform.studies.axes_steps import AxesStep, BoundaryStep
+from landform.studies.comparison_steps import ComparisonStep
 from landform.studies.example_steps import BarrierStep, ExamplesStep
 from landform.studies.geometry_steps import (
     AlignStep,
@@ -223,5 +224,6 @@ STEPS: dict[str, type[Step]] = {
     "mislabel": MislabelStep,
     "lds": LdsStep,
     "counterfactual": CounterfactualStep,
+    "comparison": ComparisonStep,
     "report": ReportStep,
 }
