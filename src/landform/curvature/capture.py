@@ -15,6 +15,7 @@ one forward pass is handed over once, with all its uses: its gradient is their s
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -58,6 +59,8 @@ class Use:
     input: Tensor
     version: int
     positions: Positions
+    shape: torch.Size
+    """of the output, and so of its gradient"""
     gradient: Tensor | None = None
     cache: dict[int, Tensor] = field(default_factory=dict)
 
@@ -109,6 +112,7 @@ class Capture:
         self._uses: list[list[Use]] = [[] for _ in self.layers]
         self._pending = [0] * len(self.layers)
         self._visit: Visitor | None = None
+        self._size = 0
         self._positions: dict[tuple[int, ...], Positions] = {}
         self._cache: dict[int, Tensor] = {}
 
@@ -128,10 +132,7 @@ class Capture:
         if self._cached is not None:
             self.model.config.use_cache = False  # keys and values for generation: never read here
         self.model.eval()
-        self._hooks = [
-            layer.module.register_forward_hook(self._hook(number), with_kwargs=True)
-            for number, layer in enumerate(self.layers)
-        ]
+        self._hooks = [layer.attach(self._hook(number)) for number, layer in enumerate(self.layers)]
         return self
 
     def __exit__(
@@ -157,12 +158,14 @@ class Capture:
         ) -> Tensor:
             # The tensor itself, not a detached copy: layers that share it are known by that.
             x: Tensor = inputs[0] if inputs else next(iter(named.values()))
-            positions = self._positions_of(number, x, output)
-            if positions is None:
+            seen = self.layers[number].seen(x, output, self._size)
+            positions = self._positions_of(number, x, *(seen or (x, None)))
+            if seen is None or positions is None:
                 return output
+            x, output = seen
             if not self.layers[number].inputs:  # only the bias is trained: no input is looked at
                 x = x.new_empty((*x.shape[:-1], 0))
-            use = Use(number, name, x, x._version, positions, cache=self._cache)
+            use = Use(number, name, x, x._version, positions, output.shape, cache=self._cache)
             if not output.requires_grad:
                 output = output + self._root
             hook: Any = output.register_hook  # torch gives it no types
@@ -194,6 +197,7 @@ class Capture:
             )
         batch = _distinct_lengths(batch, self.objective)
         self._positions = _positions(batch, self.objective)
+        self._size = len(batch)
         with torch.enable_grad():
             logits = self.objective.logits(self.model, batch)
         self._check_groups()
@@ -219,8 +223,7 @@ class Capture:
         for number, uses in enumerate(self._uses):
             for use in uses if self._pending[number] else ():
                 if use.gradient is None:
-                    shape = (*use.input.shape[:-1], self.layers[number].outputs)
-                    self._arrived(use, use.input.new_zeros(shape))
+                    self._arrived(use, self._root.new_zeros(use.shape))
 
     def uses(self, layer: int) -> list[Use]:
         """The uses of a layer in the last forward pass."""
@@ -236,16 +239,27 @@ class Capture:
         self._cache.clear()
         self._positions = {}
 
-    def _positions_of(self, number: int, x: Tensor, output: Tensor) -> Positions | None:
+    def _positions_of(
+        self, number: int, given: Tensor, x: Tensor, output: Tensor | None
+    ) -> Positions | None:
         shape = tuple(x.shape[:-1])
         positions = self._positions.get(shape)
-        if positions is None or output.shape[:-1] != x.shape[:-1]:
+        everyone = self._positions[(self._size,)]
+        rows = self.layers[number].rows
+        if rows == "whole":
+            positions = everyone
+        elif rows == "examples" and len(shape) > 2 and shape[0] == self._size:
+            # Padding need not be known: it has no gradient.
+            owners = everyone.examples.repeat_interleave(math.prod(shape[1:]))
+            positions = Positions(None, owners, "token")
+        fits = output is not None and (rows == "whole" or output.shape[:-1] == x.shape[:-1])
+        if positions is None or not fits:
             if self.lenient:
                 self.unassigned.add(number)
                 return None
             sizes = " or ".join(str(known) for known in self._positions)
             raise CurvatureError(
-                f"layer {self.layers[number].name}: its input has the shape {tuple(x.shape)}, "
+                f"layer {self.layers[number].name}: its input has the shape {tuple(given.shape)}, "
                 f"whose rows belong to no example or token of the batch (expected {sizes} rows)",
                 remedy=f"leave it out: exclude {self.layers[number].name!r}",
             )

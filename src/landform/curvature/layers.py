@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import pandas as pd
 import torch
@@ -40,6 +40,9 @@ class Layer:
     """columns of the matrix that are looked at: all, or none where only the bias is trained"""
     outputs: int
     bias: bool
+    rows: ClassVar[Literal["positions", "examples", "whole"]] = "positions"
+    """what a row of its input is: a position of the batch (an example or a token); something of an
+    example, whatever (the heads of a token); or nothing, its output is an example's as a whole"""
 
     @property
     def columns(self) -> int:
@@ -50,6 +53,16 @@ class Layer:
     def parameters(self) -> int:
         """Number of parameters."""
         return self.outputs * self.columns
+
+    def attach(self, hook: Callable[..., Any]) -> Any:
+        """Have `hook(module, inputs, named, output)` called in every forward pass; it may put
+        another output in place. `remove()` of what is returned ends that."""
+        return self.module.register_forward_hook(hook, with_kwargs=True)
+
+    def seen(self, x: Tensor, output: Tensor, size: int) -> tuple[Tensor, Tensor] | None:
+        """(input, output) of a call with `size` examples, as rows that belong to examples; None
+        where the call is not what is known of such layers."""
+        return x, output
 
 
 def layer_matrix(layer: Layer, entries: Callable[[nn.Parameter], Tensor]) -> Tensor:

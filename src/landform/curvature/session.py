@@ -25,7 +25,7 @@ from landform.tasks.task import Examples
 from landform.weights.checkpoint import Checkpoint, load_model, load_tokenizer
 from landform.weights.space import ParameterSpace
 
-__all__ = ["LayersConfig", "Session", "memory_of"]
+__all__ = ["LayersConfig", "Session", "finite_logits", "memory_of"]
 
 REMEMBERED = 4
 
@@ -128,17 +128,7 @@ class Session:
 
     def logits(self, capture: Capture, batch: Batch, ids: Sequence[str], name: str) -> Tensor:
         """The logits of a batch; `NonFiniteError` names the first example whose are not finite."""
-        logits = capture.forward(batch)
-        finite = torch.isfinite(logits.flatten(1) if logits.dim() > 1 else logits.unsqueeze(1))
-        bad = (~finite.all(-1)).nonzero()
-        if len(bad):
-            row = int(batch.rows[int(bad[0])])
-            raise NonFiniteError(
-                f"{self.checkpoint.spec}: the outputs for example {ids[row]} of {name} are not "
-                "finite",
-                remedy="use another checkpoint, or dtype float32",
-            )
-        return logits
+        return finite_logits(capture, batch, ids, name, self.checkpoint.spec)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -178,6 +168,22 @@ class Session:
     def seen(self) -> frozenset[str]:
         """Names of the layers looked at."""
         return frozenset(self.coverage.name[self.coverage.status == SEEN])
+
+
+def finite_logits(
+    capture: Capture, batch: Batch, ids: Sequence[str], name: str, spec: str
+) -> Tensor:
+    """The logits of a batch; `NonFiniteError` names the first example whose are not finite."""
+    logits = capture.forward(batch)
+    finite = torch.isfinite(logits.flatten(1) if logits.dim() > 1 else logits.unsqueeze(1))
+    bad = (~finite.all(-1)).nonzero()
+    if len(bad):
+        row = int(batch.rows[int(bad[0])])
+        raise NonFiniteError(
+            f"{spec}: the outputs for example {ids[row]} of {name} are not finite",
+            remedy="use another checkpoint, or dtype float32",
+        )
+    return logits
 
 
 def memory_of(device: torch.device) -> float:
