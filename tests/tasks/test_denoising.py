@@ -216,7 +216,7 @@ def test_options_that_do_not_agree(options: dict[str, Any], said: str) -> None:
 
 
 def test_metrics_of_generated_text_do_not_fit(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="rouge_l|exact_match"):
+    with pytest.raises(ConfigError, match="exact_match"):
         lf.evaluate(save_t5(tmp_path / "t5"), task_of(["w1 w2 w3"], metrics="exact_match"))
 
 
@@ -322,7 +322,7 @@ def test_kept_evaluations_know_seed_and_noise(checkpoints: Path, tmp_path: Path)
     assert len(set(found)) == len(found)
 
 
-# --- masked language modelling -----------------------------------------------------------------------
+# --- masked language modelling ------------------------------------------------------------------
 
 
 def test_mask_rate(word_tokenizer: Any) -> None:

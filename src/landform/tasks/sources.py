@@ -325,11 +325,13 @@ def _lines(text: str) -> list[str]:
 
 def _read_plain(path: Path, unit: Literal["lines", "blocks"]) -> Table:
     """The texts of a plain text file and the lines at which they begin; empty ones are left out."""
-    lines = _lines(read_text(path))
+    text = read_text(path)
+    lines = _lines(text)
     full = [bool(line.strip()) for line in lines]
     if not any(full):
+        count = len(text.splitlines())
         raise DataError(
-            f"{path} is empty" if not lines else f"{path}: all {len(lines)} lines are empty",
+            f"{path}: all {count} lines are empty" if count else f"{path} is empty",
             remedy="plain text was expected, one text per line"
             + (", or several with a blank line between them" if unit == "blocks" else ""),
         )
