@@ -159,14 +159,16 @@ def test_the_order_of_the_checkpoints_does_not_matter(ends, task, fishers):
 
 
 @given(
-    st.lists(st.floats(0, 1e30), min_size=2, max_size=4),
+    st.lists(st.floats(0, 2.0**100), min_size=2, max_size=4),
     st.lists(st.floats(-10, 10), min_size=4, max_size=4),
 )
 def test_an_average_lies_between_what_is_averaged(squares, values):
     from landform.geometry.average import _mean, fisher_shares
 
     theta = [torch.tensor([v]) for v in values[: len(squares)]]
-    shares = fisher_shares([1.0] * len(squares), [torch.tensor([f]) for f in squares])
+    shares = fisher_shares(
+        [1.0] * len(squares), [torch.tensor([f], dtype=torch.float64) for f in squares]
+    )
     mean = float(_mean(theta, shares))
     low, high = (float(bound(theta)) for bound in (min, max))
     assert low - 1e-6 <= mean <= high + 1e-6
