@@ -29,6 +29,9 @@ def export(
     out: Annotated[Path, Parameter(required=True)],
     result: str | None = None,
     only: tuple[str, ...] = (),
+    as_: Annotated[Literal["pickle", "hdf5"] | None, Parameter(name="--as")] = None,
+    directions_of: str | None = None,
+    fisher: Path | None = None,
     output: Annotated[OutputConfig, OutputFlags] = OutputConfig(),
 ) -> None:
     """Write results of a study in the formats of other programs.
@@ -39,10 +42,11 @@ def export(
     ----------
     kind
         logs: text logs of the lines of a connection; interpolations: its pickles; surface: pickles
-        of a plane through three models; samples: per-sample JSON of every evaluation; cartography:
-        cartography.json of every data map; knowledge: lists of examples, counts and the report of
-        the forgotten (--only: several splits of one line); line: result.csv and
-        solution_analysis.txt of a line; fisher: the lists of the guided-dropout scripts.
+        of a plane through three models, HDF5 of random surfaces; samples: per-sample JSON of
+        every evaluation; cartography: cartography.json of every data map; knowledge: lists of
+        examples, counts and the report of the forgotten (--only: several splits of one line); line:
+        result.csv and solution_analysis.txt of a line; fisher: the lists of the guided-dropout
+        scripts.
     store
         The study directory; for cartography also a run that was trained with it; for fisher the
         file of a Fisher.
@@ -52,6 +56,14 @@ def export(
         Name of the result (default: the only one of its kind).
     only
         Only these data sets, as the result names them.
+    as_
+        surface: the format (default: pickle for a plane through three models, hdf5 for random
+        directions, a file for every surface and data set).
+    directions_of
+        surface: the model that a random surface is around; its directions are drawn again and
+        written too.
+    fisher
+        surface: the Fisher that they are masked by.
     """
     if kind == "cartography":
         wrote = _maps(store, out, result)
@@ -75,10 +87,7 @@ def export(
 
         wrote = write_line(_one(results, Interpolation, result, store), out)
     elif kind == "surface":
-        from landform.exchange.surfaces import write_surfaces
-        from landform.geometry.surface import Surface
-
-        wrote = write_surfaces(_one(results, Surface, result, store), out)
+        wrote = _surfaces(results, store, out, result, only, as_, directions_of, fisher)
     else:
         from landform.exchange.interpolations import write_interpolations
         from landform.exchange.logs import write_logs
@@ -95,6 +104,46 @@ def export(
                 for name in only or connection.data
             ]
     emit({"written": len(wrote)} if output.json_ else {}, output, wrote)
+
+
+def _surfaces(
+    results: dict[str, Any],
+    store: Path,
+    out: Path,
+    name: str | None,
+    only: tuple[str, ...],
+    as_: Literal["pickle", "hdf5"] | None,
+    directions_of: str | None,
+    fisher: Path | None,
+) -> list[Path]:
+    """A plane as pickles; random surfaces, one or those of a landscape, as HDF5."""
+    from landform.exchange.landscapes import directions_name, write_directions, write_landscape
+    from landform.exchange.surfaces import write_surfaces
+    from landform.geometry.landscape import Landscape
+    from landform.geometry.surface import Surface
+
+    fitting = {t: v for t, v in results.items() if isinstance(v, Surface | Landscape)}
+    only_one = next(iter(fitting)) if name is None and len(fitting) == 1 else name
+    chosen = fitting.get(only_one or "")
+    if chosen is None:
+        chosen = _one(results, Surface, name, store)
+    if as_ == "pickle" or (as_ is None and getattr(chosen, "mode", "random") == "plane"):
+        if isinstance(chosen, Landscape):
+            raise ConfigError("a landscape has no pickles", remedy="use --as hdf5")
+        return write_surfaces(chosen, out)
+    wrote = []
+    for surface in chosen.surfaces if isinstance(chosen, Landscape) else (chosen,):
+        masked = () if surface.mask == "none" else tuple(surface.mask.split(" by "))
+        pair = surface.provenance.get("pair", 0)
+        parts = (*surface.names, *masked, *([f"pair{pair}"] if pair else []))
+        drawn = out / directions_name(Path(f"surf_{slug(*parts)}.h5"))
+        for data in only or surface.data:
+            several = [data] if len(only or surface.data) > 1 else []
+            path = out / f"surf_{slug(*parts, *several)}.h5"
+            wrote.append(write_landscape(surface, path, data=data, dir_file=drawn.name))
+        if directions_of is not None:
+            wrote.append(write_directions(surface, drawn, around=directions_of, fisher=fisher))
+    return wrote
 
 
 def _one(results: dict[str, Any], kind: type, name: str | None, store: Path) -> Any:

@@ -17,6 +17,7 @@ from landform.cli.common import (
     emit,
     make_task,
     open_study,
+    print_table,
     save_csv,
 )
 from landform.errors import ConfigError
@@ -76,11 +77,11 @@ def import_(
     ----------
     kind
         logs: text logs of interpolate_1d; interpolations: its pickles; surface: pickles of
-        interpolate_2d; samples: per-sample JSON of many models; cartography: cartography.json of
-        training dynamics; knowledge: a *_data_analysis.json, or the folder of the valid one;
-        fisher: the fisher_*.pkl of the guided-dropout scripts (and individual_gradients.pkl, as a
-        second source); traces: individual_gradients.pkl alone; hub:
-        download, read nothing.
+        interpolate_2d, or HDF5 files (.h5) of random surfaces; samples: per-sample JSON of many
+        models; cartography: cartography.json of training dynamics; knowledge: a
+        *_data_analysis.json, or the folder of the valid one; fisher: the fisher_*.pkl of the
+        guided-dropout scripts (and individual_gradients.pkl, as a second source); traces:
+        individual_gradients.pkl alone; hub: download, read nothing.
     sources
         logs: folders or files, one data set each, the first makes the basins. samples: prefixes or
         folders, one data set each. hub: prefixes of models, or repositories of logs.
@@ -141,6 +142,9 @@ def import_(
     wanted = _Wanted(name, allow_pickle, skip_unfinished, metrics)
     if kind == "samples":
         results = _evaluations(sources, suffixes, data, split, wanted)
+    elif kind == "surface" and any(map(_is_hdf5, sources)):
+        _landscapes(sources, name, store, keep_as, output)
+        return
     elif kind == "surface":
         from landform.exchange.surfaces import read_surfaces
 
@@ -333,6 +337,49 @@ def _traces(sources: list[str], out: Path | None, allow_pickle: bool, output: Ou
         )
     emit({"examples": len(table), "mean": values.mean()} if output.json_ else {}, output,
          save_csv(table, out))  # fmt: skip
+
+
+def _is_hdf5(source: str) -> bool:
+    return Path(source).suffix.lower() in (".h5", ".hdf5")
+
+
+def _landscapes(
+    sources: Sequence[str],
+    name: Sequence[str],
+    store: Path | None,
+    keep_as: str | None,
+    output: OutputConfig,
+) -> None:
+    """Random surfaces, one a file, and their statistics side by side."""
+    from landform.exchange.landscapes import read_landscape
+    from landform.geometry.landscape import landscape_statistics
+
+    other = [source for source in sources if not _is_hdf5(source)]
+    if other or (keep_as and len(sources) > 1):
+        raise ConfigError(
+            f"{other[0]} is no HDF5 file, and others are"
+            if other
+            else f"{len(sources)} surfaces, but one --keep-as",
+            remedy="read files of one kind in one command; several .h5 keep their own names",
+        )
+    titles = name or [Path(source).stem for source in sources]
+    found = [read_landscape(file, name=t) for file, t in zip(sources, titles, strict=True)]
+    named = dict(zip(titles, found, strict=True))
+    if len(named) < len(found):
+        raise ConfigError("two surfaces have the same name", remedy="name them: --name, once each")
+    statistics = landscape_statistics(named)
+    if not output.json_:
+        print_table(statistics)
+    results: dict[str, Result] = {keep_as or slug(t): surface for t, surface in named.items()}
+    wrote = []
+    if store is not None:
+        kept = open_study(store)
+        for title, result in results.items():
+            publish(kept, title, result)
+            wrote.append(store / "results" / title)
+    emit({"statistics": statistics.to_dict("records")} if output.json_ else {}, output, wrote)
+    if store is not None and not output.json_:
+        print(f"next: landform report {store}")
 
 
 def _map(
