@@ -23,6 +23,7 @@ from landform.errors import ConfigError
 from landform.report import figures
 from landform.report.boundary_pages import BOUNDARY_KINDS
 from landform.report.cartography_pages import CARTOGRAPHY_KINDS
+from landform.report.comparison_figures import COMPARISON_KINDS
 from landform.report.connections import (
     basins_of,
     by_name,
@@ -618,4 +619,5 @@ KINDS: dict[str, Kind] = {
     **LANDSCAPE_KINDS,
     **DROPOUT_KINDS,
     **MIXING_KINDS,
+    **COMPARISON_KINDS,
 }

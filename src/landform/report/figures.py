@@ -28,6 +28,12 @@ from landform.report.boundary_figures import (
     plot_boundary,
 )
 from landform.report.cartography_figures import CARTOGRAPHY_FIGURES, plot_data_map, plot_epochs
+from landform.report.comparison_figures import (
+    COMPARISON_FIGURES,
+    plot_arms,
+    plot_comparison,
+    plot_schedules,
+)
 from landform.report.connections import (
     basins_of,
     by_name,
@@ -139,6 +145,7 @@ __all__ = [
     "gap_segment",
     "plot_agreement",
     "plot_alignment",
+    "plot_arms",
     "plot_axes",
     "plot_barrier",
     "plot_basin_histogram",
@@ -146,6 +153,7 @@ __all__ = [
     "plot_boundary",
     "plot_centroid_scatter",
     "plot_climb",
+    "plot_comparison",
     "plot_complex",
     "plot_counterfactual",
     "plot_curves",
@@ -178,6 +186,7 @@ __all__ = [
     "plot_reliability",
     "plot_ridge",
     "plot_ridges",
+    "plot_schedules",
     "plot_score_distributions",
     "plot_score_matrix",
     "plot_scores",
@@ -1128,6 +1137,7 @@ FIGURES: dict[str, dict[str, Callable[..., Figure]]] = {
     **KNOWLEDGE_FIGURES,
     **LANDSCAPE_FIGURES,
     **MIXING_FIGURES,
+    **COMPARISON_FIGURES,
 }
 """The figures of each kind of result, its main one first."""
 
