@@ -269,7 +269,7 @@ def _comparison(result: Any, anchor: str, few: bool) -> Row:
             caption="Numbers behind the names are mean dropout probabilities. Filled: told from 0"
             " by a paired t test after Holm's correction over the arms.",
         ),
-        "values": picture(plot_arms, result, alt="The metric of every arm, by share of the rows"),
+        "levels": picture(plot_arms, result, alt="The metric of every arm, by share of the rows"),
         "schedules": picture(plot_schedules, result, alt="Dropout of every site in every arm"),
         "overall": data_table(
             result.overall, "all tasks and fractions", titles=TITLES, caption=_overall_note(result)
