@@ -21,6 +21,7 @@ from landform.report.style import (
     shorten,
     styled,
 )
+from landform.training.schedules import PRESETS
 
 if TYPE_CHECKING:
     from landform.training.schedules import DropoutSchedule
@@ -44,10 +45,13 @@ def plot_dropout(result: DropoutSchedule) -> Figure:
     figure = new_figure(COLUMN * 1.35, 2.9 + 0.11 * ((len(types) + 1) // 2))
     axes = figure.subplots()
     _draw_scores(axes, table, types)
+    if result.source in PRESETS:
+        axes.set_ylabel("rank of the Fisher score, as published")
     right = axes.twinx()
     right.spines["right"].set_visible(True)
     right.plot(table.index, table.p, color=INK, linewidth=1.0, drawstyle="steps-mid", zorder=3)
-    right.set_ylim(0, max(1.06 * float(table.p.max()), 0.01))
+    top = max(float(table.p.max()), 0.01)
+    right.set_ylim(-0.02 * top, 1.06 * top)
     right.set_ylabel("dropout probability (line)")
     axes.set_xlabel("sub-layers, from the lowest to the highest Fisher score")
     name = result.kind if result.control is None else f"{result.control} (of {result.kind})"

@@ -36,7 +36,14 @@ from landform.training.schedules import (
     write_schedule,
 )
 from landform.training.seeds import isolated_randomness
-from landform.weights.sites import HEAD, INSERTED, DropoutSite, dropout_sites, scheduled_sites
+from landform.weights.sites import (
+    HEAD,
+    INSERTED,
+    DropoutSite,
+    copied_rates,
+    dropout_sites,
+    scheduled_sites,
+)
 
 __all__ = [
     "AppliedDropout",
@@ -272,12 +279,7 @@ def _holders(model: nn.Module, site: DropoutSite) -> list[tuple[Any, str]]:
     owner = model.get_submodule(path)
     if site.how == "attribute":
         return [(owner, name)]
-    # Some attention classes copy the module's p into a float when they are built.
-    copies = [f"{name}_{end}" for end in ("p", "prob", "rate")]
-    return [
-        (getattr(owner, name), "p"),
-        *((owner, copy) for copy in copies if isinstance(vars(owner).get(copy), float)),
-    ]
+    return [(getattr(owner, name), "p"), *((owner, copy) for copy in copied_rates(owner, name))]
 
 
 def _put(

@@ -21,6 +21,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from landform.training.noise import changed_dropout
+
 __all__ = ["NotStackable", "Single", "Stack", "check_stack", "decayed"]
 
 _UNDECAYED = re.compile(r"bias|layernorm|rmsnorm|(?:^|\.)norm(?:$|\.)|_norm(?:$|\.)")
@@ -130,6 +132,8 @@ class Stack(_Trained):
     than those of linear, normalising and embedding layers."""
 
     def __init__(self, models: Sequence[nn.Module]) -> None:
+        if changed_dropout(models[0]):
+            raise NotStackable("its dropout is Gaussian noise, or inserted")
         super().__init__(models)
         self.model = copy.deepcopy(models[0])
         self._layout = _Layout(self.model)
@@ -358,7 +362,7 @@ def _first_token_only(model: nn.Module) -> None:
 
     Exact, and a good part of a small model's arithmetic (28 % where there are three layers).
     """
-    if not _FIRST_TOKEN.fullmatch(type(model).__name__):
+    if not _FIRST_TOKEN.fullmatch(type(model).__name__) or changed_dropout(model):
         return
     config: Any = model.config
     if config.is_decoder or config.add_cross_attention or config.output_hidden_states:

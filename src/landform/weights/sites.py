@@ -22,7 +22,15 @@ from typing import Any, Literal
 
 from torch import nn
 
-__all__ = ["ADAPTER", "HEAD", "INSERTED", "DropoutSite", "dropout_sites", "scheduled_sites"]
+__all__ = [
+    "ADAPTER",
+    "HEAD",
+    "INSERTED",
+    "DropoutSite",
+    "copied_rates",
+    "dropout_sites",
+    "scheduled_sites",
+]
 
 How = Literal["module", "attribute", "insert"]
 
@@ -331,8 +339,23 @@ def _holders(model: nn.Module, rules: Sequence[_Rule], insert: bool) -> list[_Ho
     return found
 
 
+def copied_rates(owner: nn.Module, name: str) -> tuple[str, ...]:
+    """The attributes of `owner` that are a copy of the p of its `nn.Dropout` of this name, made
+    when it was built: `dropout_prob` beside `dropout` (attention of older transformers)."""
+    names = [f"{name}_{end}" for end in ("p", "prob", "rate")]
+    return tuple(copy for copy in names if isinstance(vars(owner).get(copy), float))
+
+
 def _rates(module: nn.Module) -> Iterator[tuple[str, float]]:
+    copies = {
+        copy
+        for name, child in module.named_children()
+        if isinstance(child, nn.modules.dropout._DropoutNd)
+        for copy in copied_rates(module, name)
+    }
     for name, value in vars(module).items():
         number = isinstance(value, float | int) and not isinstance(value, bool)
+        if name in copies:
+            continue
         if number and _RATE.fullmatch(name) and not _NOT_A_RATE.search(name):
             yield name, float(value)
