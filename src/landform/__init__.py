@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from landform.curvature.fisher import Fisher, FisherScores, load_fisher
     from landform.curvature.fisher_fit import fisher
     from landform.curvature.kronfluence import import_kronfluence
+    from landform.curvature.spectrum import Spectrum, spectrum
     from landform.evaluation.cartography import DataMap, cartography, data_map
     from landform.evaluation.evaluate import Evaluation, evaluate
     from landform.evaluation.hans import score_predictions
@@ -139,6 +140,7 @@ _HOME = {
     "Sharpness": "landform.geometry.sharpness",
     "SharpnessComparison": "landform.geometry.sharpness",
     "Similarity": "landform.geometry.similarity",
+    "Spectrum": "landform.curvature.spectrum",
     "Surface": "landform.geometry.surface",
     "Task": "landform.tasks.task",
     "Transitivity": "landform.geometry.transitivity",
@@ -204,6 +206,7 @@ _HOME = {
     "self_influence": "landform.attribution.influence",
     "sharpness": "landform.geometry.sharpness",
     "similarity": "landform.geometry.similarity",
+    "spectrum": "landform.curvature.spectrum",
     "surface": "landform.geometry.surface",
     "task_boundaries": "landform.studies.boundary",
     "task_boundary": "landform.studies.boundary",

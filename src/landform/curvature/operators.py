@@ -140,16 +140,31 @@ class CurvatureOperator:
         return self.kind == "empirical-fisher" and self.reduction != "token"
 
     def __enter__(self) -> Self:
+        self._choose()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.forget()
+        self._release()
+
+    @contextmanager
+    def opened(self) -> Iterator[Self]:
+        """As the context itself, but graphs are kept for the next time."""
+        self._choose()
+        try:
+            yield self
+        finally:
+            self._release()
+
+    def _choose(self) -> None:
         self._flags = [(p, p.requires_grad) for p in self.model.parameters()]
         for parameter, _ in self._flags:
             parameter.requires_grad_(False)
         for parameter in self._parameters:
             parameter.requires_grad_(True)
         self.model.eval()
-        return self
 
-    def __exit__(self, *_: object) -> None:
-        self.forget()
+    def _release(self) -> None:
         for parameter, flag in self._flags:
             parameter.requires_grad_(flag)
 
