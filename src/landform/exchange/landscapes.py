@@ -98,11 +98,11 @@ def read_landscape(
         )
     title = name or file.stem
     across, along = np.meshgrid(x, y)
-    columns = {"data": title, "x": across.ravel(), "y": along.ravel(), "loss": losses}
+    columns = {"data": "train_loss", "x": across.ravel(), "y": along.ravel(), "loss": losses}
     table = pd.DataFrame({**columns, "loss_low": np.nan, "loss_high": np.nan, "evaluated": True})
     return Surface(
         names=(title,),
-        data=(title,),
+        data=("train_loss",),
         kind=kind,
         mode="random",
         x=tuple(map(float, x)),
