@@ -22,7 +22,7 @@ from pydantic import Field, field_validator, model_validator
 from landform.config import nearest
 from landform.curvature.fisher import Fisher, load_fisher
 from landform.curvature.fisher_fit import FisherConfig, fisher
-from landform.errors import ConfigError, CurvatureError
+from landform.errors import ConfigError, CurvatureError, LandformError
 from landform.evaluation.evaluate import metric_names
 from landform.results import Result
 from landform.store.artifacts import ArtifactStore, environment
@@ -36,7 +36,9 @@ from landform.studies.comparison_tables import (
 )
 from landform.tasks.metrics import get_metric
 from landform.tasks.task import Task
+from landform.training.dropout import put_dropout
 from landform.training.finetune import Training, TrainStudy, train_all
+from landform.training.models import dropout_changes, starting_model
 from landform.training.options import ROW_OPTIONS, Seed, TrainConfig
 from landform.training.schedules import (
     PRESETS,
@@ -45,7 +47,8 @@ from landform.training.schedules import (
     make_schedule,
     read_schedule,
 )
-from landform.weights.checkpoint import Checkpoint, resolve
+from landform.training.seeds import Seeds, isolated_randomness
+from landform.weights.checkpoint import Checkpoint, quiet_transformers, resolve
 
 __all__ = [
     "ARMS",
@@ -605,6 +608,8 @@ class ComparisonStudy:
         values = {name: schedule.probabilities for name, schedule in schedules.items()}
         cells = list(self.cells())
         studies = [self.training(cell, self.dropout(cell.arm, values)) for cell in cells]
+        if any(not _is_done(study) for study in studies):
+            self._try_arms(values)
         for name, schedule in schedules.items():
             schedule.save(self.schedule_file(name))
         trainings = train_all(studies, progress=progress)
@@ -612,6 +617,34 @@ class ComparisonStudy:
         if store is not None:
             publish(store, self.config.keep_as, result)
         return result
+
+    def _try_arms(self, schedules: Mapping[str, Mapping[str, float]]) -> None:
+        """Put the dropout of every arm into the starting model, and take it out again: an arm that
+        does not fit is found before the first one is trained."""
+        first = Cell(
+            0, self.config.fractions[0], next(iter(self.config.arms)), self.config.seeds[0]
+        )
+        work = self.training(first, {}).work
+        with isolated_randomness(), quiet_transformers():
+            seeds = Seeds.of(first.seed, work.config)
+            model = starting_model(work.checkpoint, work.task, work.labels, work.config, seeds)
+            for name in self.config.arms:
+                options = self.dropout(name, schedules)
+                insert = options.get("insert_dropout", False)
+                try:
+                    if isinstance(options["dropout"], float):
+                        dropout_changes(self.checkpoint, options["dropout"], insert=insert)
+                        continue
+                    put_dropout(
+                        model,
+                        options["dropout"],
+                        noise=options.get("dropout_noise", "bernoulli"),
+                        insert=insert,
+                        compat=options.get("dropout_compat"),
+                    ).undo()
+                except LandformError as error:
+                    LandformError.__init__(error, f"arm {name}: {error.what}", remedy=error.remedy)
+                    raise
 
     def _assemble(
         self,
@@ -698,6 +731,10 @@ class ComparisonStudy:
                     "value": float(run[f"{split}/{name}"]),
                     **{key: run[key] for key in ("rows", "steps", "seconds", "path", "reused")},
                 }
+
+
+def _is_done(study: TrainStudy) -> bool:
+    return all(study.work.holds(job) for job in study.plan.jobs)
 
 
 def _mean_dropout(arm: ArmConfig, schedule: DropoutSchedule | None) -> float:

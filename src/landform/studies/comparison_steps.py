@@ -67,6 +67,7 @@ class ComparisonStep(ComparisonConfig, StudyStep):
 
     def forecast(self, file: StudyFile, store: ArtifactStore | None) -> str:
         """Runs, optimizer steps and, where some are done, time."""
+        self.check_data(file)
         study = self.study(file)
         parts = [study.forecast(store or MemoryStore()).reading]
         if isinstance(self.fisher, FisherOptions) and any(
