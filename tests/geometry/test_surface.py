@@ -1,6 +1,7 @@
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given
@@ -8,7 +9,8 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 import landform as lf
-from landform.errors import ConfigError, SpaceMismatchError
+from fishers import make_fisher
+from landform.errors import ConfigError, CurvatureError, SpaceMismatchError
 from landform.evaluation.points import Evaluator, PointsWork
 from landform.geometry.grid import Grid, evaluate_cells, regular, with_coordinate
 from landform.results import from_parts, to_parts
@@ -521,3 +523,235 @@ def test_which_models(tmp_path, place, models, task, save_checkpoint):
     three = save_checkpoint(tmp_path / "three", num_labels=3)
     with pytest.raises(SpaceMismatchError, match=r"a has 2 labels, that of .*three 3"):
         lf.surface(task, through=[*models[:2], three])
+
+
+# --- masked directions and several pairs --------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def fisher(place, tiny_model):
+    model = tiny_model(seed=1, dtype=torch.float32)
+    found = make_fisher(model, seed=2, weights=resolve(place / "a").fingerprint)
+    for name, value in found.diagonal.items():
+        if "LayerNorm" in name:
+            value *= 20
+    return found
+
+
+MASKS = ("none", "fisher-top", "fisher-bottom", "random")
+
+
+@pytest.fixture(scope="module")
+def masked(place, task, fisher):
+    options = {**FOUR, "mask": MASKS, "pairs": 2, "seed": 3}
+    return lf.landscape(task, around=place / "a", fisher=fisher, **options)
+
+
+@pytest.mark.parametrize("match_norm", [False, True], ids=["as left", "matched"])
+def test_masked_directions_by_hand(place, task, tiny_model, word_tokenizer, fisher, match_norm):
+    """theta_0 + M (x d1 + y d2) with the mask by sorting, the model run one text at a time."""
+    options = {**FOUR, "size": 3, "seed": 5, "mask_by": "matrix", "match_norm": match_norm}
+    found = lf.surface(
+        task, around=place / "a", fisher=fisher, mask="fisher-top", mask_share=0.3, **options
+    )
+    model = tiny_model(seed=1, dtype=torch.float32).double()
+    space = ParameterSpace.of(model)
+    centre = space.flatten(model)
+    means = {n: float(v.double().mean()) for n, v in fisher.diagonal.items() if v.dim() > 1}
+    kept = sorted(means, key=means.get)[-int(0.3 * len(means)) :]
+    directions = []
+    for seed in np.random.SeedSequence(5).generate_state(2):
+        whole = Direction(resolve(place / "a"), int(seed)).flat(space, lambda _: centre)
+        parts = {n: v * (n in kept) for n, v in space.unflatten(whole).items()}
+        d = space.flatten(parts)
+        directions.append(d * whole.norm() / d.norm() if match_norm else d)
+    for row in found.table.itertuples():
+        point = centre + row.x * directions[0] + row.y * directions[1]
+        model.load_state_dict(space.unflatten(point), strict=False)
+        loss, _ = loss_and_accuracy(model, task, word_tokenizer)
+        assert row.loss == pytest.approx(loss, rel=1e-9)
+    assert found.directions.norm.tolist() == pytest.approx([float(d.norm()) for d in directions])
+    assert found.unit == pytest.approx(float(directions[0].norm()))
+    assert found.directions.entries.tolist() == [sum(fisher.diagonal[n].numel() for n in kept)] * 2
+    assert found.mask == "fisher-top by matrix" and "(fisher-top by matrix)" in found.reading
+    assert f"moves {found.directions.entries[0]:,} of" in found.notes[0]
+    assert "--mask random --mask-by entry --mask-share" in found.notes[1]
+
+
+def test_the_centre_is_the_plain_loss_under_every_mask(masked, place, task):
+    plain = lf.evaluate(place / "a", task, dtype="float64", replicates=20).metrics["loss"]
+    for surface in masked.surfaces:
+        assert surface.values["loss"][2, 2] == plain
+    rings = masked.profile[masked.profile.radius == 0]
+    assert (rings.loss == plain).all() and (rings.low == rings.high).all() and len(rings) == 4
+
+
+def test_pairs_share_their_seeds_and_not_their_numbers(masked, place, task, fisher):
+    assert masked.masks == ("none", *(f"{kind} by tensor" for kind in MASKS[1:]))
+    assert len(masked.surfaces) == 8 and masked.evaluations == 8 * 25
+    # A pair alone, and pairs of another number of pairs, are the same surfaces.
+    alone = lf.surface(task, around=place / "a", fisher=fisher, mask="fisher-top", seed=3, **FOUR)
+    assert alone.table.equals(masked.surface("fisher-top").table)
+    plain = lf.surface(task, around=place / "a", seed=3, **FOUR)
+    assert plain.table.equals(masked.surface("none").table)
+    assert not masked.surface("none", 1).table.equals(plain.table)
+    seeds = masked.directions.groupby("pair")["seed"].unique()
+    assert [len(s) for s in seeds] == [2, 2] and not set(seeds[0]) & set(seeds[1])
+    # Random masks differ between pairs; those by Fisher do not.
+    counts = masked.directions.groupby("mask")["entries"].nunique()
+    assert counts["fisher-top by tensor"] == 1 and counts["none"] == 1
+    with pytest.raises(ConfigError, match=r"no surface of mask 'fisher', pair 0"):
+        masked.surface("fisher")
+    with pytest.raises(ConfigError, match=r"pairs 0 to 1"):
+        masked.surface("none", 2)
+
+
+def test_profiles_by_hand(masked):
+    for mask in masked.masks:
+        losses = np.stack([masked.surface(mask, k).values["loss"] for k in (0, 1)])
+        rows = masked.profile[masked.profile["mask"] == mask].set_index("radius")
+        assert rows.index.tolist() == pytest.approx([0, 0.5, 0.5**0.5, 1.0])  # whole rings only
+        x, y = np.meshgrid(masked.surfaces[0].x, masked.surfaces[0].y)
+        for radius, row in rows.iterrows():
+            there = losses[:, np.isclose(np.hypot(x, y), radius)]
+            assert row.cells == there.shape[1] == (1 if radius == 0 else 4)
+            means = there.mean(1)
+            assert (row.low, row.high) == pytest.approx((means.min(), means.max()))
+            assert row.loss == pytest.approx(means.mean())
+            assert (row.cell_low, row.cell_high) == (there.min(), there.max())
+        lines = np.concatenate([losses[:, 2, :], losses[:, :, 2]])
+        axes = masked.axes[masked.axes["mask"] == mask]
+        np.testing.assert_allclose(axes.loss, lines.mean(0))
+        np.testing.assert_allclose(axes[["low", "high"]], np.stack([lines.min(0), lines.max(0)]).T)
+
+
+def test_a_landscape_is_kept_and_said(masked, tmp_path):
+    back = from_parts(*to_parts(masked))
+    assert (
+        back.profile.equals(masked.profile) and back.surface("random", 1).mask == "random by tensor"
+    )
+    assert (
+        back.reading == masked.reading and "2 pairs of random directions around a" in back.reading
+    )
+    said = json.loads(json.dumps(masked.to_json(), default=str))
+    assert len(said["surfaces"]) == 8 and said["summary"][0]["mask"] == "none"
+    assert masked.provenance["fisher"]["checkpoint"] == "runs/seed0"
+    vectors = [
+        note for note in masked.notes if "vectors (biases, norms), which do not move" in note
+    ]
+    assert vectors and "selected for nothing" in vectors[0]
+    assert masked.summary.share[0] > masked.summary.share[1]
+    statistics = lf.landscape_statistics(masked, radii=(0.6,), levels=(0.5,), above=1.0)
+    assert len(statistics) == 8 and statistics.name[1] == "none, pair 1"
+
+
+def test_an_interrupted_masked_landscape_goes_on(
+    tmp_path, place, task, fisher, masked, evaluations, monkeypatch
+):
+    options = {**FOUR, "mask": MASKS, "pairs": 2, "seed": 3, "store": tmp_path / "study"}
+    real = Evaluator.run
+
+    def interrupted(self, where="the model"):
+        if len(evaluations) == 60:
+            raise KeyboardInterrupt
+        return real(self, where)
+
+    monkeypatch.setattr(Evaluator, "run", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        lf.landscape(task, around=place / "a", fisher=fisher, **options)
+    monkeypatch.setattr(Evaluator, "run", real)
+    saved = fisher.save(tmp_path / "f.safetensors")
+    found = lf.landscape(task, around=place / "a", fisher=saved, **options)
+    assert len(evaluations) == 8 * 24 + 1  # the centre once for all
+    assert found.profile.equals(masked.profile) and found.directions.equals(masked.directions)
+    for one, other in zip(found.surfaces, masked.surfaces, strict=True):
+        assert one.table.equals(other.table)
+
+
+def test_masked_tokens_are_the_same_in_every_cell(tmp_path, save_checkpoint, write_rows):
+    path = save_checkpoint(tmp_path / "m", kind="masked-lm")
+    text = lf.load_task(
+        str(write_rows(tmp_path / "text.tsv", 12)), text="sentence", kind="masked-lm"
+    )
+    # Directions of nearly no length: what differs between cells could only be the masked tokens.
+    options = {**FOUR, "size": 3, "range": 1e-9}
+    found = lf.surface(text, around=path, **options)
+    np.testing.assert_allclose(found.values["loss"], found.values["loss"][1, 1], rtol=1e-6)
+    wide = {**FOUR, "size": 3}
+    one, again, other = (lf.surface(text, around=path, seed=s, **wide) for s in (0, 0, 1))
+    assert one.table.equals(again.table)
+    assert one.values["loss"][1, 1] != other.values["loss"][1, 1]  # another seed, other tokens
+    whole, split = one, lf.surface(text, around=path, seed=0, token_budget=1, **wide)
+    np.testing.assert_allclose(split.values["loss"], whole.values["loss"], rtol=1e-12)
+
+
+def test_the_grid_of_the_guided_dropout_code(place, task, fisher):
+    found = lf.surface(
+        task, around=place / "a", fisher=fisher, mask="fisher-bottom", compat="guided-dropout",
+        rows=2, replicates=20,
+    )  # fmt: skip
+    np.testing.assert_allclose(found.x, np.linspace(-1.5, 1.5, 16), atol=1e-12)
+    assert found.x == found.y and 0.0 not in found.x and found.models == {"a": (0, 0)}
+    names = list(fisher.diagonal)
+    means = sorted(names, key=lambda n: float(fisher.diagonal[n].double().mean()))
+    moved = [n for n in means[: len(names) // 2] if fisher.diagonal[n].dim() > 1]
+    assert found.directions.entries[0] == sum(fisher.diagonal[n].numel() for n in moved)
+    assert "in the cells nearest to the centre" in found.reading
+    assert lf.landscape_statistics(found).cells[0] == 4
+    for name, value in (("match_norm", True), ("one_axis", True), ("mask_by", "entry")):
+        with pytest.raises(ConfigError, match=f"compat guided-dropout means {name}"):
+            lf.surface(task, around=place / "a", compat="guided-dropout", **{name: value})
+
+
+def test_statistics_of_a_known_bowl():
+    axis = tuple(np.linspace(-1.5, 1.5, 16).round(12))
+    x, y = np.meshgrid(axis, axis)
+    losses = 2 + 3 * x**2 + 5 * y**2
+    table = pd.DataFrame({"data": "t", "x": x.ravel(), "y": y.ravel(), "loss": losses.ravel()})
+    bowl = lf.Surface(
+        ("m",), ("t",), "masked-lm", "random", axis, axis, 1.0,
+        table.assign(loss_low=np.nan, loss_high=np.nan, evaluated=True),
+        pd.DataFrame([{"name": "m", "x": 0.0, "y": 0.0}]), 256, {},
+    )  # fmt: skip
+    (row,) = lf.landscape_statistics(bowl).to_dict("records")
+    assert (row["curvature_low"], row["curvature_high"]) == pytest.approx((6, 10))
+    assert row["centre"] == pytest.approx(2.08) and row["cells"] == 4
+    assert row["lowest"] == losses.min() and row["share>5"] == (losses > 5).mean()
+    assert row["r<0.8"] == pytest.approx(losses[np.hypot(x, y) < 0.8].mean())
+    # The mean over a ring is 2 + 4 r^2, and the rings around r = 0.5 are close together.
+    assert row["reaches 3"] == pytest.approx(0.5, abs=0.01)
+    beyond = lf.landscape_statistics(bowl, levels=(99.0, 1.0))
+    assert beyond[["reaches 99", "reaches 1"]].isna().all(axis=None)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"mask": "fisher-top"}, r"there is none \(option fisher\)"),
+        ({"mask": ("none", "none")}, "name each mask once"),
+        ({"mask": ("none", "random")}, r"landform\.landscape"),
+        ({"pairs": 2}, r"landform\.landscape"),
+        ({"mask": "top"}, "mask"),
+        ({"mask_share": 0.0}, "mask_share"),
+        ({"mask_share": 1.5}, "mask_share"),
+        ({"pairs": 0}, "pairs"),
+        ({"mask": "random", "mask_share": 1e-4}, "mask_share: 0.0001 of .* tensors is none"),
+    ],
+    ids=lambda value: None if isinstance(value, str) else "-".join(map(str, value)),
+)
+def test_masks_that_cannot_be(place, task, options, says, evaluations):
+    with pytest.raises(ConfigError, match=f"(?s){says}"):
+        lf.surface(task, around=place / "a", **options)
+    assert not evaluations
+
+
+def test_a_fisher_of_another_model_or_shape(place, task, fisher, tiny_model, models, evaluations):
+    with pytest.raises(CurvatureError, match="not at .*b"):
+        lf.surface(task, around=place / "b", fisher=fisher, mask="fisher-top")
+    wide = make_fisher(tiny_model(vocab_size=50))
+    with pytest.raises(CurvatureError, match=r"word_embeddings.weight as \(50, 16\)"):
+        lf.surface(task, around=place / "a", fisher=wide, mask="fisher-top", fisher_elsewhere=True)
+    assert not evaluations
+    for given in ({"fisher": fisher}, {"mask": "random"}, {"pairs": 2}, {"one_axis": True}):
+        with pytest.raises(ConfigError, match="directions around one model"):
+            lf.surface(task, through=models, **given)

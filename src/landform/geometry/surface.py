@@ -360,14 +360,14 @@ class SurfaceStudy:
     ) -> SurfaceStudy:
         """Resolve models, data and options; raises for what can be seen to be wrong."""
         config = SurfaceConfig.parse(options or {}, where="surface")
-        if len(config.mask) > 1 or config.pairs > 1:
-            raise ConfigError(
-                f"{len(config.mask)} masks and {config.pairs} pairs of directions are several "
-                "surfaces",
-                remedy="use landform.landscape, which compares them",
-            )
         data = data_sets(task, split, also)
         if around is not None and through is None:
+            if len(config.mask) > 1 or config.pairs > 1:
+                raise ConfigError(
+                    f"{len(config.mask)} masks and {config.pairs} pairs of directions are several "
+                    "surfaces",
+                    remedy="use landform.landscape, which compares them",
+                )
             centre = around_one(around, config)
             return cls.around(centre, data, config, masks_of(centre, config, fisher, config.seed))
         models = _plane_models(through, around, config, fisher)
