@@ -160,6 +160,11 @@ class TrainConfig(TuningConfig):
     def _schedule(cls, value: object) -> object:
         return _read_dropout(value)
 
+    @field_validator("dropout")
+    @classmethod
+    def _hashable_schedule(cls, value: object) -> object:
+        return _Probabilities(value) if isinstance(value, Mapping) else value
+
     @model_validator(mode="after")
     def _dropout_agrees(self) -> Self:
         if self.insert_dropout and self.dropout is None:
@@ -253,6 +258,13 @@ WHERE_ONLY = ROW_OPTIONS | frozenset(
 )
 """Options that are no part of a run's identity: they say where and how many, or (seeds, rows) enter
 it as what they came to."""
+
+
+class _Probabilities(dict[str, float]):
+    """{site: p} that nobody changes: options are looked up by what they hold."""
+
+    def __hash__(self) -> int:  # type: ignore[override]
+        return hash(frozenset(self.items()))
 
 
 def _read_dropout(value: Any) -> Any:

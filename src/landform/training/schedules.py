@@ -135,7 +135,7 @@ class DropoutSchedule(Result):
         name = self.kind if self.control is None else f"control {self.control} of {self.kind}"
         spans = self.table.groupby("type")["rank"].agg(["min", "max"]).sort_values("min")
         gaps = spans["min"].iloc[1:].to_numpy() > spans["max"].iloc[:-1].to_numpy()
-        apart = 1 < len(spans) < len(self.table) and bool(gaps.all())
+        apart = self.control is None and 1 < len(spans) < len(self.table) and bool(gaps.all())
         return (
             f"{name} schedule from {self.source}: {len(self.table)} sites, p from "
             f"{self.table.p.min():.4g} to {self.table.p.max():.4g}, mean {self.mean:.4g}"

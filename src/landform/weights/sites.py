@@ -38,7 +38,7 @@ HEAD = "head"
 """Kind of a site after the pre-trained body: schedules leave it alone."""
 ADAPTER = "adapter"
 """Kind of a site inside what a tuning method added (LoRA's own dropout): left alone as well."""
-INSERTED = "landform_dropout"
+INSERTED = "landform_inserted_dropout"
 """Name of the child that an inserted dropout is, below the module whose output it drops."""
 
 
