@@ -35,6 +35,7 @@ from landform.report.connections import (
 from landform.report.connectivity_pages import CONNECTIVITY_KINDS, transitivity_part
 from landform.report.dropout_figures import DROPOUT_KINDS
 from landform.report.example_pages import EXAMPLE_KINDS
+from landform.report.fisher_figures import FISHER_KINDS
 from landform.report.influence_pages import INFLUENCE_KINDS
 from landform.report.knowledge_pages import KNOWLEDGE_KINDS
 from landform.report.landscape_figures import LANDSCAPE_KINDS
@@ -53,6 +54,7 @@ from landform.report.parts import (
     table_cell,
     with_interval,
 )
+from landform.report.spectrum_figures import SPECTRUM_KINDS
 from landform.report.style import (
     SEQUENTIAL_COLOURS,
     basin_styles,
@@ -614,10 +616,12 @@ KINDS: dict[str, Kind] = {
     **BOUNDARY_KINDS,
     **CONNECTIVITY_KINDS,
     **EXAMPLE_KINDS,
+    **FISHER_KINDS,
     **INFLUENCE_KINDS,
     **KNOWLEDGE_KINDS,
     **LANDSCAPE_KINDS,
     **DROPOUT_KINDS,
     **MIXING_KINDS,
+    **SPECTRUM_KINDS,
     **COMPARISON_KINDS,
 }

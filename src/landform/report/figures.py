@@ -66,6 +66,16 @@ from landform.report.example_figures import (
     plot_examples,
     plot_examples_matrix,
 )
+from landform.report.fisher_figures import (
+    FISHER_FIGURES,
+    FISHER_OPERANDS,
+    FISHER_TOGETHER,
+    plot_average,
+    plot_fisher,
+    plot_fisher_entries,
+    plot_fisher_order,
+    plot_fisher_sorted,
+)
 from landform.report.group_figures import (
     kernel_density,
     plot_ridges,
@@ -99,6 +109,11 @@ from landform.report.landscape_figures import (
     plot_landscapes,
 )
 from landform.report.mixing_figures import MIXING_FIGURES, plot_mixing
+from landform.report.spectrum_figures import (
+    SPECTRUM_FIGURES,
+    plot_path_spectrum,
+    plot_spectrum,
+)
 from landform.report.style import (
     COLUMN,
     GRID,
@@ -146,6 +161,7 @@ __all__ = [
     "plot_agreement",
     "plot_alignment",
     "plot_arms",
+    "plot_average",
     "plot_axes",
     "plot_barrier",
     "plot_basin_histogram",
@@ -166,6 +182,10 @@ __all__ = [
     "plot_evaluation",
     "plot_examples",
     "plot_examples_matrix",
+    "plot_fisher",
+    "plot_fisher_entries",
+    "plot_fisher_order",
+    "plot_fisher_sorted",
     "plot_fit",
     "plot_forgotten",
     "plot_heatmap",
@@ -182,6 +202,7 @@ __all__ = [
     "plot_mixing",
     "plot_path",
     "plot_path_distances",
+    "plot_path_spectrum",
     "plot_query_scores",
     "plot_reliability",
     "plot_ridge",
@@ -193,6 +214,7 @@ __all__ = [
     "plot_self_influence",
     "plot_sharpness_scatter",
     "plot_spectra",
+    "plot_spectrum",
     "plot_surface",
     "plot_surface_3d",
     "plot_surfaces",
@@ -1133,10 +1155,12 @@ FIGURES: dict[str, dict[str, Callable[..., Figure]]] = {
     **CONNECTIVITY_FIGURES,
     **DROPOUT_FIGURES,
     **EXAMPLE_FIGURES,
+    **FISHER_FIGURES,
     **INFLUENCE_FIGURES,
     **KNOWLEDGE_FIGURES,
     **LANDSCAPE_FIGURES,
     **MIXING_FIGURES,
+    **SPECTRUM_FIGURES,
     **COMPARISON_FIGURES,
 }
 """The figures of each kind of result, its main one first."""
@@ -1164,6 +1188,7 @@ TOGETHER: dict[str, Callable[..., Figure]] = {
     "landscapes": plot_landscapes,
     "score_distributions": plot_score_distributions,
     "agreement": _plot_two_agree,
+    **FISHER_TOGETHER,
 }
 """The figures of several results: each takes them as a mapping from names."""
 
@@ -1172,6 +1197,7 @@ OPERANDS: dict[str, tuple[str, ...]] = {
     "landscapes": ("Surface", "Landscape"),
     "score_distributions": ("Connection", "Evaluation"),
     "agreement": ("Influence",),
+    **FISHER_OPERANDS,
 }
 """The kinds of results that a figure of several takes."""
 
