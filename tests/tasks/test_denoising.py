@@ -16,9 +16,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import landform as lf
-from landform.errors import ConfigError, DataError
+from landform.errors import CheckpointError, ConfigError, DataError
+from landform.evaluation.evaluate import EvaluateConfig
+from landform.evaluation.points import Data, PointsWork
 from landform.tasks.batching import IGNORED, encode
 from landform.tasks.corruption import Noise, sentinels_of
+from landform.weights.checkpoint import resolve
 from span_models import WORDS, save_llama, save_t5, sentinel_tokenizer
 
 EOS, FIRST = 1, 3
@@ -320,6 +323,34 @@ def test_kept_evaluations_know_seed_and_noise(checkpoints: Path, tmp_path: Path)
         for seed in (0, 1)
     ]
     assert len(set(found)) == len(found)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_masked_labels_carry_no_loss(checkpoints: Path, architecture: str) -> None:
+    """Without the labels at every second position exactly their terms are gone."""
+    task = task_of(texts(6, seed=1), KIND_OF[architecture])
+    config = EvaluateConfig(dtype="float64", token_budget=64)
+    work = PointsWork((resolve(checkpoints / architecture),), (Data(task, "validation"),), config)
+    worker = work()
+    data, model = worker.evaluator.data[0], worker.bound.model
+    for batch in data.batches:
+        with torch.no_grad():
+            logits, targets = data.objective.logits(model, batch), data.objective.targets(batch)
+        every = data.objective.position_losses(logits, targets)
+        kept = torch.arange(targets.numel()).view(targets.shape) % 2 == 0
+        found = data.objective.losses(logits, targets.masked_fill(~kept, IGNORED))
+        torch.testing.assert_close(found.sums, (every * kept).sum(-1))
+        torch.testing.assert_close(
+            found.counts, (kept & (targets != IGNORED)).sum(-1).to(found.counts)
+        )
+
+
+def test_an_encoder_is_no_causal_model(tmp_path: Path, save_checkpoint: Any) -> None:
+    """BERT loads as a causal model and sees the token that it is asked for."""
+    place = save_checkpoint(tmp_path / "bert", kind="masked-lm")
+    with pytest.raises(CheckpointError, match="no causal language model") as caught:
+        lf.evaluate(place, task_of(texts(4), "causal-lm"))
+    assert "masked-lm" in (caught.value.remedy or "")
 
 
 # --- masked language modelling ------------------------------------------------------------------

@@ -340,8 +340,10 @@ def check_padding(model: Any, data: PreparedData, spec: str) -> None:
 
     XLNet's classifier reads the last position, FNet mixes all positions: their numbers would
     depend on which rows share a batch. One row is run alone and with three padded positions, where
-    some batch has padding at all.
+    some batch has padding at all. A causal language model must not see what follows either.
     """
+    model.eval()
+    _check_causal(model, data, spec)
     for batch in data.batches:
         lengths = batch.inputs["attention_mask"].sum(-1)
         row, width = int(lengths.argmin()), batch.inputs["attention_mask"].shape[1]
@@ -350,7 +352,6 @@ def check_padding(model: Any, data: PreparedData, spec: str) -> None:
             break
     else:
         return
-    model.eval()
     with torch.inference_mode():
         alone, padded = (
             data.objective.logits(model, _cut_row(batch, row, size, data.objective.kind))
@@ -370,6 +371,32 @@ def check_padding(model: Any, data: PreparedData, spec: str) -> None:
             f"{difference:.3g} with {min(3, width - length)} padded positions), so they would "
             "depend on which rows share a batch",
             remedy="use token_budget 1: every row alone, without padding",
+        )
+
+
+def _check_causal(model: Any, data: PreparedData, spec: str) -> None:
+    """Raise `CheckpointError` where a model that is asked for next tokens sees them.
+
+    An encoder such as BERT loads as a causal model and reads the answer off its input. Its longest
+    row is run with and without its last token.
+    """
+    batch = data.batches[-1]
+    length = int(batch.inputs["attention_mask"].sum(-1).max())
+    if data.objective.kind != "causal-lm" or length < 3:
+        return
+    row = int(batch.inputs["attention_mask"].sum(-1).argmax())
+    with torch.inference_mode():
+        whole, shorter = (
+            data.objective.logits(model, _cut_row(batch, row, size, data.objective.kind))
+            for size in (length, length - 1)
+        )
+    difference = float((whole[:, : shorter.shape[1]] - shorter).abs().max())
+    if difference > math.sqrt(torch.finfo(whole.dtype).eps) * (1 + float(whole.abs().max())):
+        raise CheckpointError(
+            f"{spec}: what it says of a token depends on the tokens after it (a logit of one row of"
+            f" {data.name} changes by {difference:.3g} without the last token), so it is no causal"
+            " language model",
+            remedy="use kind='masked-lm' for an encoder, or a decoder such as GPT-2",
         )
 
 
