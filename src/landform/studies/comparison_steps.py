@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from landform.curvature.fisher_fit import FisherConfig
 from landform.errors import ConfigError
 from landform.store.artifacts import ArtifactStore, MemoryStore
-from landform.studies.comparison import ComparisonConfig, ComparisonStudy, FisherFit, Source
+from landform.studies.comparison import ComparisonStudy, FisherFit, Source
+from landform.studies.comparison_options import ComparisonConfig
 from landform.studies.step import StudyStep, as_tuple, placed
 
 if TYPE_CHECKING:
