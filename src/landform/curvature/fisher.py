@@ -44,6 +44,11 @@ Weighting = Literal["entries", "tensors"]
 
 FORMAT = 1
 METADATA = "landform"
+
+CAPTURED = "captured"
+"""How a tensor's gradients were found: of a batch at once, from what its modules saw."""
+ALONE = "one example at a time"
+"""By autograd."""
 CHUNK = 1 << 22
 FRACTION = 18
 """Bits of a float32 that do not tell the bin of its size."""
@@ -67,7 +72,7 @@ class FisherScores(Result):
     tensors: pd.DataFrame
     """one row per tensor, in the model's order: name, dims (axes of its shape), entries, total (the
     sum of F over its entries), largest (the largest entry), layer, sublayer (the dropout whose
-    input it makes, or None)"""
+    input it makes, or None); where it was computed here also way (`CAPTURED` or `ALONE`)"""
     covariance: pd.DataFrame
     """covariance of the estimates `total` of the tensors, (T, T) with a column per tensor: what a
     standard error is made of"""
@@ -155,6 +160,8 @@ class FisherScores(Result):
         last = self.stability[self.stability.groups == "tensor"]
         if len(last):
             line += f"; order of tensors in two halves: Spearman {last.correlation.iloc[-1]:.3f}"
+        if "way" in self.tensors and (alone := int((self.tensors.way == ALONE).sum())):
+            line += f"; {alone} tensors one example at a time"
         return line
 
     def to_json(self) -> dict[str, Any]:

@@ -33,14 +33,8 @@ import pandas as pd
 import torch
 from pydantic import Field
 
-from landform.curvature.fisher import Fisher, FisherScores
-from landform.curvature.fisher_pass import (
-    ALONE,
-    CAPTURED,
-    Estimator,
-    FisherPass,
-    Reduction,
-)
+from landform.curvature.fisher import ALONE, CAPTURED, Fisher, FisherScores
+from landform.curvature.fisher_pass import Estimator, FisherPass, Reduction
 from landform.curvature.labels import is_exact
 from landform.curvature.moments import Halves, Moments
 from landform.errors import NonFiniteError

@@ -31,15 +31,10 @@ from landform.tasks.task import Examples
 from landform.weights.checkpoint import Checkpoint, load_model, load_tokenizer
 from landform.weights.space import ParameterSpace
 
-__all__ = ["ALONE", "CAPTURED", "Estimator", "FisherPass", "Reduction"]
+__all__ = ["Estimator", "FisherPass", "Reduction"]
 
 Estimator = Literal["empirical", "true", "sampled"]
 Reduction = Literal["mean", "sum", "token"]
-
-CAPTURED = "captured"
-"""How a tensor's gradients were found: of a batch at once, from what its modules saw."""
-ALONE = "one example at a time"
-"""By autograd."""
 
 SAMPLE = 64
 """Examples among which those for the comparison are chosen."""
