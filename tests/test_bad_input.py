@@ -364,6 +364,30 @@ def test_data_options(refused, place):
         refused("evaluate", seed0, *words, says=says, root=place, status=1)
 
 
+def test_corpora_and_shares(refused, place, tmp_path, save_checkpoint):
+    seed0, bert = place / "runs" / "seed0", save_checkpoint(tmp_path / "bert", kind="masked-lm")
+    (tmp_path / "empty.txt").write_text("\n \n\t\n")
+    (tmp_path / "corpus.txt").write_text("w1 w2 w3\nw4 w5\n")
+    empty, corpus = tmp_path / "empty.txt", tmp_path / "corpus.txt"
+    mlm = ("--kind", "masked-lm")
+    for words, says in [
+        (("--task", empty, *mlm), ("empty.txt: all 3 lines are empty", "one text per line")),
+        (("--task", empty, *mlm, "--blocks"), "empty.txt: all 3 lines are empty"),
+        (("--task", tmp_path / "copus.txt", *mlm), "did you mean"),
+        (("--task", corpus, *mlm, "--max-length", 33), "more than the model can take (32 tokens)"),
+        (("--task", corpus, *mlm, "--id", "n"), "does not go with plain text"),
+        (("--task", corpus, *mlm, "--mean-span", 2), "goes with kind='denoising' only"),
+        (("--task", corpus, "--kind", "causal-lm"), "no causal language model"),
+        (("--task", place / "dev.tsv", *mlm), "which column holds the text"),
+    ]:
+        refused("evaluate", bert, *words, says=says, root=tmp_path)
+    for option, value in [(o, v) for o in ("percent", "resplit") for v in (0, -3, 101, "nan")]:
+        refused("evaluate", seed0, *data(place), f"--{option}", value, says=option, root=place)
+    refused("evaluate", seed0, *data(place), "--resplit", 20, says="no split 'train'", root=place)
+    refused("evaluate", seed0, *data(place), "--percent", 5, "--percent-of", "x", says="no split")
+    refused("evaluate", seed0, *data(place), "--resplit-seed", 1, says="needs resplit")
+
+
 def test_text_to_text(refused, place, tmp_path):
     from text_models import save_text_model, toy_folder, write_answers
 

@@ -25,6 +25,7 @@ from typing import Any
 
 import pytest
 
+from span_models import save_t5
 from text_models import save_text_model, toy_folder
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -92,6 +93,11 @@ def place(tmp_path_factory: Any, save_checkpoint: Any) -> Path:
     for i, name in enumerate(("seed0", "seed1")):
         save_text_model(root / "runs-t5" / name, "t5-v1.1", i)
     toy_folder(root / "toy-nli", name="toy-nli")
+    save_t5(root / "t5")
+    generator = random.Random(9)
+    for name, gap in (("corpus.txt", ""), ("held.txt", ""), ("articles.txt", "\n")):
+        texts = [f"{words(generator)}\n{gap}" for _ in range(40)]
+        (root / name).write_text("".join(texts), encoding="utf-8")
     write_pairs(root / "pairs.csv", 24)
     write_hans(root / "HANS" / "heuristics_evaluation_set.txt")
     return root
