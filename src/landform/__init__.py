@@ -61,6 +61,7 @@ if TYPE_CHECKING:
     from landform.geometry.sharpness import Sharpness, SharpnessComparison, sharpness
     from landform.geometry.similarity import Similarity, similarity
     from landform.geometry.simplexes import ComplexFit, FittedComplex, fit_complex
+    from landform.geometry.spectrum_path import PathSpectrum, spectrum_along_path
     from landform.geometry.statistics import basin_statistics
     from landform.geometry.surface import Surface, surface
     from landform.geometry.transitivity import Transitivity, transitivity
@@ -135,6 +136,7 @@ _HOME = {
     "Objective": "landform.tasks.objective",
     "ParameterSpace": "landform.weights.space",
     "PathEvaluation": "landform.geometry.fitting",
+    "PathSpectrum": "landform.geometry.spectrum_path",
     "Ridge": "landform.geometry.ridge",
     "SelfInfluence": "landform.attribution.influence",
     "Sharpness": "landform.geometry.sharpness",
@@ -207,6 +209,7 @@ _HOME = {
     "sharpness": "landform.geometry.sharpness",
     "similarity": "landform.geometry.similarity",
     "spectrum": "landform.curvature.spectrum",
+    "spectrum_along_path": "landform.geometry.spectrum_path",
     "surface": "landform.geometry.surface",
     "task_boundaries": "landform.studies.boundary",
     "task_boundary": "landform.studies.boundary",

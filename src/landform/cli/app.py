@@ -79,6 +79,11 @@ _COMMANDS = {
         "landform sharpness 'runs/seed*' --task sst2 --also sst2_ood.yaml --method box sam "
         "--store study",
     ),
+    "spectrum": (
+        "Eigenvalues, trace and density of the Hessian or the Fisher matrix; also along a path.",
+        "landform spectrum runs/seed0 --task sst2 --operator hessian --top 5 --rows 512",
+        "landform spectrum runs/seed0 runs/seed1 --task sst2 --points 5 --figure along.png",
+    ),
     "curve": (
         "Fit a curve of low loss between two checkpoints, and walk it beside the line.",
         "landform curve runs/seed0 runs/seed1 --task sst2 --bends 1 --store study",
@@ -91,6 +96,11 @@ _COMMANDS = {
         "Average checkpoints, plainly or weighted by Fisher information.",
         "landform average runs/seed0 runs/seed1 --fisher f0.safetensors f1.safetensors --task sst2 "
         "--out merged",
+    ),
+    "fisher": (
+        "The diagonal of the Fisher matrix: how much the loss depends on every parameter.",
+        "landform fisher runs/seed0 --task sst2 --rows 2000 --out fisher.safetensors",
+        "landform fisher org/pre-trained --task corpus.txt --kind masked-lm --store study",
     ),
     "dropout": (
         "A dropout probability for every sub-layer, from the Fisher scores of a model.",

@@ -80,8 +80,8 @@ class SpectrumConfig(PointsConfig):
                 f"dtype {self.dtype} has too few digits for second derivatives; use float32 or "
                 "float64"
             )
-        if self.trace == "hutch++" and self.probes < 3:
-            raise ValueError("hutch++ needs 3 probes at least; or use hutchinson")
+        if self.probes < (4 if self.trace == "hutch++" else 2):
+            raise ValueError(f"probes {self.probes} leave no error of the trace: take 4 or more")
         if self.held < self.top + self.bottom + 2:
             raise ValueError(
                 f"held {self.held} is too few for {self.top + self.bottom} eigenvalues: take twice "

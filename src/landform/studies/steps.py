@@ -21,6 +21,7 @@ from landform.studies.attribution_steps import (
 from landform.studies.axes_steps import AxesStep, BoundaryStep
 from landform.studies.comparison_steps import ComparisonStep
 from landform.studies.example_steps import BarrierStep, ExamplesStep
+from landform.studies.fisher_steps import FisherStep
 from landform.studies.geometry_steps import (
     AlignStep,
     AverageStep,
@@ -35,6 +36,7 @@ from landform.studies.geometry_steps import (
     SurfaceStep,
 )
 from landform.studies.knowledge_steps import KnowledgeStep
+from landform.studies.spectrum_steps import SpectrumStep
 from landform.studies.step import Step, as_tuple, find, placed, resolve, train_split
 from landform.training.finetune import TrainStudy
 from landform.training.options import TrainConfig
@@ -215,6 +217,8 @@ STEPS: dict[str, type[Step]] = {
     "average": AverageStep,
     "simplex": SimplexStep,
     "sharpness": SharpnessStep,
+    "spectrum": SpectrumStep,
+    "fisher": FisherStep,
     "dynamics": DynamicsStep,
     "boundary": BoundaryStep,
     "axes": AxesStep,
