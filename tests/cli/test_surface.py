@@ -130,3 +130,95 @@ def test_steps_of_a_study_file(say, place, tmp_path):
     (tmp_path / "bad.yaml").write_text(bad)
     status, _, err = say("run", tmp_path / "bad.yaml")
     assert status == 1 and "step 1" in err and "misses the models" in err
+
+
+@pytest.fixture(scope="module")
+def fisher(place):
+    import landform as lf
+
+    task = lf.load_task(str(place / "dev.tsv"), text="sentence", label="label")
+    found = lf.fisher(place / "runs" / "seed0", task, split="validation")
+    return found.save(place / "fisher.safetensors")
+
+
+def around(place, fisher, *more):
+    seed0 = place / "runs" / "seed0"
+    words = ["surface", "--around", seed0, "--directions", "random", *data(place), "--size", 3]
+    return [*words, "--replicates", 20, "--fisher", fisher, *more]
+
+
+def test_one_mask(say, place, fisher, tmp_path):
+    words = around(place, fisher, "--mask", "fisher-top", "--mask-by", "entry", "--match-norm")
+    status, out, err = say(*words, "--store", tmp_path / "s", "--figure", tmp_path / "one.png")
+    assert status == 0, err
+    assert "mask fisher-top by entry: moves" in out and "before rescaling" in out
+    assert "control: a random mask of as many entries" in out
+    name = "surface-seed0-random-fisher--top-entry-match_norm-dev-validation"
+    assert (tmp_path / "s" / "results" / name).is_dir(), out
+    status, out, err = say(*words, "--json")
+    found = json.loads(out)
+    assert status == 0 and found["directions"][0]["mask"] == "fisher-top", err
+    assert found["directions"][0]["norm"] == pytest.approx(found["directions"][0]["whole_norm"])
+
+
+def test_several_masks_and_pairs(say, place, fisher, tmp_path):
+    masks = ["--mask", "none", "fisher-top", "fisher-bottom", "random", "--mask-by", "matrix"]
+    words = around(place, fisher, *masks, "--pairs", 2, "--store", tmp_path / "s")
+    status, out, err = say(*words, "--dry-run")
+    assert status == 0 and "evaluations" in out and not (tmp_path / "s").exists(), err
+    status, out, err = say(*words, "--figure", tmp_path / "all.png")
+    assert status == 0, err
+    assert "2 pairs of random directions around seed0 on dev:validation, 72 evaluations" in out
+    assert all(f"{kind} by matrix" in out for kind in ("fisher-top", "fisher-bottom", "random"))
+    assert "control" in out and "length" in out
+    (name,) = (tmp_path / "s" / "results").iterdir()
+    assert name.name == "landscape-seed0-matrix-dev-validation"
+    status, out, err = say(
+        *("export", "surface", tmp_path / "s", "--out", tmp_path / "h5", "--as", "hdf5"),
+        *("--directions-of", place / "runs" / "seed0", "--fisher", fisher),
+    )
+    assert status == 0 and out.count("wrote") == 16, err
+    files = sorted((tmp_path / "h5").glob("surf_*.h5"))
+    status, out, err = say("import", "surface", *files[:2], "--store", tmp_path / "again")
+    assert status == 0 and "reaches 3" in out and "curvature_high" in out, err
+    status, out, err = say("import", "surface", *files[:2], "--keep-as", "x")
+    assert status == 1 and "one --keep-as" in err
+    status, out, err = say("import", "surface", files[0], "--json")
+    assert status == 0 and json.loads(out)["statistics"][0]["cells"] == 1
+    status, out, err = say("report", tmp_path / "s", "--out", tmp_path / "atlas.html")
+    assert status == 0 and "Landscapes" in (tmp_path / "atlas.html").read_text(), err
+
+
+def test_a_masked_step_of_a_study_file(say, place, fisher, tmp_path):
+    for name in ("runs", "dev.tsv", "fisher.safetensors"):
+        (tmp_path / name).symlink_to(place / name)
+    (tmp_path / "study.yaml").write_text(
+        "study: out\n"
+        "tasks:\n  toy: {files: {validation: dev.tsv}, text: sentence, label: label}\n"
+        "steps:\n"
+        "  - surface: {around: runs/seed0, task: toy, size: 3, replicates: 20, "
+        "mask: [none, fisher-top], fisher: fisher.safetensors}\n"
+        "  - surface: {around: runs/seed0, task: toy, size: 3, replicates: 20, mask: random}\n"
+    )
+    status, _, err = say("run", tmp_path / "study.yaml")
+    assert status == 0, err
+    assert sorted(load_results(Store.open(tmp_path / "out"))) == [
+        "landscape-seed0-tensor-toy-validation",
+        "surface-seed0-random-random-tensor-toy-validation",
+    ]
+
+
+def test_bad_masks(say, place, fisher, tmp_path):
+    (tmp_path / "no.safetensors").write_bytes(b"no")
+    cases = [
+        (around(place, fisher, "--mask", "fisher"), 2, "mask"),
+        (around(place, fisher, "--mask-share", 0), 2, "mask_share"),
+        (around(place, tmp_path / "no.safetensors", "--mask", "fisher-top"), 1, "cannot be read"),
+        ([*around(place, fisher, "--mask", "fisher-top")[:2], place / "runs" / "seed1",
+          *around(place, fisher, "--mask", "fisher-top")[3:]], 1, "landform fisher"),
+        ([*through(place), "--mask", "random"], 1, "directions around one model"),
+    ]  # fmt: skip
+    for words, expected, message in cases:
+        status, out, err = say(*words)
+        assert status == expected, (words, out, err)
+        assert err.startswith("error: ") and message in err and not out, (words, err)

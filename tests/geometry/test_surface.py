@@ -746,12 +746,13 @@ def test_masks_that_cannot_be(place, task, options, says, evaluations):
 
 
 def test_a_fisher_of_another_model_or_shape(place, task, fisher, tiny_model, models, evaluations):
-    with pytest.raises(CurvatureError, match="not at .*b"):
+    with pytest.raises(CurvatureError, match=r"not at .*b"):
         lf.surface(task, around=place / "b", fisher=fisher, mask="fisher-top")
     wide = make_fisher(tiny_model(vocab_size=50))
     with pytest.raises(CurvatureError, match=r"word_embeddings.weight as \(50, 16\)"):
         lf.surface(task, around=place / "a", fisher=wide, mask="fisher-top", fisher_elsewhere=True)
     assert not evaluations
-    for given in ({"fisher": fisher}, {"mask": "random"}, {"pairs": 2}, {"one_axis": True}):
+    others: list[dict] = [{"mask": "random"}, {"pairs": 2}, {"one_axis": True}]
+    for options in ({"fisher": fisher}, *others):
         with pytest.raises(ConfigError, match="directions around one model"):
-            lf.surface(task, through=models, **given)
+            lf.surface(task, through=models, **options)

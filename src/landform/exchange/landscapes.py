@@ -167,12 +167,8 @@ def write_landscape(
             "the surface is a plane through models, and the format is one of directions around one",
             remedy="export it as pickles (landform export surface --as pickle)",
         )
-    import h5py
-
     with atomic_path(target) as place, _opened(place, "w") as content:
-        content.create_dataset(
-            "dir_file", data=dir_file or directions_name(target), dtype=h5py.string_dtype()
-        )
+        content["dir_file"] = dir_file or directions_name(target)
         content["xcoordinates"] = np.array(surface.x, dtype=np.float64)
         content["ycoordinates"] = np.array(surface.y, dtype=np.float64)
         content["train_loss"] = surface.grid("loss", data).astype(np.float64).ravel()
