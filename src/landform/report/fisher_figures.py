@@ -662,10 +662,14 @@ def _average(result: Any, anchor: str, few: bool) -> Row:
         ),
         "evaluation": data_table(result.evaluation.drop(columns="kind"), "all metrics"),
         "comparison": data_table(
-            result.comparison,
-            "differences",
+            result.comparison[
+                (result.comparison["data"] == rows["data"].iloc[0])
+                & (result.comparison["quantity"] == "loss")
+            ],
+            "differences in loss",
             caption="Examples are resampled alike in both. Below 0 the loss of the first is lower.",
         ),
+        "differences": data_table(result.comparison, "all differences"),
     }
 
 
