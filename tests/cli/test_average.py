@@ -102,7 +102,8 @@ def test_a_step_of_a_study(place, capsys):
 
 
 def test_training_near_the_start(place, capsys):
-    command = f"train runs/seed1 {DATA} --out new --max-steps 3 --batch-size 8 --log-steps 1 --warmup-ratio 0"
+    quick = "--max-steps 3 --batch-size 8 --log-steps 1 --warmup-ratio 0"
+    command = f"train runs/seed1 {DATA} --out new {quick}"
     out = ran(f"{command} --ewc f1.safetensors --ewc-strength 5 --quiet", capsys)
     assert "wrote new" in out or "new/seed0" in out
     history = pd.read_parquet("new/seed0/history.parquet")
