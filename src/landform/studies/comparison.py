@@ -136,7 +136,8 @@ class FisherFit:
 
     task: Task
     split: str = "train"
-    config: FisherConfig = field(default_factory=FisherConfig)
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """those of `fisher`: rows, estimator, reduction, ..."""
 
 
 Source = Fisher | FisherFit | str | os.PathLike[str] | None
@@ -228,6 +229,9 @@ class ComparisonStudy:
                 remedy="give fisher: a file of landform fisher, or in a study file {task: NAME, "
                 "rows: 256} to compute it; or leave such arms out",
             )
+        if isinstance(self.source, FisherFit):
+            FisherConfig.parse(self.source.options, where="fisher")
+            self.source.task.resolve(self.source.split)
         for task in range(len(self.tasks)):
             self.headline(task)
             for fraction in self.config.fractions:
@@ -329,7 +333,7 @@ class ComparisonStudy:
                 split=fit.split,
                 store=store,
                 progress=progress,
-                **fit.config.model_dump(exclude_unset=True),
+                **fit.options,
             )
         assert self.source is not None  # checked when the study was made
         found = load_fisher(self.source)
@@ -520,8 +524,7 @@ class ComparisonStudy:
         """The rows of the table that one run gives."""
         task = self.tasks[cell.task]
         (run,) = training.runs.to_dict("records")
-        main = task.resolve(self.eval_split)
-        ends = {main: "", **dict.fromkeys(self._also(task), "_mm")}
+        ends = {self.eval_split: "", **dict.fromkeys(self._also(task), "_mm")}
         names = dict.fromkeys((self.headline(cell.task), *task.metrics))
         for split, end in ends.items():
             for name in names:

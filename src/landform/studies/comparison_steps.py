@@ -87,11 +87,7 @@ class ComparisonStep(ComparisonConfig, StudyStep):
         source: Source = None if self.fisher is None else str(file.base / str(self.fisher))
         if isinstance(self.fisher, FisherOptions):
             options = self.fisher.model_dump(exclude={"task", "split"}, exclude_unset=True)
-            source = FisherFit(
-                file.task(self.fisher.task)[0],
-                self.fisher.split,
-                FisherConfig.parse(options, where="fisher"),
-            )
+            source = FisherFit(file.task(self.fisher.task)[0], self.fisher.split, options)
         arms = {
             name: arm if not self._is_file(file, arm.dropout) else arm.model_copy(
                 update={"dropout": str(file.base / str(arm.dropout))}

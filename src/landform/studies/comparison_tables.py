@@ -133,11 +133,12 @@ def reading_of(result: DropoutComparison) -> str:
     tasks = list(dict.fromkeys(result.metrics.task))
     shares = ", ".join(f"{f:g}" for f in dict.fromkeys(result.summary.fraction))
     seeds = len(result.seeds)
-    first = result.overall.iloc[0]
+    best = float(result.overall["rank"].iloc[0])
+    first = " and ".join(result.overall.arm[result.overall["rank"] == best])
     return (
         f"{len(result.arms)} arms on {', '.join(tasks)} ({shares} % of the rows, {seeds} "
-        f"{'seed' if seeds == 1 else 'seeds'}): {first.arm} has the best mean rank "
-        f"({first['rank']:.3g} of {len(result.arms)}); "
+        f"{'seed' if seeds == 1 else 'seeds'}): best mean rank {first} "
+        f"({best:.3g} of {len(result.arms)}); "
         + (_verdict(result) if seeds > 1 else _alone())
     )
 
