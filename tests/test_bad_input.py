@@ -445,10 +445,15 @@ ABSURD = {
         *["--percent 0.01", "--rows 21", "--row-file none.txt", "--stratified", "--save-steps 9"],
         *["--save-steps -1", "--max-steps 0", "--batch-size 0", "--learning-rate -1", "--epochs 0"],
         *["--learning-rate nan", "--dropout 1", "--device banana", "--engine rya", "--workers 0"],
+        *["--dropout guided", "--dropout-noise pink", "--dropout 0.1 --dropout-compat all"],
         *["--workers 2", "--split tset", "--eval-split tset", "--max-length 2", "--max-length 99"],
         *["--prefix ../up", "--threads 0", "--rows 5 --percent 5"],
     ],
     "demo": ["--seeds 0", "--seeds 1", "--seeds -3"],
+    "dropout": [
+        *["--low -1", "--high 1", "--low 0.2 --high 0.1", "--kind cubic", "--control upside-down"],
+        *["--seed -1", "--weighting rows", "--compat all", "--figure no.doc"],
+    ],
 }
 
 
@@ -464,6 +469,7 @@ def test_options(refused, place, tmp_path, monkeypatch, command):
         "distance": seeds[:2],
         "train": [place / "base", *splits(place)[:-2], "--out", tmp_path / "out"],
         "demo": ["--out", tmp_path / "demo"],
+        "dropout": ["bert-guided", "--out", tmp_path / "g.json"],
     }[command]
     for option in ABSURD[command]:
         name = option.split()[0].removeprefix("--").replace("-", "_")
@@ -477,8 +483,38 @@ def test_options(refused, place, tmp_path, monkeypatch, command):
             "eval_split": "",
             "ood": "ood",
             "rows": "row",
+            "figure": "no.doc",
         }
         refused(command, *words, *rest, says=says.get(name, name.split("_")[0]), root=tmp_path)
+
+
+def test_dropout_schedules(refused, place, tmp_path):
+    """Of another model, of none, and for a model that has nothing to drop."""
+    import transformers as hf
+
+    from landform.training.schedules import write_schedule
+
+    words = [*splits(place)[:-2], "--out", tmp_path / "out", "--max-steps", 1, "--quiet"]
+    far = write_schedule(tmp_path / "far.json", {"bert.encoder.layer.9.output.dropout": 0.1})
+    says = ["layer.9.output.dropout, which is no dropout site", "did you mean bert.encoder"]
+    train = ["train", place / "base", *words, "--dropout"]
+    refused(*train, far, says=says, root=tmp_path, status=1)
+    refused(*train, "bert-guided", says="has 7 sites in 2 layers", root=tmp_path, status=1)
+    (tmp_path / "cake.json").write_text('{"what": "cake"}')
+    refused(*train, tmp_path / "cake.json", says="no dropout schedule", root=tmp_path, status=1)
+    refused(*train, tmp_path / "no.json", says="no.json", root=tmp_path, status=1)
+    refused("dropout", place / "base" / "model.safetensors", says="no Fisher", status=1)
+    refused("dropout", tmp_path / "no.safetensors", says="no.safetensors", status=1)
+
+    config = hf.LlamaConfig(
+        vocab_size=45, hidden_size=8, num_hidden_layers=1, num_attention_heads=2,
+        intermediate_size=8, pad_token_id=0,
+    )  # fmt: skip
+    hf.LlamaForCausalLM(config).save_pretrained(tmp_path / "llama")
+    hf.AutoTokenizer.from_pretrained(place / "base").save_pretrained(tmp_path / "llama")
+    g = write_schedule(tmp_path / "g.json", {"model.layers.0.mlp.down_proj": 0.1})
+    says = ["has no dropout after model.layers.0.mlp.down_proj", "--insert-dropout"]
+    refused("train", tmp_path / "llama", *words, "--dropout", g, says=says, root=tmp_path, status=1)
 
 
 def test_an_empty_list_of_pairs_and_one_that_is_no_text(refused, call, place, tmp_path):
