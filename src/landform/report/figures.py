@@ -1185,18 +1185,18 @@ def _plot_two_agree(
 
 TOGETHER: dict[str, Callable[..., Figure]] = {
     "surfaces": plot_surfaces,
-    "landscapes": plot_landscapes,
     "score_distributions": plot_score_distributions,
     "agreement": _plot_two_agree,
+    "landscapes": plot_landscapes,
     **FISHER_TOGETHER,
 }
 """The figures of several results: each takes them as a mapping from names."""
 
 OPERANDS: dict[str, tuple[str, ...]] = {
     "surfaces": ("Surface",),
-    "landscapes": ("Surface", "Landscape"),
     "score_distributions": ("Connection", "Evaluation"),
     "agreement": ("Influence",),
+    "landscapes": ("Surface", "Landscape"),
     **FISHER_OPERANDS,
 }
 """The kinds of results that a figure of several takes."""
