@@ -38,7 +38,7 @@ from landform.curvature.fisher_pass import Estimator, FisherPass, Reduction
 from landform.curvature.labels import is_exact
 from landform.curvature.moments import Halves, Moments
 from landform.errors import NonFiniteError
-from landform.evaluation.points import Data, DataConfig, PreparedData
+from landform.evaluation.points import Data, DataConfig, PreparedData, find_split
 from landform.results import from_parts, to_parts
 from landform.store.artifacts import ArtifactStore, Contents, Store
 from landform.store.plan import Forecast, Job, Plan
@@ -113,7 +113,7 @@ class FisherStudy:
     ) -> Self:
         """Resolve checkpoint, rows and options."""
         config = FisherConfig.parse(options, where="fisher")
-        study = cls(resolve(checkpoint), Data(task, split), config)
+        study = cls(resolve(checkpoint), Data(task, _split(task, split)), config)
         len(study.examples)
         return study
 
@@ -217,6 +217,11 @@ class FisherStudy:
             split=self.data.task.resolve(self.data.split),
         )
         return Fisher(summary, {n: torch.from_numpy(v) for n, v in contents.tensors.items()})
+
+
+def _split(task: Task, split: str) -> str:
+    """The split asked for; of a single file, which has one split, that one."""
+    return find_split(task, split) if isinstance(task, Task) else split
 
 
 class _Run:

@@ -27,6 +27,7 @@ from torch import Tensor
 from landform.errors import (
     CheckpointError,
     ConfigError,
+    DataError,
     LabelError,
     LandformError,
     NonFiniteError,
@@ -72,6 +73,7 @@ __all__ = [
     "check_metrics",
     "check_padding",
     "check_same_vocabulary",
+    "find_split",
     "prepare",
     "target_length",
     "warn_if_cut",
@@ -157,6 +159,17 @@ class Data:
                     stacklevel=2,
                 )
         return chosen
+
+
+def find_split(task: Task, split: str) -> str:
+    """`split` where the task has it; for a missing train or validation, the only split there is."""
+    try:
+        task.resolve(split)
+    except DataError:
+        if split not in ("train", "validation") or len(task.parts) != 1:
+            raise
+        return next(iter(task.parts))
+    return split
 
 
 @dataclass(frozen=True)

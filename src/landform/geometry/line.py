@@ -14,9 +14,9 @@ import numpy as np
 import pandas as pd
 from pydantic import Field, field_validator
 
-from landform.errors import ConfigError, DataError
+from landform.errors import ConfigError
 from landform.evaluation.evaluate import metric_names, metric_table
-from landform.evaluation.points import Data, PointsConfig, PointsWork, unpack
+from landform.evaluation.points import Data, PointsConfig, PointsWork, find_split, unpack
 from landform.geometry.better import better_than_ends, count_better, say_better
 from landform.geometry.curves import (
     CurveStatistics,
@@ -177,17 +177,6 @@ def data_sets(
                 f"two data sets are called {name}", remedy="give a task another name="
             )
     return data
-
-
-def find_split(task: Task, split: str) -> str:
-    """`split` where the task has it; for a missing train or validation, the only split there is."""
-    try:
-        task.resolve(split)
-    except DataError:
-        if split not in ("train", "validation") or len(task.parts) != 1:
-            raise
-        return next(iter(task.parts))
-    return split
 
 
 def as_data_or_only(task: Task | Data | tuple[Task, str], split: str, meaning: str) -> Data:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from landform.curvature.fisher_fit import FisherConfig, FisherStudy
+from landform.evaluation.points import find_split
 from landform.results import Result
 from landform.store.artifacts import ArtifactStore
 from landform.studies.step import StudyStep
@@ -33,7 +34,7 @@ class FisherStep(FisherConfig, StudyStep):
 
     def check_data(self, file: StudyFile) -> None:
         """The split."""
-        file.task(self.task)[0].resolve(self.split)
+        find_split(file.task(self.task)[0], self.split)
 
     def study(self, file: StudyFile) -> FisherStudy:
         """The plan."""
