@@ -11,9 +11,12 @@ from landform.cli.common import (
     OutputFlags,
     check_figure_place,
     emit,
+    keep_result,
+    open_study,
     print_table,
     save_figure,
 )
+from landform.store.study import slug
 from landform.training.schedules import ScheduleConfig, make_schedule
 
 __all__ = ["dropout"]
@@ -24,6 +27,7 @@ def dropout(
     /,
     *,
     out: Path | None = None,
+    store: Path | None = None,
     figure: Path | None = None,
     options: Annotated[ScheduleConfig, OptionFlags] = ScheduleConfig(),
     output: Annotated[OutputConfig, OutputFlags] = OutputConfig(),
@@ -38,6 +42,8 @@ def dropout(
         A file of landform fisher, or bert-guided (the order published for BERT-base).
     out
         Write the schedule to this file, for landform train --dropout FILE.
+    store
+        Study directory: keep the schedule as a result, for landform report.
     figure
         Write scores and probabilities as a figure (.png, .pdf, .svg).
     """
@@ -45,6 +51,9 @@ def dropout(
     given = {name: getattr(options, name) for name in options.model_fields_set}
     result = make_schedule(fisher, **given)
     wrote = [] if out is None else [result.save(out)]
+    kept = None if store is None else open_study(store)
+    title = slug("dropout", result.source, result.kind, result.control or "")
+    wrote += keep_result(result, kept, store, title)
     wrote += save_figure(result, figure)
     if not output.json_:
         print_table(result.table[["site", "score", "error", "rank", "p"]])
