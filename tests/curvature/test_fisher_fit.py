@@ -50,11 +50,7 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "bart": ("seq2seq", {}),
 }
 # What these look up once for the whole batch, behind their modules' backs.
-TAKEN_ALONE = {
-    "deberta": ("rel_embeddings", "pos_key_proj", "pos_query_proj"),
-    "opt": ("embed_positions",),
-    "bart": ("embed_positions",),
-}
+TAKEN_ALONE = {"deberta": ("rel_embeddings", "pos_key_proj", "pos_query_proj")}
 CLASSES = {
     "bert-masked": ("bert", "BertForMaskedLM"),
     "roberta-masked": ("roberta", "RobertaForMaskedLM"),

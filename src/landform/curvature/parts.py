@@ -22,6 +22,7 @@ from typing import Any, ClassVar, Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from transformers.pytorch_utils import Conv1D
 
 from landform.curvature.layers import Layer
@@ -32,6 +33,29 @@ __all__ = ["Norm", "RelativeBias", "Table", "Target", "Term", "find_parts"]
 @dataclass(frozen=True, eq=False)
 class Table(Layer):
     """An embedding; what is kept of its input are the ids."""
+
+    def attach(self, hook: Callable[..., Any]) -> Any:
+        """As any layer, with the ids that are looked up: a class with a forward pass of its own
+        (positions of BART, OPT) makes them of what it is given."""
+        if type(self.module).forward is nn.Embedding.forward:
+            return super().attach(hook)
+        watches: list[Any] = []
+
+        def before(_module: nn.Module, _inputs: tuple[Any, ...]) -> None:
+            watches.append(_Lookups())
+            watches[-1].__enter__()
+
+        def after(module: nn.Module, inputs: Any, named: dict[str, Any], output: Any) -> Any:
+            watch = watches.pop()
+            watch.__exit__(None, None, None)
+            if output is None:  # it ended in an error
+                return None
+            ids = watch.ids[0] if len(watch.ids) == 1 else None
+            return hook(module, inputs if ids is None else (ids,), named, output)
+
+        first = self.module.register_forward_pre_hook(before)
+        then = self.module.register_forward_hook(after, with_kwargs=True, always_call=True)
+        return _Handles((first, then))
 
     def seen(self, x: Tensor, output: Tensor, size: int) -> tuple[Tensor, Tensor] | None:
         """Ids with an axis of one feature. Positions that are looked up once for the whole batch,
@@ -51,7 +75,7 @@ class Table(Layer):
         return float(getattr(self.module, "embed_scale", None) or 1.0)
 
     def _is_lookup(self, ids: Tensor, output: Tensor) -> bool:
-        """A class with a forward pass of its own may look up other ids than it is given."""
+        """Whether a class with a forward pass of its own returns these rows."""
         weight: Tensor = self.module.weight  # type: ignore[assignment]
         if int(ids.max()) >= len(weight) or output.shape != (*ids.shape, weight.shape[-1]):
             return False
@@ -108,7 +132,8 @@ class RelativeBias(Layer):
             return output
 
         module.compute_bias = compute_bias
-        return _Between(module, watch)
+        # Without it the class's own is there again.
+        return _Handles((watch,), lambda: delattr(module, "compute_bias"))
 
     def seen(self, x: Tensor, output: Tensor, size: int) -> tuple[Tensor, Tensor] | None:
         """Buckets (queries, keys) and biases (examples, heads, queries, keys)."""
@@ -124,14 +149,32 @@ class RelativeBias(Layer):
         return total.index_add_(1, buckets.flatten(), rows)
 
 
+class _Lookups(TorchFunctionMode):
+    """Notes the ids that are looked up while it is on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ids: list[Tensor] = []
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func is F.embedding:
+            self.ids.append(args[0])
+        return func(*args, **(kwargs or {}))
+
+
 @dataclass(frozen=True)
-class _Between:
-    module: Any
-    watch: Any
+class _Handles:
+    """Several hooks as one."""
+
+    hooks: tuple[Any, ...]
+    then: Callable[[], None] = lambda: None
 
     def remove(self) -> None:
-        self.watch.remove()
-        del self.module.compute_bias  # the class's own is there again
+        for hook in self.hooks:
+            hook.remove()
+        self.then()
 
 
 Form = Literal["matrix", "transposed", "sum", "rows", "scale", "buckets"]
