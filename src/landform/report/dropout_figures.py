@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
 from landform.report.parts import Kind, Row, as_text, data_table, picture
 from landform.report.style import (
@@ -29,11 +30,35 @@ if TYPE_CHECKING:
 __all__ = ["DROPOUT_FIGURES", "DROPOUT_KINDS", "plot_dropout"]
 
 WORDS = {
-    "embeddings": "embeddings",
-    "attention.self": "attention",
-    "attention.output": "attention output",
-    "output": "feed-forward output",
+    # Of BERT, DistilBERT, GPT-2, LLaMA, GPT-NeoX, BART, and T5: what follows the layer's number.
+    "attention.self.dropout": "attention",
+    "attention.output.dropout": "attention output",
+    "output.dropout": "feed-forward output",
+    "attention.dropout": "attention",
+    "ffn.dropout": "feed-forward output",
+    "attn.attn_dropout": "attention",
+    "attn.resid_dropout": "attention output",
+    "mlp.dropout": "feed-forward output",
+    "self_attn.attention_dropout": "attention",
+    "self_attn.o_proj": "attention output",
+    "mlp.down_proj": "feed-forward output",
+    "attention.attention_dropout": "attention",
+    "post_attention_dropout": "attention output",
+    "post_mlp_dropout": "feed-forward output",
+    "self_attn.dropout": "attention",
+    "encoder_attn.dropout": "cross-attention",
+    "activation_dropout": "feed-forward",
+    "dropout": "residual stream",
+    "layer.0.SelfAttention.dropout": "attention",
+    "layer.0.dropout": "attention output",
+    "layer.1.EncDecAttention.dropout": "cross-attention",
+    "encoder layer.1.DenseReluDense.dropout": "feed-forward",
+    "encoder layer.1.dropout": "feed-forward output",
+    "decoder layer.1.dropout": "cross-attention output",
+    "layer.2.DenseReluDense.dropout": "feed-forward",
+    "layer.2.dropout": "feed-forward output",
 }
+EMBEDDINGS = ("embeddings.dropout", "embed_tokens", "drop", "emb_dropout", "coder.dropout")
 
 
 @styled
@@ -55,9 +80,10 @@ def plot_dropout(result: DropoutSchedule) -> Figure:
     right.set_ylabel("dropout probability (line)")
     axes.set_xlabel("sub-layers, from the lowest to the highest Fisher score")
     name = result.kind if result.control is None else f"{result.control} (of {result.kind})"
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_title(plain(f"{name}, mean p {result.mean:.4g}"), loc="left")
     handles = [
-        Line2D([], [], color=_colour(i), marker=MARKERS[i % len(MARKERS)], linestyle="none")
+        Line2D([], [], color=_colour(i), marker=_marker(i), linestyle="none")
         for i in range(len(types))
     ]
     figure.legend(
@@ -77,7 +103,7 @@ def _draw_scores(axes: Axes, table: Any, types: list[str]) -> None:
         error = 2 * rows.error.fillna(0.0)
         below = np.minimum(error, 0.9 * rows.score) if wide else error
         axes.errorbar(
-            rows.index, rows.score, yerr=[below, error], fmt=MARKERS[i % len(MARKERS)],
+            rows.index, rows.score, yerr=[below, error], fmt=_marker(i),
             color=_colour(i), markersize=3.5, elinewidth=0.7, linestyle="none", zorder=4,
         )  # fmt: skip
     if wide:
@@ -93,13 +119,22 @@ def _colour(number: int) -> str:
     return PALETTE[number % len(PALETTE)]
 
 
+def _marker(number: int) -> str:
+    # After the last colour another marker goes with the first.
+    return MARKERS[(number + number // len(PALETTE)) % len(MARKERS)]
+
+
 def _words(types: list[str]) -> list[str]:
-    """What follows the number of the layer, in words where they are known."""
+    """Sub-layers in words where they are known, with their stack where there are two."""
+    stacks = [next((s for s in ("encoder", "decoder") if f".{s}." in f".{t}"), "") for t in types]
+    several = len(set(filter(None, stacks))) > 1
     found = []
-    for kind in types:
-        end = kind.rpartition("*.")[2].removesuffix(".dropout")
-        short = "embeddings" if "*" not in kind and "embed" in kind else WORDS.get(end, end)
-        found.append(short)
+    for kind, stack in zip(types, stacks, strict=True):
+        _, star, end = kind.rpartition("*.")
+        word = WORDS.get(f"{stack} {end}", WORDS.get(end)) if star else None
+        if not star and kind.endswith(EMBEDDINGS):
+            word = "embeddings"
+        found.append(kind if word is None else f"{stack} {word}" if several and stack else word)
     return found if len(set(found)) == len(found) else types
 
 

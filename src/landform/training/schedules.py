@@ -17,7 +17,7 @@ twice as high. The controls keep the schedule's probabilities, or their mean:
     uniform    every site has the schedule's mean
     reversed   the site of rank k has the probability of rank L-1-k
     shuffled   the probabilities permuted at random (`seed`)
-    by-type    every site has the mean of the sites of its type (its path without numbers)
+    by-type    every site has the mean of the sites of its type (its path without the layer)
     standard   every site has 0.1
 """
 
@@ -110,7 +110,7 @@ class DropoutSchedule(Result):
     low: float
     high: float
     table: pd.DataFrame
-    """one row per site in the model's order: site, type (its path without numbers), score (Fisher),
+    """one row per site in the model's order: site, type (its path with * for the layer), score (Fisher),
     error (its standard error over examples, NaN where not known), rank (0: lowest score), p"""
     provenance: dict[str, Any]
 
@@ -269,8 +269,9 @@ def _controlled(p: Any, table: pd.DataFrame, config: ScheduleConfig) -> Any:
 
 
 def site_type(site: str) -> str:
-    """The type of a sub-layer: its path with * for every number."""
-    return re.sub(r"(?<=\.)\d+(?=\.|$)", "*", site)
+    """The type of a sub-layer: its path with * for the number of its layer."""
+    # The first number alone: in T5 block.3.layer.1 is the second part of block 3.
+    return re.sub(r"(?<=\.)\d+(?=\.)", "*", site, count=1)
 
 
 # --- the published order ------------------------------------------------------------------------
