@@ -34,7 +34,8 @@ Floats = npt.NDArray[np.float64]
 Multiply = Callable[[Sequence[Tensor]], list[Tensor]]
 
 SPENT = 1e-6
-"""A Krylov space is exhausted where what is new of A v is smaller than this share of it."""
+"""A Krylov space is exhausted where what is new of A v is smaller than this share of the largest
+eigenvalue: rounding in float32 leaves about a tenth of it."""
 
 TOGETHER = 4
 """Probes that are multiplied at once: they share the forward pass of every batch."""
@@ -85,8 +86,10 @@ class Lanczos:
     beta: float = 0.0
     """length of what is new of the last product"""
     steps: int = 0
-    spent: int = 0
-    """how many of the last products gave nothing new"""
+    before: Floats | None = None
+    """what was known when the Krylov space was last exhausted"""
+    settled: bool = False
+    """whether it was known already the time before"""
 
     @classmethod
     def start(
@@ -110,22 +113,27 @@ class Lanczos:
         j = self.count
         new = multiply([self.basis[j]])[0]
         length = float(torch.linalg.vector_norm(new))
-        known = self.basis[: j + 1]
-        overlap = known @ new
-        new -= known.t() @ overlap
-        again = known @ new  # twice is enough (Kahan; Parlett 1998, section 6.9)
-        new -= known.t() @ again
+        basis = self.basis[: j + 1]
+        overlap = basis @ new
+        new -= basis.t() @ overlap
+        again = basis @ new  # twice is enough (Kahan; Parlett 1998, section 6.9)
+        new -= basis.t() @ again
         column = (overlap + again).double().cpu().numpy()
         self.projected[: j + 1, j] = column
         self.projected[j, : j + 1] = column
         self.beta = float(torch.linalg.vector_norm(new))
         self.count, self.steps = j + 1, self.steps + 1
-        if self.beta > SPENT * max(length, 1e-300) and self.count < self.size:
+        scale = max(length, float(np.abs(self.projected).max()), 1e-300)
+        if self.beta > SPENT * scale and self.count < self.size:
             self.basis[j + 1] = new / self.beta
-            self.spent = 0
             return
         self.beta = 0.0
-        self.spent += 1
+        # The space of a random vector holds every eigenvalue of what is orthogonal to the basis, if
+        # only once: where it changes nothing, neither will the next one.
+        known = self.estimates()[0]
+        if self.before is not None and len(known) == len(self.before) >= self.top + self.bottom:
+            self.settled = bool((np.abs(known - self.before) <= SPENT * scale).all())
+        self.before = known
         if self.count < self.size:
             self.basis[j + 1] = self._fresh()
 
@@ -173,16 +181,10 @@ class Lanczos:
             return False
         if self.count == self.size:
             return True
+        if self.before is not None:
+            return self.settled
         values, errors = self.estimates()
-        scale = float(np.abs(values).max())
-        if self.spent == 0:
-            return bool((errors <= tolerance * scale).all())
-        # An exhausted space says nothing of what is orthogonal to it. A random vector out there
-        # that is an eigenvector means that all are, of one eigenvalue: would it be among these?
-        rest = float(self.projected[self.count - 1, self.count - 1])
-        wanted = rest > values[: self.top].min(initial=math.inf) + tolerance * scale
-        wanted |= rest < values[self.top :].max(initial=-math.inf) - tolerance * scale
-        return self.spent > 1 and not wanted
+        return bool((errors <= tolerance * float(np.abs(values).max())).all())
 
     def vectors(self) -> Tensor:
         """(k, D) unit vectors of `estimates`."""
@@ -243,7 +245,8 @@ class Quadrature:
             alpha = float(here @ new)
             new.sub_(here, alpha=alpha)
             beta = float(torch.linalg.vector_norm(new))
-            spent = beta <= SPENT * max(length, 1e-300) or len(self.alphas[k]) + 1 == len(new)
+            scale = max(length, *map(abs, self.alphas[k]), *self.betas[k], 1e-300)
+            spent = beta <= SPENT * scale or len(self.alphas[k]) + 1 == len(new)
             self.alphas[k].append(alpha)
             self.betas[k].append(0.0 if spent else beta)
             self.before[k] = here

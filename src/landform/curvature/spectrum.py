@@ -29,7 +29,7 @@ import pandas as pd
 from scipy.stats import norm
 
 from landform.curvature.lanczos import density
-from landform.curvature.spectrum_jobs import SpectrumConfig, SpectrumWork, state_key
+from landform.curvature.spectrum_jobs import SpectrumConfig, SpectrumWork, state_keys
 from landform.errors import ConfigError
 from landform.evaluation.points import Data, PointsWork, data_fingerprint, unpack
 from landform.results import Result
@@ -296,8 +296,9 @@ def run_jobs(
     # Every job has a display of its own: how many products Lanczos needs is known in the end.
     run_plan(plan, made, store, progress=False)
     for job in plan.jobs:
-        if state_key(job) in store:
-            store.remove(state_key(job))
+        for key in state_keys(job):
+            if key in store:
+                store.remove(key)
 
 
 def mean_loss(work: PointsWork, contents: Any) -> tuple[float, np.ndarray, np.ndarray]:
@@ -324,7 +325,10 @@ def collect_point(
     }
     eigen = read.get("eigenpairs")
     lanczos = {"steps": 0, "converged": True} if eigen is None else eigen.records["lanczos"]
-    found["table"] = _pairs(None if eigen is None else eigen.tables["eigenpairs"], config.level)
+    pairs = _pairs(None if eigen is None else eigen.tables["eigenpairs"], config.level)
+    if config.operator != "hessian":  # the others have no negative eigenvalue
+        pairs["low"] = pairs["low"].clip(lower=0.0)
+    found["table"] = pairs
     found |= {"steps": int(lanczos["steps"]), "converged": bool(lanczos["converged"])}
     found |= _trace(read.get("trace"))
     found |= _density(read.get("density"), config.width)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Self
 
@@ -22,7 +22,7 @@ from landform.store.artifacts import ArtifactStore, Contents, MemoryStore
 from landform.store.plan import Forecast, Job, Plan
 from landform.store.progress import Track, track
 
-__all__ = ["PRODUCTS", "SpectrumConfig", "SpectrumWork", "SpectrumWorker", "state_key"]
+__all__ = ["PRODUCTS", "SpectrumConfig", "SpectrumWork", "SpectrumWorker", "state_keys"]
 
 PRODUCTS = "products"
 """What the cost of these jobs counts: products of the matrix with a vector, over all rows."""
@@ -182,9 +182,10 @@ class SpectrumWorker:
         middle = data.batches[len(data.batches) // 2]
         part = replace(data, batches=(middle,))
         vector = torch.ones(self.space.numel, dtype=self.space.dtype, device=self.like.device)
+        share = self.budget * part.tokens / max(data.tokens, 1)
         with CurvatureOperator(
-            self.points.bound.model, self.space, part, self.config.operator
-        ) as one:
+            self.points.bound.model, self.space, part, self.config.operator, memory=share
+        ) as one:  # where there is room for all graphs, the second product has one
             one.multiply(vector)
             start = time.perf_counter()
             one.multiply(vector)
@@ -320,30 +321,39 @@ def _seed(job: Job, purpose: int) -> int:
 
 
 class _States:
-    """The state of a job, written now and then to a study on disk."""
+    """The state of a job, written now and then to a study on disk, in two places by turns."""
 
     def __init__(self, store: ArtifactStore | None, job: Job) -> None:
         self.store = None if isinstance(store, MemoryStore) else store
-        self.key = state_key(job)
+        self.keys = state_keys(job)
+        self.turn = 0
         self.written = time.monotonic()
 
     def read(self) -> Contents | None:
-        """What an earlier run left."""
-        if self.store is None or self.key not in self.store:
+        """The later one of what an earlier run left."""
+        if self.store is None:
             return None
-        return self.store.read(self.key)
+        left = [self.store.read(key) if key in self.store else None for key in self.keys]
+        marks = [-1 if kept is None else int(kept.records["turn"]) for kept in left]
+        self.turn = max(marks) + 1
+        return left[marks.index(max(marks))]
 
-    def write(self, state: Any) -> None:
+    def write(self, state: Callable[[], Contents]) -> None:
         """Keep `state()` where the last time is long ago."""
         if self.store is None or time.monotonic() - self.written < KEEP_SECONDS:
             return
-        self.store.write(self.key, state())
+        made, key = state(), self.keys[self.turn % 2]
+        self.store.remove(key)  # the other one is whole, whatever happens here
+        records = {**made.records, "turn": self.turn}
+        self.store.write(key, Contents(made.tensors, made.tables, records))
+        self.turn += 1
         self.written = time.monotonic()
 
 
-def state_key(job: Job) -> str:
-    """The name under which the state of a job is kept."""
-    return Job(f"{job.kind}-state", {"of": job.key}).key
+def state_keys(job: Job) -> tuple[str, str]:
+    """The names under which the state of a job is kept."""
+    first, second = (Job(f"{job.kind}-state", {"of": job.key, "place": k}).key for k in (0, 1))
+    return first, second
 
 
 def _lanczos_state(found: Lanczos) -> Contents:
@@ -352,13 +362,18 @@ def _lanczos_state(found: Lanczos) -> Contents:
         "projected": found.projected.copy(),
         "beta": np.array(found.beta),
     }
-    records = {"count": found.count, "steps": found.steps, "spent": found.spent}
+    if found.before is not None:
+        tensors["before"] = found.before
+    records = {name: getattr(found, name) for name in ("count", "steps", "settled")}
     return Contents(tensors, {}, {"state": records})
 
 
 def _restore_lanczos(found: Lanczos, kept: Contents) -> None:
     state: Mapping[str, Any] = kept.records["state"]
-    found.count, found.steps, found.spent = state["count"], state["steps"], state["spent"]
+    found.count, found.steps = state["count"], state["steps"]
+    found.settled = state["settled"]
+    if "before" in kept.tensors:
+        found.before = np.array(kept.tensors["before"])
     found.beta = float(kept.tensors["beta"])
     found.projected[:] = kept.tensors["projected"]
     found.basis[: found.count + 1] = torch.from_numpy(np.array(kept.tensors["basis"]))
