@@ -204,6 +204,19 @@ def test_kept_runs_are_used_again_and_small_where_no_model_is_kept(place, task, 
     assert more.seconds is not None
 
 
+def test_a_run_without_its_model_is_trained_again_where_it_is_wanted(place, task, tmp_path):
+    options = {"out": tmp_path / "o", **QUICK}
+    bare = lf.train(place / "model", task, keep_model=False, **options)
+    assert not (tmp_path / "o" / "seed0" / "config.json").exists()
+    assert lf.train(place / "model", task, keep_model=False, **options).runs.reused.all()
+    with pytest.warns(UserWarning, match="trained without its model: it is trained again"):
+        whole = lf.train(place / "model", task, **options)
+    assert not whole.runs.reused.any()
+    assert whole.runs["validation/loss"].tolist() == bare.runs["validation/loss"].tolist()
+    load_model(tmp_path / "o" / "seed0")
+    assert lf.train(place / "model", task, keep_model=False, **options).runs.reused.all()
+
+
 SCRIPT = """
 import os, signal, sys
 import landform as lf
