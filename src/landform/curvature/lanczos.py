@@ -317,14 +317,19 @@ def deflated_trace(
         del columns
         for some in _few(len(basis)):
             chosen = [basis[k] for k in some]
-            exact += sum(float(q @ a) for q, a in zip(chosen, multiply(chosen), strict=True))
+            exact += sum(_dot(q, a) for q, a in zip(chosen, multiply(chosen), strict=True))
     values: list[float] = []
     for some in _few(probes):
         chosen = [signs(size, seed + sketch + k, like) for k in some]
         for _ in range(2 if len(basis) else 0):
             chosen = [x - basis.t() @ (basis @ x) for x in chosen]
-        values += [float(x @ a) for x, a in zip(chosen, multiply(chosen), strict=True)]
+        values += [_dot(x, a) for x, a in zip(chosen, multiply(chosen), strict=True)]
     return exact, np.array(values)
+
+
+def _dot(a: Tensor, b: Tensor) -> float:
+    """Summed in float64: in float32 a million terms leave 5 digits."""
+    return float((a * b).sum(dtype=torch.float64))
 
 
 def _few(count: int) -> list[range]:
@@ -339,4 +344,8 @@ def _orthonormal(rows: Tensor) -> Tensor:
     keep = values > SPENT * values.max().clamp(min=1e-300)
     # rows = (q r)^T = r^T q^T: right singular vectors of r^T, turned by q.
     basis: Tensor = (q @ turn[keep].t()).t().contiguous()
+    if len(basis):
+        # In float32 the QR of long columns is orthonormal to 4 or 5 digits only.
+        gram = torch.tensor([[_dot(a, b) for b in basis] for a in basis], dtype=torch.float64)
+        basis = torch.linalg.inv(torch.linalg.cholesky(gram)).to(basis) @ basis
     return basis
