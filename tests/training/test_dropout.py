@@ -93,17 +93,38 @@ def test_gaussian_noise_acts_and_is_quiet_in_evaluation(name, attention):
 
 
 @pytest.mark.parametrize("name", ["bert", "t5", "bart", "llama"])
-def test_scheduled_twice_and_back(name):
-    """Gaussian, then Bernoulli: no trace of the first."""
+@pytest.mark.parametrize("compat", [None, "guided-dropout"])
+def test_scheduled_twice(name, compat):
+    """Gaussian, then Bernoulli: no trace of the first, in evaluation neither."""
     model = make_model(name)
-    g = schedule_of(model)
-    lf.apply_dropout(model, g, noise="gaussian", insert=True)
+    g, x = schedule_of(model), few_tokens(model)
+    lf.apply_dropout(model, g, noise="gaussian", insert=True, compat=compat)
     half = {site: p / 2 for site, p in g.items()}
     assert lf.apply_dropout(model, half, insert=True) == half
+    with torch.no_grad():
+        assert torch.equal(model(**x).logits, model(**x).logits)
+        model.train()
+        with watch(model) as calls:
+            model(**x)
+    assert not any(call.gaussian for call in calls)
+
+
+@pytest.mark.parametrize("noise", ["bernoulli", "gaussian"])
+def test_what_fails_leaves_the_noise_that_was_there(noise):
+    model = make_model("bert")
+    g = schedule_of(model)
+    lf.apply_dropout(model, g, noise="gaussian", compat="guided-dropout")
+    # A number that another hook overrules after the first look.
+    dropout = model.bert.embeddings.dropout
+    with pytest.raises(ConfigError, match=r"embeddings\.dropout was set"):
+        handle = dropout.register_forward_pre_hook(lambda m, _: setattr(m, "p", 0.3))
+        lf.apply_dropout(model, {name: p / 2 for name, p in g.items()}, noise=noise)
+    handle.remove()
+    dropout.p = GaussianRate(g["bert.embeddings.dropout"], original=True)
     model.train()
     with watch(model) as calls, torch.no_grad():
         model(**few_tokens(model))
-    assert not any(call.gaussian for call in calls)
+    assert {call.p for call in calls if call.gaussian} == set(g.values())
 
 
 # --- noise -------------------------------------------------------------------------------------

@@ -25,7 +25,14 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from landform.config import nearest
 from landform.errors import ConfigError
-from landform.training.noise import Call, GaussianRate, put_noise, remove_noise, watch
+from landform.training.noise import (
+    Call,
+    GaussianRate,
+    noise_of,
+    put_noise,
+    remove_noise,
+    watch,
+)
 from landform.training.schedules import (
     PRESETS,
     DropoutSchedule,
@@ -308,14 +315,20 @@ def _put(
 
 
 def _hook(module: nn.Module, rate: float, changes: _Changes) -> None:
-    before = dict(module._forward_pre_hooks), dict(module._forward_hooks)
+    before = noise_of(module)
     if isinstance(rate, GaussianRate):
         put_noise(module, always=rate if rate.original else None)
-    else:
+    elif before is not None:
         remove_noise(module)
-    if before == (dict(module._forward_pre_hooks), dict(module._forward_hooks)):
+    else:
         return
-    changes.steps.append(lambda: remove_noise(module))
+
+    def restore() -> None:
+        remove_noise(module)
+        if before is not None:
+            put_noise(module, **before)
+
+    changes.steps.append(restore)
 
 
 def _places(

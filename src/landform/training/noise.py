@@ -26,7 +26,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode, handle_torch_function, has_torch_function_unary
 
-__all__ = ["Call", "GaussianRate", "changed_dropout", "put_noise", "remove_noise", "watch"]
+__all__ = [
+    "Call",
+    "GaussianRate",
+    "changed_dropout",
+    "noise_of",
+    "put_noise",
+    "remove_noise",
+    "watch",
+]
 
 
 class GaussianRate(float):
@@ -192,6 +200,14 @@ def put_noise(module: nn.Module, *, always: GaussianRate | None = None) -> None:
     module.register_forward_hook(_Leave(), always_call=True)
 
 
+def noise_of(module: nn.Module) -> dict[str, Any] | None:
+    """The options of the `put_noise` that is in force on a module, or None."""
+    for hook in module._forward_pre_hooks.values():
+        if isinstance(hook, _Enter):
+            return {"always": hook.always}
+    return None
+
+
 def remove_noise(module: nn.Module) -> None:
     """Take away what `put_noise` put."""
     for hooks, kind in ((module._forward_pre_hooks, _Enter), (module._forward_hooks, _Leave)):
@@ -205,9 +221,7 @@ def changed_dropout(model: nn.Module) -> bool:
     from landform.weights.sites import INSERTED
 
     return any(
-        hasattr(module, INSERTED)
-        or any(isinstance(hook, _Enter) for hook in module._forward_pre_hooks.values())
-        for module in model.modules()
+        hasattr(module, INSERTED) or noise_of(module) is not None for module in model.modules()
     )
 
 
