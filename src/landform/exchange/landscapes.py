@@ -158,8 +158,8 @@ def write_landscape(
     """Write a random surface as such a file, in place of one of the same name.
 
     `data` is the data set whose loss is written (default: the first); `dir_file` the name of the
-    file with the directions (default: the surface's file name with `surf` or its beginning replaced
-    by `dir`). `ConfigError` for a plane through three models.
+    file with the directions (default: that of `directions_name`). Raises `ConfigError` for a
+    plane through three models.
     """
     target = Path(path)
     if surface.mode != "random":
