@@ -79,7 +79,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
     import yaml
 
     try:
-        value = yaml.safe_load(path.read_text(encoding="utf-8"))
+        node = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+        _check_keys(node, path)
+        value = yaml.SafeLoader("").construct_document(node) if node is not None else None
     except FileNotFoundError:
         raise ConfigError(f"{path}: there is no such file", remedy="check the path") from None
     except (OSError, UnicodeDecodeError) as error:
@@ -97,3 +99,21 @@ def read_yaml(path: Path) -> dict[str, Any]:
             remedy="write one 'option: value' a line",
         )
     return value
+
+
+def _check_keys(node: Any, path: Path) -> None:
+    """Raise for a key that is written twice: YAML would silently take the last one."""
+    import yaml
+
+    seen: set[str] = set()
+    for child in node.value if isinstance(node, yaml.CollectionNode) else ():
+        if isinstance(child, tuple):
+            key, child = child
+            if key.value in seen and isinstance(key, yaml.ScalarNode):
+                raise ConfigError(
+                    f"{path}, line {key.start_mark.line + 1}: {key.value!r} is written twice",
+                    remedy="keep one of the two",
+                )
+            if isinstance(key, yaml.ScalarNode):
+                seen.add(key.value)
+        _check_keys(child, path)

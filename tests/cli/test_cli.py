@@ -227,6 +227,7 @@ def test_run_a_study_file(say, place, tmp_path):
         ("study: s\nstepz: []\nsteps: [{report: {}}]\n", "unknown key 'stepz'"),
         ("study: [\n", "not YAML"),
         ("just text\n", "expected a mapping"),
+        ("study: s\nsteps: [{train: {a: 1, b: 2,\n a: 3}}]\n", "line 3: 'a' is written twice"),
         ("study: s\ntasks: {a: {txet: b}}\nsteps: [{report: {}}]\n", "did you mean 'text'"),
     ],
 )

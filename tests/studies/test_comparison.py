@@ -459,6 +459,10 @@ def test_what_does_not_fit_is_found_before_anything_is_trained(place, task, fish
     other = make_fisher(load_model(place / "model", "masked-lm"), weights="1" * 64)
     with pytest.raises(CurvatureError, match="whose weights are not those of"):
         lf.compare_dropout(place / "model", task, out=out, fisher=other, arms=["guided", "none"])
+    meant = ComparisonStudy.of(
+        place / "model", task, out=out, fisher=other, arms=["guided", "none"], fisher_elsewhere=True
+    )
+    assert meant.scores(None, False) is other
     with pytest.raises(ConfigError, match="arm published: "):
         lf.compare_dropout(place / "model", task, out=out, arms=["standard", "published"])
     with pytest.raises(ConfigError, match="the task small occurs twice"):

@@ -337,11 +337,13 @@ class ComparisonStudy:
             )
         assert self.source is not None  # checked when the study was made
         found = load_fisher(self.source)
-        if found.weights not in (None, self.checkpoint.fingerprint):
+        here = (None, self.checkpoint.fingerprint)
+        if found.weights not in here and not self.config.fisher_elsewhere:
             raise CurvatureError(
                 f"the Fisher is of {found.summary.checkpoint}, whose weights are not those of "
                 f"{self.checkpoint.spec}",
-                remedy=f"compute it for this model: landform fisher {self.checkpoint.spec} ...",
+                remedy=f"compute it for this model (landform fisher {self.checkpoint.spec} ...), "
+                "or say that it is meant: fisher_elsewhere",
             )
         return found
 

@@ -102,6 +102,9 @@ class ComparisonConfig(TrainConfig):
     """Coverage of the intervals over seeds; 1 - LEVEL is the error level of the tests."""
     power: float = Field(0.8, gt=0, lt=1)
     """The chance with which the smallest detectable difference would have been found."""
+    fisher_elsewhere: bool = False
+    """Take a Fisher that was computed at other weights of the same architecture (those after a
+    first fine-tuning, where a model was saved without its masked language model)."""
     keep_as: str = Field("comparison", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     """Name of the result in the study."""
 

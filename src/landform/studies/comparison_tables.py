@@ -138,8 +138,7 @@ def reading_of(result: DropoutComparison) -> str:
     return (
         f"{len(result.arms)} arms on {', '.join(tasks)} ({shares} % of the rows, {seeds} "
         f"{'seed' if seeds == 1 else 'seeds'}): best mean rank {first} "
-        f"({best:.3g} of {len(result.arms)}); "
-        + (_verdict(result) if seeds > 1 else _alone())
+        f"({best:.3g} of {len(result.arms)}); " + (_verdict(result) if seeds > 1 else _alone())
     )
 
 

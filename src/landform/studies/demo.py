@@ -1,7 +1,8 @@
 """The embedded study: eight seeds of a small encoder, in and out of domain, connected; the plane
 through three of them and a bent path between two; what training said of every row, and what is
-forgotten on the way to another model; and which training rows the first of them owes its answers
-to."""
+forgotten on the way to another model; the Fisher information of the first of them by layer, and the
+loss around it where only a part of its parameters moves; and which training rows it owes its
+answers to."""
 
 from __future__ import annotations
 
@@ -54,6 +55,7 @@ def demo_study(out: Path, *, seeds: int | None = None, **changes: Any) -> StudyF
             }
         },
         *_ground(runs),
+        *_surroundings(runs[0]),
         {
             "influence": {
                 "checkpoint": runs[0],
@@ -82,3 +84,15 @@ def _ground(runs: list[str]) -> list[dict[str, Any]]:
     ends = {"a": first, "b": middle, "cartography": first}
     steps.append({"knowledge": {**ends, "task": "embedded"}})
     return steps
+
+
+def _surroundings(run: str) -> list[dict[str, Any]]:
+    """How much the loss depends on every parameter of one run, and the loss around it: everything
+    moved, the half of the entries of high or of low Fisher information, and a random half."""
+    masks = ["none", "fisher-top", "fisher-bottom", "random"]
+    grid = {"size": 7, "range": 1.0, "rows": 256, "mask_by": "entry"}
+    fisher = "fisher.safetensors"
+    return [
+        {"fisher": {"checkpoint": run, "task": "embedded", "rows": 512, "out": fisher}},
+        {"surface": {"around": run, "task": "embedded", "fisher": fisher, "mask": masks, **grid}},
+    ]
