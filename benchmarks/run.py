@@ -5,6 +5,7 @@
     python benchmarks/run.py --only influence    EK-FAC influence against kronfluence
     python benchmarks/run.py --only geometry     lines and planes against bare forward passes
     python benchmarks/run.py --only modes        lines, curves, answers and dynamics of tuned models
+    python benchmarks/run.py --only curvature    Fisher diagonals, curvature products, surfaces
     python benchmarks/run.py --write             also put the tables into benchmarks/README.md
 
 Both sides of a comparison run in this process tree, on the same rows, one after the other.
@@ -312,7 +313,7 @@ def write_readme(text: str, name: str = "table") -> None:
     path.write_text(f"{before}<!-- {name} -->\n{text}\n<!-- /{name} -->{after}")
 
 
-OWN_TABLES = ("geometry", "influence", "modes")
+OWN_TABLES = ("curvature", "geometry", "influence", "modes")
 """Benchmarks that are modules of their own, with tables of their own."""
 
 

@@ -110,8 +110,9 @@ class DropoutSchedule(Result):
     low: float
     high: float
     table: pd.DataFrame
-    """one row per site in the model's order: site, type (its path with * for the layer), score (Fisher),
-    error (its standard error over examples, NaN where not known), rank (0: lowest score), p"""
+    """one row per site in the model's order: site, type (its path with * for the layer), score
+    (Fisher), error (its standard error over examples, NaN where not known), rank (0: lowest score),
+    p"""
     provenance: dict[str, Any]
 
     @classmethod

@@ -341,7 +341,7 @@ def _holders(model: nn.Module, rules: Sequence[_Rule], insert: bool) -> list[_Ho
 
 def copied_rates(owner: nn.Module, name: str) -> tuple[str, ...]:
     """The attributes of `owner` that are a copy of the p of its `nn.Dropout` of this name, made
-    when it was built: `dropout_prob` beside `dropout` (attention of older transformers)."""
+    when it was built: dropout_prob beside dropout (attention of older transformers)."""
     names = [f"{name}_{end}" for end in ("p", "prob", "rate")]
     return tuple(copy for copy in names if isinstance(vars(owner).get(copy), float))
 
