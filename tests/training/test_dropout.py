@@ -306,6 +306,43 @@ def test_a_site_that_does_not_exist():
         lf.apply_dropout(make_model("gpt2"), lf.dropout_schedule("bert-guided"))
 
 
+def test_two_names_of_one_site():
+    model = make_model("bert")
+    before = state(model)
+    twice = {"bert.embeddings.dropout": 0.1, "embeddings.dropout": 0.3}
+    with pytest.raises(
+        ConfigError, match=r"bert\.embeddings\.dropout and embeddings\.dropout"
+    ) as e:
+        lf.apply_dropout(model, twice)
+    assert "one dropout site" in str(e.value) and state(model) == before
+
+
+def test_a_schedule_of_no_site():
+    model = make_model("bert")
+    with pytest.raises(ConfigError, match="the schedule names no site"):
+        lf.apply_dropout(model, {})
+    assert len(lf.dropout_in_force(model)) == len(schedule_of(model)) + 1  # the head's
+
+
+def test_gaussian_noise_everywhere_has_to_reach_attention():
+    """A kernel that draws its own dropout is not seen, whatever the probability is."""
+    from transformers import AttentionInterface
+
+    def kernel(module, query, key, value, mask, dropout=0.0, **_):
+        keep = torch.rand(query.shape[0]) >= dropout
+        return (query * keep.view(-1, 1, 1, 1)).transpose(1, 2), None
+
+    AttentionInterface.register("landform_test", kernel)
+    model = make_model("bert")
+    model.set_attn_implementation("landform_test")
+    with pytest.raises(ConfigError, match=r"attention\.self\.dropout was set, but acts nowhere"):
+        put_dropout(model, None, noise="gaussian", all_sites=True)
+    for site in (s for s in dropout_sites(model) if s.kind == "attention"):
+        model.get_submodule(site.name).p = 0.0
+    found = put_dropout(model, None, noise="gaussian", all_sites=True)
+    assert set(found.in_force.values()) == {0.1} and not found.asked
+
+
 def test_a_model_without_dropout():
     model = make_model("llama")
     before, g = state(model), schedule_of(model)

@@ -13,10 +13,9 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -34,10 +33,10 @@ from landform.training.noise import (
     watch,
 )
 from landform.training.schedules import (
-    PRESETS,
     DropoutSchedule,
     check_probabilities,
     dropout_schedule,
+    is_preset,
     make_schedule,
     read_schedule,
     write_schedule,
@@ -105,7 +104,7 @@ def dropout_in_force(
     model: nn.Module, *, inputs: Mapping[str, Tensor] | None = None
 ) -> dict[str, float]:
     """{site: p} for every site that acts in a training forward pass; the model stays as it is."""
-    return put_dropout(model, {}, inputs=inputs).in_force
+    return put_dropout(model, None, inputs=inputs).in_force
 
 
 @dataclass
@@ -121,7 +120,7 @@ class AppliedDropout:
 
 def put_dropout(
     model: nn.Module,
-    schedule: Schedule,
+    schedule: Schedule | None,
     *,
     noise: Noise = "bernoulli",
     insert: bool = False,
@@ -129,10 +128,11 @@ def put_dropout(
     inputs: Mapping[str, Tensor] | None = None,
     all_sites: bool = False,
 ) -> AppliedDropout:
-    """`apply_dropout` with all that is known after it.
+    """`apply_dropout` with all that is known after it; `schedule` None names no site.
 
     `all_sites`: sites that the schedule does not name get the noise as well, at the probability
-    they have.
+    they have. Those of attention must then be seen to act as well: a kernel that draws its own
+    dropout would go on without the noise.
     """
     if noise not in ("bernoulli", "gaussian"):
         raise ConfigError(f"unknown noise {noise!r}", remedy="use bernoulli or gaussian")
@@ -149,10 +149,13 @@ def put_dropout(
         rates = {n: s.p for n, s in sites.items() if s.how != "insert"} | rates
     if noise == "gaussian":
         rates = {name: GaussianRate(p, compat is not None) for name, p in rates.items()}
+    # Unlike a module of the head that this task does not use, attention is always run.
+    noisy = [n for n, rate in rates.items() if noise == "gaussian" and rate > 0]
+    must = (*wanted, *(n for n in noisy if n not in wanted and sites[n].kind == "attention"))
     changes = _Changes()
     try:
         places = _put(model, rates, sites, changes, inputs)
-        in_force = _verify(model, rates, wanted, sites, places, inputs)
+        in_force = _verify(model, rates, must, sites, places, inputs)
     except BaseException:
         changes.undo()
         raise
@@ -163,19 +166,28 @@ def put_dropout(
 
 
 def _wanted(
-    model: nn.Module, schedule: Schedule, sites: Mapping[str, DropoutSite]
+    model: nn.Module, schedule: Schedule | None, sites: Mapping[str, DropoutSite]
 ) -> dict[str, float]:
     """{site of the model: p}."""
+    if schedule is None:
+        return {}
     if isinstance(schedule, DropoutSchedule):
         schedule = schedule.probabilities
-    if isinstance(schedule, str) and schedule in PRESETS and not Path(schedule).exists():
+    if is_preset(schedule):
         return _preset(model, schedule, tuple(sites.values()))
     if isinstance(schedule, str | os.PathLike):
         schedule = read_schedule(schedule)
-    values = check_probabilities(schedule, "the schedule") if schedule else {}
     wanted: dict[str, float] = {}
-    for name, p in values.items():
-        wanted[_find(name, sites, type(model).__name__)] = p
+    names: dict[str, str] = {}
+    for name, p in check_probabilities(schedule, "the schedule").items():
+        site = _find(name, sites, type(model).__name__)
+        if site in names:
+            raise ConfigError(
+                f"the schedule names {names[site]} and {name}, which are one dropout site of this "
+                f"{type(model).__name__}: {site}",
+                remedy="give one probability for it",
+            )
+        names[site], wanted[site] = name, p
     return wanted
 
 
@@ -353,14 +365,14 @@ def _places(
 def _verify(
     model: nn.Module,
     rates: Mapping[str, float],
-    wanted: Mapping[str, float],
+    must: Iterable[str],
     sites: Mapping[str, DropoutSite],
     places: Mapping[tuple[str, int], str],
     inputs: Mapping[str, Tensor] | None,
 ) -> dict[str, float]:
     """{site: p} in force. Raises `ConfigError` where that is not what was asked for."""
     acting = set(places.values())
-    for name in wanted:
+    for name in must:
         if name not in acting:
             raise ConfigError(
                 f"the dropout {name} was set, but acts nowhere in a training forward pass of this "

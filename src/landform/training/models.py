@@ -104,8 +104,8 @@ def _put_dropout(model: Any, config: TrainConfig) -> dict[str, float] | None:
     if rate is None or isinstance(rate, float):
         # A number is in the model's config already; it reaches what is inserted as well.
         inserted = [s.name for s in dropout_sites(model) if s.how == "insert"]
-        schedule = dict.fromkeys(inserted, rate) if config.insert_dropout and rate else {}
-        if config.dropout_noise == "bernoulli" and not schedule:
+        schedule = dict.fromkeys(inserted, rate) if config.insert_dropout and rate else None
+        if config.dropout_noise == "bernoulli" and schedule is None:
             with suppress(ConfigError):  # only the record asks for what acts: no reason to stop
                 return None if rate is None else dropout_in_force(model)
             return None

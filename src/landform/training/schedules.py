@@ -30,7 +30,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeGuard
 
 import numpy as np
 import pandas as pd
@@ -49,6 +49,7 @@ __all__ = [
     "ScheduleConfig",
     "check_probabilities",
     "dropout_schedule",
+    "is_preset",
     "make_schedule",
     "preset_scores",
     "read_schedule",
@@ -181,17 +182,17 @@ def dropout_schedule(scores: Scores, **options: Any) -> dict[str, float]:
 
 def make_schedule(scores: Scores, **options: Any) -> DropoutSchedule:
     """The schedule of `dropout_schedule` as a result, with scores, errors and ranks."""
-    preset = isinstance(scores, str) and scores in PRESETS and not Path(scores).exists()
-    if preset:
-        options = {"compat": "guided-dropout", **options}
+    source: Any = scores
+    if is_preset(scores):
+        options, source = {"compat": "guided-dropout", **options}, preset_scores(scores)
     config = ScheduleConfig.parse(options, where="dropout_schedule")
-    source, table, about = _scores(preset_scores(scores) if preset else scores, config)  # type: ignore[arg-type]
+    made_from, table, about = _scores(source, config)
     _check_scores(table)
     table["rank"] = table.score.rank(method="first").astype(int) - 1
     table["type"] = [site_type(site) for site in table.site]
     table["p"] = _controlled(_probabilities(table, config), table, config)
     return DropoutSchedule(
-        source=str(scores) if preset else source,
+        source=scores if is_preset(scores) else made_from,
         kind=config.kind,
         control=config.control,
         low=config.low,
@@ -292,6 +293,11 @@ _BERT_NAMES = {
 PRESETS = ("bert-guided",)
 """Names of schedules that need no Fisher. bert-guided: the 37 values of Sharma et al. 2024 for
 BERT-base, p = 0.00275 (36 - k), from the order that their code holds."""
+
+
+def is_preset(value: object) -> TypeGuard[str]:
+    """Whether the name of a preset is meant, and no file that is called so."""
+    return isinstance(value, str) and value in PRESETS and not Path(value).exists()
 
 
 def preset_scores(name: str) -> dict[str, float]:
