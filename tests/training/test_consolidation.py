@@ -84,6 +84,47 @@ def test_gradient_is_that_of_the_penalty(tiny_model, dtype):
     assert penalty.item() > 1
 
 
+def test_small_importance_acts_on_weights_in_half_precision(tiny_model):
+    """1e-8 is 0 in float16; its pull is not, with a strength to match."""
+    model = tiny_model(dtype=torch.float16)
+    squares = make_fisher({n: torch.full(p.shape, 1e-8) for n, p in model.named_parameters()})
+    callback = ConsolidationCallback(squares, 1e8)
+    callback.on_train_begin(None, _State(), None, model=model)
+    weight = model.bert.embeddings.word_embeddings.weight
+    with torch.no_grad():
+        weight.add_(0.25)
+    away = weight.detach() - callback.terms["bert.embeddings.word_embeddings.weight"].anchor
+    callback.on_pre_optimizer_step(None, _State(), None)
+    assert weight.grad.dtype == torch.float16
+    torch.testing.assert_close(weight.grad, away, rtol=2e-3, atol=0)
+    assert away.abs().min() > 0.2
+
+
+def test_scaled_gradients_are_refused(tiny_model):
+    class Arguments:
+        fp16, max_grad_norm = True, 0.0
+
+    model = tiny_model(dtype=torch.float32)
+    callback = ConsolidationCallback(make_fisher(model), 1.0)
+    with pytest.raises(ConfigError, match="gradients are scaled until they are clipped"):
+        callback.on_train_begin(Arguments, _State(), None, model=model)
+    Arguments.max_grad_norm = 1.0
+    callback.on_train_begin(Arguments, _State(), None, model=model)
+
+
+def test_an_anchor_is_copied_once(tiny_model):
+    model = tiny_model(dtype=torch.float32)
+    squares = make_fisher(model)
+    given = ConsolidationCallback(squares, 1.0, anchor=model)
+    given.on_train_begin(None, _State(), None, model=model)
+    own = ConsolidationCallback(squares, 1.0)
+    own.on_train_begin(None, _State(), None, model=model)
+    for name, term in given.terms.items():
+        assert term.anchor is given.anchor[name]
+        assert term.anchor.data_ptr() != term.parameter.data_ptr()
+        assert own.terms[name].anchor.data_ptr() != term.parameter.data_ptr()
+
+
 class _State:
     global_step = 0
     log_history = ()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,6 +20,8 @@ from dropout_models import few_tokens, make_model
 from landform.cli.app import run
 from landform.errors import ConfigError, StoreError
 from landform.evaluation.points import Data
+from landform.store.artifacts import Store
+from landform.studies.study_file import StudyFile
 from landform.training import loop
 from landform.training.ensemble import retrain
 from landform.training.noise import watch
@@ -274,3 +277,39 @@ def test_a_schedule_of_another_model_is_refused(pretrained, task, tmp_path):
     with pytest.raises(ConfigError, match=r"layer\.2\..* is no dropout site of this Bert"):
         fit(pretrained, task, tmp_path / "b", dropout=dict.fromkeys(names(3), 0.1))
     assert not (tmp_path / "a").exists() and not (tmp_path / "b").exists()
+
+
+# --- study files --------------------------------------------------------------------------------
+
+
+def test_a_schedule_lies_where_the_study_file_says(pretrained, files, tmp_path, monkeypatch):
+    """Not in the working directory; and a comparison that comes first may be what writes it."""
+    (tmp_path / "study").mkdir()
+    write_schedule(tmp_path / "study" / "g.json", G)
+    write_schedule(tmp_path / "g.json", dict.fromkeys(G, 0.5))
+    monkeypatch.chdir(tmp_path)
+    small = {"files": {"train": str(files["train"])}, "text": "sentence", "label": "label"}
+    train = {"model": str(pretrained), "task": "small", "eval_split": None, **QUICK}
+    steps = [
+        {"train": {**train, "out": "runs", "dropout": "g.json"}},
+        {"train": {**train, "out": "none", "dropout": "none"}},
+        {"comparison": {"model": str(pretrained), "tasks": "small", "out": "compared"}},
+        {"train": {**train, "out": "more", "dropout": "compared/schedules/guided.json"}},
+        {"train": {**train, "out": "lost", "dropout": "lost.json"}},
+        {"train": {**train, "out": "late", "model": "runs/seed0", "dropout": "lost.json"}},
+    ]
+    options = {"study": "study", "tasks": {"small": small}, "steps": steps}
+    file = StudyFile.of(options, base=Path("study"), where="study.yaml")
+    first, none, _, waiting, lost, late = file.steps
+    first.check(file)
+    first.run(file, Store.open(tmp_path / "store"), False)
+    assert record(tmp_path / "study" / "runs")["config"]["dropout"] == G
+    assert none.dropout is None
+    waiting.check(file)
+    assert "waits for the schedule of an earlier step" in waiting.forecast(file, None)
+    for step in (lost, late):
+        with pytest.raises(StoreError, match=r"study/lost\.json"):
+            step.check(file)
+    (tmp_path / "study" / "compared" / "schedules").mkdir(parents=True)
+    write_schedule(tmp_path / "study" / "compared" / "schedules" / "guided.json", G)
+    assert waiting.study(file).work.config.dropout == G

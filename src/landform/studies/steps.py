@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pydantic import field_validator
+
 from landform.errors import ConfigError
 from landform.evaluation.cartography import DataMapConfig, data_map
 from landform.evaluation.evaluate import EvaluateConfig, evaluate
@@ -39,7 +41,8 @@ from landform.studies.knowledge_steps import KnowledgeStep
 from landform.studies.spectrum_steps import SpectrumStep
 from landform.studies.step import Step, as_tuple, find, placed, resolve, train_split
 from landform.training.finetune import TrainStudy
-from landform.training.options import TrainConfig
+from landform.training.options import TrainConfig, named_dropout, placed_dropout
+from landform.training.schedules import PRESETS
 from landform.weights.checkpoint import select, short_names
 
 if TYPE_CHECKING:
@@ -62,20 +65,36 @@ class TrainStep(TrainConfig, Step):
     eval_split: str | None = "validation"
     """The split to evaluate on at the end."""
 
+    @field_validator("dropout", mode="before")
+    @classmethod
+    def _schedule(cls, value: object) -> object:
+        # A file lies where the study file says, and may be written by a step before.
+        return named_dropout(value)
+
     def check(self, file: StudyFile) -> None:
         """Look for the data, and for the model where it is there already."""
         file.task(self.task)[0].resolve(self.split)
-        if not file.makes(self.model) and not self._waits(file):
+        if self._waits(file):
+            return
+        if not file.makes(self.model):
             self.study(file)
+        else:
+            TrainConfig.parse({"dropout": placed_dropout(file.base, self.dropout)})
 
     def _waits(self, file: StudyFile) -> Path | None:
         """A file that an earlier step writes, and that is not there yet."""
+        name = self.dropout
+        if isinstance(name, str) and name not in PRESETS and file.makes(name):
+            schedule = file.base / name  # of an arm of a comparison
+            if not schedule.exists():
+                return Path(name)
         return next((f for f in (self.row_file, self.ewc) if file.waits_for(f)), None)
 
     def forecast(self, file: StudyFile, store: ArtifactStore | None) -> str:
         """Optimizer steps, time and memory."""
         if waits := self._waits(file):
-            what = "the rows" if waits == self.row_file else "the Fisher"
+            names = {self.row_file: "the rows", self.ewc: "the Fisher"}
+            what = names.get(waits, "the schedule")
             return f"waits for {what} of an earlier step ({waits})"
         return self.study(file).forecast().reading
 
@@ -91,13 +110,14 @@ class TrainStep(TrainConfig, Step):
 
     def study(self, file: StudyFile) -> TrainStudy:
         """The plan of the training."""
+        options = placed(file, self.options(TrainConfig), "row_file", "ewc")
         return TrainStudy.of(
             file.place(self.model),
             file.task(self.task)[0],
             out=file.base / self.out,
             split=self.split,
             eval_split=self.eval_split,
-            **placed(file, self.options(TrainConfig), "row_file", "ewc"),
+            **{**options, "dropout": placed_dropout(file.base, self.dropout)},
         )
 
 

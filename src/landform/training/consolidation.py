@@ -53,9 +53,11 @@ class ConsolidationCallback(TrainerCallback):
     `strength` is lambda: the loss in nats that is paid for one unit of F times squared distance. 0
     trains as without the callback, bit for bit. `anchor` is theta*, a model or tensors by name; by
     default the weights when training begins, which are not known in a training that is resumed:
-    give it there. Memory: the Fisher and the anchor, two copies of the weights.
+    give it there. Memory: the Fisher (float32 beside weights in half precision, whose smallest
+    numbers would lose most of it) and the anchor, about two copies of the weights.
 
-    Raises `CurvatureError` where Fisher and model have no tensor in common, or one of two shapes.
+    Raises `CurvatureError` where Fisher and model have no tensor in common, or one of two shapes;
+    `ConfigError` under fp16 without clipping, where gradients are still scaled.
     """
 
     def __init__(
@@ -71,7 +73,9 @@ class ConsolidationCallback(TrainerCallback):
             )
         self.fisher, self.strength = load_fisher(fisher), float(strength)
         tensors = dict(anchor.named_parameters()) if isinstance(anchor, nn.Module) else anchor
-        self.anchor = None if tensors is None else {n: _copy(v) for n, v in tensors.items()}
+        self.anchor = None if tensors is None else {
+            n: _copy(v) for n, v in tensors.items() if n in self.fisher.diagonal
+        }  # fmt: skip
         self.terms: dict[str, _Term] = {}
         self._sum: Tensor | None = None
         self._steps = 0
@@ -93,6 +97,12 @@ class ConsolidationCallback(TrainerCallback):
                 "a training that is resumed does not know the weights it once started from",
                 remedy="pass them: ConsolidationCallback(..., anchor=the model before training)",
             )
+        if getattr(args, "fp16", False) and not args.max_grad_norm:
+            raise ConfigError(
+                "under fp16 gradients are scaled until they are clipped, and this training clips "
+                "none: the penalty would be too weak by that scale",
+                remedy="train in bf16, or with max_grad_norm (1e9 shortens nothing)",
+            )
         parameters = dict(model.named_parameters())
         self.terms = {
             name: self._term(name, parameters[name]) for name in common_tensors(self.fisher, model)
@@ -105,10 +115,14 @@ class ConsolidationCallback(TrainerCallback):
                 f"the anchor has no tensor {name} of shape {tuple(parameter.shape)}",
                 remedy="pass the model as it was before training",
             )
+        if anchor is parameter:
+            anchor = _copy(parameter)
+        # Fisher information of 1e-8 is none in half precision.
+        precise = torch.promote_types(parameter.dtype, torch.float32)
         return _Term(
             parameter,
-            self.fisher.diagonal[name].to(parameter.device, parameter.dtype),
-            _copy(anchor).to(parameter.device, parameter.dtype),
+            self.fisher.diagonal[name].to(parameter.device, precise),
+            anchor.to(parameter.device, parameter.dtype),
         )
 
     def on_pre_optimizer_step(
@@ -120,12 +134,12 @@ class ConsolidationCallback(TrainerCallback):
         values = []
         with torch.no_grad():
             for term in self.terms.values():
-                away = term.parameter - term.anchor
+                away = term.parameter.to(term.importance.dtype) - term.anchor
                 pull = away * term.importance
                 values.append(torch.linalg.vecdot(pull.flatten(), away.flatten()))
                 if term.parameter.grad is None:
                     term.parameter.grad = torch.zeros_like(term.parameter)
-                term.parameter.grad.add_(pull.to(term.parameter.grad.dtype), alpha=self.strength)
+                term.parameter.grad.add_(pull, alpha=self.strength)
             penalty = self.strength / 2 * torch.stack([v.to(values[0]) for v in values]).sum()
         self._sum = penalty if self._sum is None else self._sum + penalty
         self._steps += 1

@@ -13,11 +13,21 @@ from landform.training.schedules import (
     PRESETS,
     DropoutSchedule,
     check_probabilities,
+    is_preset,
     read_schedule,
 )
 from landform.weights.tuning import TUNING_OPTIONS, TuningConfig
 
-__all__ = ["ROW_OPTIONS", "WATCH_OPTIONS", "WHERE_ONLY", "TrainConfig", "identity", "options_given"]
+__all__ = [
+    "ROW_OPTIONS",
+    "WATCH_OPTIONS",
+    "WHERE_ONLY",
+    "TrainConfig",
+    "identity",
+    "named_dropout",
+    "options_given",
+    "placed_dropout",
+]
 
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
@@ -267,8 +277,8 @@ class _Probabilities(dict[str, float]):
         return hash(frozenset(self.items()))
 
 
-def _read_dropout(value: Any) -> Any:
-    """A number, the name of a preset, or {site: p}: the content of a file, not its name."""
+def named_dropout(value: Any) -> Any:
+    """A number, {site: p}, the name of a preset, or that of a file, which is not read."""
     if value is None or value == "none":
         return None
     if isinstance(value, DropoutSchedule):
@@ -280,17 +290,31 @@ def _read_dropout(value: Any) -> Any:
     try:
         rate = float(value)
     except (TypeError, ValueError):
-        if value in PRESETS and not Path(value).exists():
-            return value
-        place = Path(value).expanduser()
-        if place.suffix != ".json" and not place.exists():
-            raise ValueError(
-                f"expected a number, a schedule file, or one of the presets {', '.join(PRESETS)}"
-            ) from None
-        return read_schedule(place)
+        return value if is_preset(value) else str(Path(value).expanduser())
     if not 0 <= rate < 1:
         raise ValueError("a dropout rate is at least 0 and below 1")
     return rate
+
+
+def _read_dropout(value: Any) -> Any:
+    """A number, the name of a preset, or {site: p}: the content of a file, not its name."""
+    found = named_dropout(value)
+    if not isinstance(found, str) or is_preset(found):
+        return found
+    place = Path(found)
+    if place.suffix != ".json" and not place.exists():
+        raise ValueError(
+            f"expected a number, a schedule file, or one of the presets {', '.join(PRESETS)}"
+        )
+    return read_schedule(place)
+
+
+def placed_dropout(base: Path, value: Any) -> Any:
+    """An option dropout with a file's name starting from `base`; a preset keeps its name, unless a
+    file of that name lies there."""
+    if not isinstance(value, str) or (value in PRESETS and not (base / value).exists()):
+        return value
+    return str(base / value)
 
 
 def options_given(config: TrainConfig, names: Set[str]) -> list[str]:
