@@ -24,6 +24,7 @@ from landform.results import from_parts, to_parts
 from landform.store.artifacts import Store
 from landform.weights.checkpoint import load_model
 from landform.weights.space import ParameterSpace
+from text_models import save_text_model
 
 LIKE = torch.empty(0, dtype=torch.float64)
 
@@ -312,8 +313,9 @@ def middle_of(place: Path, target: Path) -> Path:
 
 def test_a_line_has_the_spectra_of_its_ends(place: Path, task: Any, tmp_path: Path) -> None:
     store = Store.open(tmp_path / "study")
+    options = {name: value for name, value in QUICK.items() if name != "density_steps"}
     found = lf.spectrum_along_path(
-        place / "seed0", place / "seed1", task, points=3, store=store, **QUICK
+        place / "seed0", place / "seed1", task, points=3, store=store, **options
     )
     assert found.table["t"].tolist() == [0, 0.5, 1]
     for seed, row in ((0, 0), (1, 2)):
@@ -343,9 +345,11 @@ def test_a_line_has_the_spectra_of_its_ends(place: Path, task: Any, tmp_path: Pa
         ({"parameters": ("nothing*",)}, "no tensor matches"),
         ({"dtype": "bfloat16"}, "too few digits"),
         ({"probes": 2}, "probes 2"),
+        ({"top": 0, "trace": "none", "density_probes": 0}, "nothing to compute"),
+        ({"replicates": 50}, "replicates belongs to a path"),
         ({"top": 20, "held": 40, "parameters": ("classifier.bias",)}, "the matrix has 2 rows"),
     ],
-    ids=["operator", "top", "held", "parameters", "dtype", "probes", "subspace"],
+    ids=["operator", "top", "held", "parameters", "dtype", "probes", "nothing", "replicates", "subspace"],
 )
 def test_bad_options_are_named(place: Path, task: Any, options: Any, words: str) -> None:
     options = {"rows": 9, **options}
@@ -374,3 +378,60 @@ def test_paths_and_points_do_not_mix(place: Path, task: Any) -> None:
         spectrum_study([one, two, one], task, options={})
     with pytest.raises(ConfigError, match="nothing to follow"):
         spectrum_study([one, two], task, options={"top": 0, "trace": "none"})
+    for given in ({"width": 0.1}, {"density_steps": 6}, {"density_probes": 3}):
+        with pytest.raises(ConfigError, match=f"{next(iter(given))} belongs to one checkpoint"):
+            spectrum_study([one, two], task, options=given)
+    spectrum_study([one, two], task, options={"density_probes": 0})
+
+
+# --- what is not known, not needed, or not counted ------------------------------------------------
+
+
+def test_an_unknown_error_over_examples_leaves_no_interval(
+    place: Path, task: Any, monkeypatch: Any
+) -> None:
+    def unknown(self: Any, vectors: Any, quotients: Any = None) -> Any:
+        return [torch.full((self.data.size,), float("nan"), dtype=torch.float64) for _ in vectors]
+
+    monkeypatch.setattr(spectrum_jobs.CurvatureOperator, "quadratic_forms", unknown)
+    options = {**QUICK, "top": 1, "trace": "none", "density_probes": 0}
+    found = lf.spectrum(place / "seed0", task, **options)
+    assert found.table[["data_error", "low", "high", "share"]].isna().all(axis=None)
+    assert found.table["example"].tolist() == [None]
+    assert "error over examples unknown" in found.reading and "nan" not in found.reading
+    assert from_parts(*to_parts(found)).table["example"].isna().all()
+    found.plot()
+
+
+def test_the_loss_of_answers_generates_none(tmp_path: Path) -> None:
+    save_text_model(tmp_path / "model")
+    (tmp_path / "dev.tsv").write_text("text\tanswer\nw1 w2\tw3\nw4 w5\tw6\n")
+    files = {"validation": str(tmp_path / "dev.tsv")}
+    given = lf.load_task(files, kind="seq2seq", text="text", label="answer", metrics="exact_match")
+    study = SpectrumStudy.of(tmp_path / "model", given)
+    (loss,) = (job for job in study.plan.jobs if job.kind == "mix")
+    assert "generation" not in loss.spec
+    assert given.metrics  # the task that was given is as it was
+
+
+def test_the_forecast_counts_the_copies_of_second_differences(
+    place: Path, task: Any, monkeypatch: Any
+) -> None:
+    from landform.evaluation import points
+    from landform.store.artifacts import MemoryStore
+
+    monkeypatch.setattr(points, "_peak_memory", lambda: 0)
+    options = {**QUICK, "graphs": 0.0}
+    memory = {}
+    for operator in ("hessian", "ggn"):
+        study = SpectrumStudy.of(place / "seed0", task, operator=operator, **options)
+        memory[operator] = study.forecast(MemoryStore()).memory
+    size = lf.spectrum(place / "seed0", task, **{**options, "top": 1, "steps": 1}).parameters
+    assert memory["hessian"] - memory["ggn"] == 3 * 8 * size
+
+
+def test_inner_products_of_long_rows_are_those_of_float64() -> None:
+    from landform.curvature.lanczos import COLUMNS, _gram
+
+    rows = torch.randn(3, 2 * COLUMNS + 5, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(_gram(rows), rows.double() @ rows.double().t())

@@ -35,9 +35,20 @@ from landform.errors import ConfigError, CurvatureError, StoreError
 from landform.results import Result, from_parts, to_parts
 from landform.store.atomic import atomic_path, file_errors, parse_table, table_bytes
 from landform.store.fingerprint import fingerprint
+from landform.weights.checkpoint import Checkpoint
+from landform.weights.sites import dropout_sites
 from landform.weights.space import ParameterSpace
 
-__all__ = ["Fisher", "FisherScores", "GroupBy", "Weighting", "distribution_of", "load_fisher"]
+__all__ = [
+    "Fisher",
+    "FisherScores",
+    "GroupBy",
+    "Weighting",
+    "distribution_of",
+    "load_fisher",
+    "sublayers_of",
+    "tensor_table",
+]
 
 GroupBy = Literal["tensor", "sublayer", "layer"]
 Weighting = Literal["entries", "tensors"]
@@ -46,7 +57,8 @@ FORMAT = 1
 METADATA = "landform"
 
 CAPTURED = "captured"
-"""How a tensor's gradients were found: of a batch at once, from what its modules saw."""
+"""How a tensor's gradients were found: of a batch at once, from what its modules saw (but for
+batches that reach these in another way)."""
 ALONE = "one example at a time"
 """By autograd."""
 CHUNK = 1 << 22
@@ -244,6 +256,24 @@ class Fisher:
                 remedy="it belongs to another model: compute it for this one (landform fisher)",
             )
 
+    def check_weights(
+        self, checkpoint: Checkpoint, *, elsewhere: bool = False, remedy: str | None = None
+    ) -> None:
+        """Raise `CurvatureError` for other weights than the checkpoint's.
+
+        `elsewhere`: it is meant to be from elsewhere (the pre-trained model's, say). An imported
+        Fisher does not tell its weights and passes; for names and shapes see `check`.
+        """
+        if elsewhere or self.weights is None or self.weights == checkpoint.fingerprint:
+            return
+        raise CurvatureError(
+            f"the Fisher is that of {self.summary.checkpoint} (weights {self.weights[:12]}), not "
+            f"of {checkpoint.spec} (weights {checkpoint.fingerprint[:12]}): computed at other "
+            "weights",
+            remedy=remedy
+            or f"compute it there: landform fisher {checkpoint.spec} --out FILE.safetensors",
+        )
+
     def flat(self, space: ParameterSpace, where: str = "the model") -> Tensor:
         """The diagonal as a vector of `space`, shape (space.numel,)."""
         self.check(space, where)
@@ -268,7 +298,10 @@ class Fisher:
         }
         tensors = {name: value.contiguous() for name, value in self.diagonal.items()}
         with atomic_path(target) as place:
+            place.touch()
+            mode = place.stat().st_mode
             save_file(tensors, place, metadata={METADATA: json.dumps(about, default=_plain)})
+            place.chmod(mode)  # safetensors makes files that nobody else may read
         return target
 
     @classmethod
@@ -308,6 +341,31 @@ def distribution_of(diagonal: Mapping[str, Tensor]) -> pd.DataFrame:
     tops = (((filled + 1) << FRACTION) - 1).to(torch.int32).view(torch.float32).double()
     tops[filled == 0] = 0.0
     return pd.DataFrame({"value": tops.numpy(), "entries": counts[filled].numpy()})
+
+
+def tensor_table(
+    space: ParameterSpace, diagonal: Mapping[str, Tensor], sublayers: Sequence[str | None]
+) -> pd.DataFrame:
+    """`FisherScores.tensors` of a diagonal."""
+    layers = {r.name: layer for layer, regions in space.groups("layer").items() for r in regions}
+    values = [diagonal[name] for name in space.names]
+    return pd.DataFrame(
+        {
+            "name": space.names,
+            "dims": [len(shape) for shape in space.shapes],
+            "entries": space.sizes,
+            "total": [float(f.sum(dtype=torch.float64)) for f in values],
+            "largest": [float(f.max()) for f in values],
+            "layer": [layers[name] for name in space.names],
+            "sublayer": pd.Series(list(sublayers), dtype=object),
+        }
+    )
+
+
+def sublayers_of(model: Any, space: ParameterSpace) -> list[str | None]:
+    """The dropout site whose input a tensor makes, by tensor."""
+    of = {tensor: site.name for site in dropout_sites(model) for tensor in site.tensors}
+    return [of.get(name) for name in space.names]
 
 
 def load_fisher(source: Fisher | str | os.PathLike[str]) -> Fisher:

@@ -33,11 +33,17 @@ import pandas as pd
 import torch
 from pydantic import Field
 
-from landform.curvature.fisher import ALONE, CAPTURED, Fisher, FisherScores
+from landform.curvature.fisher import (
+    ALONE,
+    CAPTURED,
+    Fisher,
+    FisherScores,
+    sublayers_of,
+    tensor_table,
+)
 from landform.curvature.fisher_pass import Estimator, FisherPass, Reduction
-from landform.curvature.labels import is_exact
 from landform.curvature.moments import Halves, Moments
-from landform.errors import NonFiniteError
+from landform.errors import NonFiniteError, StoreError
 from landform.evaluation.points import Data, DataConfig, PreparedData, find_split
 from landform.results import from_parts, to_parts
 from landform.store.artifacts import ArtifactStore, Contents, Store
@@ -45,16 +51,14 @@ from landform.store.plan import Forecast, Job, Plan
 from landform.store.progress import track
 from landform.store.study import open_store, publish, slug
 from landform.tasks.batching import longest_input
-from landform.tasks.objective import Objective
 from landform.tasks.task import Examples, Task
 from landform.weights.checkpoint import Checkpoint, resolve, short_names
-from landform.weights.sites import dropout_sites
 from landform.weights.space import ParameterSpace
 
 __all__ = ["FisherConfig", "FisherStudy", "fisher"]
 
 PARTIAL = ".partial"
-"""What is added to the name of the file that is asked for, while it is computed."""
+"""What is added to the name of the file that is asked for, and the key, while it is computed."""
 
 
 class FisherConfig(DataConfig):
@@ -183,7 +187,8 @@ class FisherStudy:
         beside = None
         if kept is None and out is not None:
             # Where the run is kept until the file is there.
-            beside = Path(os.fspath(out) + PARTIAL)
+            key = self.job.key.rpartition("/")[-1][:12]
+            beside = Path(f"{os.fspath(out)}.{key}{PARTIAL}")
             kept = Store.open(beside)
         found = self._find(kept, progress)
         if kept is not None and beside is None:
@@ -195,8 +200,10 @@ class FisherStudy:
         return found
 
     def _find(self, store: ArtifactStore | None, progress: bool) -> Fisher:
-        if store is not None and self.job.key in store:
-            return self._read(store.read(self.job.key))
+        held = _held(store, self.job.key)
+        if store is not None and held is not None:
+            self.forget(store)  # of a run that was killed after its last write
+            return self._read(held)
         run = _Run(self, store)
         found = run.to_the_end(progress)
         if store is not None:
@@ -204,8 +211,17 @@ class FisherStudy:
             tensors = {name: value.numpy() for name, value in found.diagonal.items()}
             contents = Contents(tensors, tables, {"summary": record})
             store.write(self.job.key, contents, provenance=self.job.provenance())
-            run.forget()
+            self.forget(store)
         return found
+
+    def forget(
+        self, store: ArtifactStore, chunks: int | None = None, *, but: int | None = None
+    ) -> None:
+        """Remove the sums kept after the first `chunks` chunks (all of them), but those of one."""
+        most = -(-len(self.examples) // self.config.chunk_rows)
+        for chunk in range(1, (most if chunks is None else chunks) + 1):
+            if chunk != but:
+                store.remove(self.state_job(chunk).key)
 
     def _read(self, contents: Contents) -> Fisher:
         summary: FisherScores = from_parts(contents.tables, contents.records["summary"])
@@ -220,8 +236,27 @@ class FisherStudy:
 
 
 def _split(task: Task, split: str) -> str:
-    """The split asked for; of a single file, which has one split, that one."""
-    return find_split(task, split) if isinstance(task, Task) else split
+    """The split asked for; of a single file, which has one split, that one, with a warning."""
+    found = find_split(task, split) if isinstance(task, Task) else split
+    if found != split:
+        warnings.warn(
+            f"task {task.name!r} has the split {found!r} only, no {split!r}: the Fisher is of "
+            "those rows",
+            stacklevel=4,
+        )
+    return found
+
+
+def _held(store: ArtifactStore | None, key: str) -> Contents | None:
+    """What a store holds, or None; another process may take it away while it is read."""
+    if store is None or key not in store:
+        return None
+    try:
+        return store.read(key)
+    except StoreError:
+        if key in store:
+            raise
+        return None
 
 
 class _Run:
@@ -244,7 +279,7 @@ class _Run:
         self.chunks = 0
         self.groups: dict[str, list[str | None]] = {
             "tensor": list(self.space.names),
-            "sublayer": self._sublayers(),
+            "sublayer": sublayers_of(self.work.model, self.space),
         }
         self._resume()
 
@@ -318,24 +353,16 @@ class _Run:
         lengths = [len(table) for table in self.stability]
         records = {"state": {"cut": self.cut, "alone": self.work.alone, "stability": lengths}}
         self.store.write(job.key, Contents(tensors, tables, records), job.provenance())
-        self.forget(self.chunks)
-
-    def forget(self, but: int | None = None) -> None:
-        """Remove the sums of earlier chunks."""
-        if self.store is not None:
-            for chunk in range(1, self.chunks + 1):
-                if chunk != but:
-                    self.store.remove(self.study.state_job(chunk).key)
+        self.study.forget(self.store, self.chunks, but=self.chunks)
 
     def _resume(self) -> None:
         """Go on after the last chunk that is kept."""
-        store, study = self.store, self.study
+        study = self.study
         size = self.config.chunk_rows
         for chunk in range(-(-len(study.examples) // size), 0, -1):
-            key = study.state_job(chunk).key
-            if store is None or key not in store:
+            contents = _held(self.store, study.state_job(chunk).key)
+            if contents is None:
                 continue
-            contents = store.read(key)
             state = contents.records["state"]
             if tuple(state["alone"]) != self.work.alone:
                 continue  # another version of a library: other sums
@@ -356,12 +383,6 @@ class _Run:
 
     # --- the result -------------------------------------------------------------------------------
 
-    def _sublayers(self) -> list[str | None]:
-        """The dropout site whose input a tensor makes, by tensor."""
-        sites = dropout_sites(self.work.model)
-        of = {tensor: site.name for site in sites for tensor in site.tensors}
-        return [of.get(name) for name in self.space.names]
-
     def _collect(self) -> Fisher:
         study, space, config = self.study, self.space, self.config
         terms = int(self.tokens.sum()) if config.reduction == "token" else len(self.traces)
@@ -375,24 +396,9 @@ class _Run:
                     "not finite",
                     remedy="use dtype float32 or float64",
                 )
-        layers = {
-            region.name: layer
-            for layer, regions in space.groups("layer").items()
-            for region in regions
-        }
         alone = set(self.work.alone)
-        tensors = pd.DataFrame(
-            {
-                "name": space.names,
-                "dims": [len(shape) for shape in space.shapes],
-                "entries": space.sizes,
-                "total": [float(f.sum(dtype=torch.float64)) for f in diagonal.values()],
-                "largest": [float(f.max()) for f in diagonal.values()],
-                "layer": [layers[name] for name in space.names],
-                "sublayer": pd.Series(self.groups["sublayer"], dtype=object),
-                "way": [ALONE if name in alone else CAPTURED for name in space.names],
-            }
-        )
+        tensors = tensor_table(space, diagonal, self.groups["sublayer"])
+        tensors["way"] = [ALONE if name in alone else CAPTURED for name in space.names]
         ids = study.examples.ids[: len(self.traces)]
         summary = FisherScores(
             checkpoint=study.checkpoint.spec,
@@ -417,7 +423,4 @@ class _Run:
     def _labels(self) -> str:
         if self.config.estimator != "true":
             return self.config.estimator
-        task = self.study.data.task
-        labels = self.study.checkpoint.label_names()
-        objective = Objective.of(task, labels, given=self.config.model_labels)
-        return f"true ({'exact' if is_exact(objective, len(task.label_names)) else 'sampled'})"
+        return f"true ({'exact' if self.work.exact else 'sampled'})"

@@ -1,29 +1,34 @@
 """Passes over examples that add up their squared gradients: all at once where parts allow it, and
 one example at a time where they do not.
 
-Before anything is computed, a few examples go both ways with a random gradient at the outputs. A
-tensor whose sums differ (a norm of a kind of its own, a weight used behind its module's back) is
-taken by autograd, one example at a time, from then on, and the result names it.
+Before anything is computed, a few examples go both ways with a random gradient at the outputs, in
+float32 at least. A tensor whose sums differ (a norm of a kind of its own, a weight used behind its
+module's back), or that none of them reaches (an expert to which others are routed), is taken by
+autograd, one example at a time, from then on, and the result names it. Where a later batch reaches
+a part in another way than those examples did, its tensors are taken so in that batch.
 """
 
 from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from landform.curvature.capture import Capture
-from landform.curvature.labels import output_columns
+from landform.curvature.labels import Labels as Estimator
+from landform.curvature.labels import is_exact, output_columns
+from landform.curvature.operators import Reduction
 from landform.curvature.parts import Target, find_parts
 from landform.curvature.session import finite_logits
 from landform.curvature.squares import Squares, supported
 from landform.errors import NonFiniteError
+from landform.evaluation.field import position_counts
 from landform.evaluation.points import Data, DataConfig, PreparedData, check_padding, prepare
 from landform.tasks.batching import IGNORED, Batch, cut_batches
 from landform.tasks.objective import Objective
@@ -32,9 +37,6 @@ from landform.weights.checkpoint import Checkpoint, load_model, load_tokenizer
 from landform.weights.space import ParameterSpace
 
 __all__ = ["Estimator", "FisherPass", "Reduction"]
-
-Estimator = Literal["empirical", "true", "sampled"]
-Reduction = Literal["mean", "sum", "token"]
 
 SAMPLE = 64
 """Examples among which those for the comparison are chosen."""
@@ -141,30 +143,47 @@ class FisherPass:
         norms = torch.zeros(data.size, len(self.space.names), dtype=torch.float64)
         tokens = torch.zeros(data.size, dtype=torch.int64)
         squares = Squares(self.parts, self.targets, self.space.names, self.totals)
+        strange: list[tuple[set[str], list[int]]] = []
         with Capture(self.model, self.parts, data.objective, lenient=True) as capture:
             for batch in data.batches:
+                capture.unassigned.clear()
                 capture.groups = None  # nothing is concluded from which layers share an input
                 logits = finite_logits(capture, batch, data.ids, data.name, self.checkpoint.spec)
-                squares.begin(len(batch), capture.called())
+                left = self._strange(capture)
+                squares.begin(len(batch), capture.called(), left)
                 columns = self.asked.columns(data.objective, logits, batch)
                 capture.backward(logits, columns, squares.visit)
                 rows = batch.rows.cpu()
                 norms[rows] = squares.norms.cpu()
-                tokens[rows] = scored(data.objective, batch).cpu()
-        self._add_alone(data, norms)
+                tokens[rows] = position_counts(data.objective, batch).to(tokens)
+                if left:
+                    strange.append((left, rows.tolist()))
+        self._add_alone(data, norms, self.alone, range(data.size))
+        for left, few in strange:
+            self._add_alone(data, norms, left, few)
         self._check(norms, data)
         return norms.numpy(), tokens.numpy()
 
-    def _add_alone(self, data: PreparedData, norms: Tensor) -> None:
-        names = self.alone
+    def _strange(self, capture: Capture) -> set[str]:
+        """Tensors of which a part was not used in the way that was compared."""
+        odd = set(capture.unassigned)
+        odd |= {n for n, known in enumerate(self.ways) if not _ways(capture, n) <= known}
+        return {t.name for t in self.targets if odd & {term.part for term in t.terms}}
+
+    def _add_alone(
+        self, data: PreparedData, norms: Tensor, names: Collection[str], rows: Iterable[int]
+    ) -> None:
+        """Add up tensors of some rows by autograd."""
         if not names:
             return
         chosen = [self.parameters[name] for name in names]
         places = [self.space.names.index(name) for name in names]
         with _Trained(self.model, chosen):
-            for row in range(data.size):
+            for row in rows:
                 batch = self._single(data, row)
                 logits = data.objective.logits(self.model, batch)
+                if not logits.requires_grad:  # it uses none of them
+                    continue
                 columns = self.asked.columns(data.objective, logits, batch)
                 for number, column in enumerate(columns):
                     found = torch.autograd.grad(
@@ -201,17 +220,32 @@ class FisherPass:
         """Find the tensors that have to be taken alone (see the module's docstring)."""
         data = self._sample()
         (batch,) = (b.to(self.config.torch_device()) for b in cut_batches(data.encoded, 1 << 30))
-        with Capture(self.model, self.parts, data.objective, lenient=True) as capture:
-            logits = finite_logits(capture, batch, data.ids, data.name, self.checkpoint.spec)
-            self._leave_out(capture)
-            probe = _probe(data.objective, logits, batch)
-            squares = Squares(self.parts, self.targets, self.space.names, self.totals)
-            squares.begin(len(batch), capture.called())
-            capture.backward(logits, [probe], squares.visit)
-        wrong = self._differ(data, batch, probe)
-        self.targets = tuple(t for t in self.targets if t.name not in wrong)
+        with _Wide(self.model):
+            with Capture(self.model, self.parts, data.objective, lenient=True) as capture:
+                logits = finite_logits(capture, batch, data.ids, data.name, self.checkpoint.spec)
+                self.exact = is_exact(data.objective, logits.shape[-1])
+                self._leave_out(capture)
+                self.ways = tuple(_ways(capture, n) for n in range(len(self.parts)))
+                called = capture.called()
+                probe = _probe(data.objective, logits, batch)
+                squares = Squares(
+                    self.parts, self.targets, self.space.names, self.totals, lenient=True
+                )
+                squares.begin(len(batch), called)
+                capture.backward(logits, [probe], squares.visit)
+            self._keep_but(squares.left)
+            ours, theirs = self._both(data, batch, probe)
+        unproven = {
+            target.name
+            for target in self.targets
+            if not theirs[target.name] and not all(called[term.part] for term in target.terms)
+        }
+        self._keep_but(self._apart(ours, theirs) | unproven)
         for total in self.totals.values():
             total.zero_()
+
+    def _keep_but(self, names: Collection[str]) -> None:
+        self.targets = tuple(t for t in self.targets if t.name not in names)
 
     def _sample(self) -> PreparedData:
         """The shortest, a middle and the longest of the first examples: so that padding shows."""
@@ -231,8 +265,10 @@ class FisherPass:
         lost = set(capture.unassigned)
         self.targets = tuple(t for t in self.targets if not lost & {term.part for term in t.terms})
 
-    def _differ(self, data: PreparedData, batch: Batch, probe: Tensor) -> set[str]:
-        """Tensors whose sums are not those of autograd; these are subtracted from `totals`."""
+    def _both(
+        self, data: PreparedData, batch: Batch, probe: Tensor
+    ) -> tuple[dict[str, float], dict[str, float]]:
+        """Sums by tensor as captured, and those of autograd; these are subtracted from `totals`."""
         names = {target.name for target in self.targets}
         ours = {name: float(self.totals[name].sum(dtype=torch.float64)) for name in names}
         theirs = dict.fromkeys(names, 0.0)
@@ -263,7 +299,7 @@ class FisherPass:
             finally:
                 for hook in hooks:
                     hook.remove()
-        return self._apart(ours, theirs)
+        return ours, theirs
 
     def _apart(self, ours: dict[str, float], theirs: dict[str, float]) -> set[str]:
         """Names whose difference is more than rounding can be.
@@ -271,7 +307,7 @@ class FisherPass:
         Half the digits are allowed; and differences that are nothing beside the gradient as a
         whole, since the gradient of a key's bias is zero but for rounding.
         """
-        epsilon = torch.finfo(self.space.dtype).eps
+        epsilon = torch.finfo(next(iter(self.totals.values())).dtype).eps
         floor = (100 * epsilon) ** 2 * sum(theirs.values())
         apart = set()
         for name, total in self.totals.items():
@@ -302,13 +338,28 @@ class _Trained:
             p.requires_grad_(flag)
 
 
-def scored(objective: Objective, batch: Batch) -> Tensor:
-    """(B,) number of positions of each example that carry a loss."""
-    targets = objective.targets(batch)
-    if objective.kind == "regression":
-        return torch.ones(len(batch), dtype=torch.int64)
-    valid = targets != IGNORED
-    return valid.long() if valid.dim() == 1 else valid.sum(-1)
+class _Wide:
+    """Within the block a model of half precision computes in float32: its own rounding would hide
+    what is missing in a small tensor."""
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+
+    def __enter__(self) -> None:
+        self.narrow: list[tuple[Tensor, torch.dtype]] = []
+        for tensor in (*self.model.parameters(), *self.model.buffers()):
+            if tensor.is_floating_point() and tensor.dtype.itemsize < 4:
+                self.narrow.append((tensor, tensor.dtype))
+                tensor.data = tensor.data.float()
+
+    def __exit__(self, *_: object) -> None:
+        for tensor, dtype in self.narrow:
+            tensor.data = tensor.data.to(dtype)
+
+
+def _ways(capture: Capture, part: int) -> frozenset[tuple[str, int]]:
+    """How the last forward pass used a part: what its rows were, and their number of axes."""
+    return frozenset((use.positions.axis, use.input.dim()) for use in capture.uses(part))
 
 
 def _probe(objective: Objective, logits: Tensor, batch: Batch) -> Tensor:

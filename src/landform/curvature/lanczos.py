@@ -37,6 +37,9 @@ SPENT = 1e-6
 """A Krylov space is exhausted where what is new of A v is smaller than this share of the largest
 eigenvalue: rounding in float32 leaves about a tenth of it."""
 
+COLUMNS = 1 << 16
+"""Columns that are widened to float64 at once."""
+
 TOGETHER = 4
 """Probes that are multiplied at once: they share the forward pass of every batch."""
 
@@ -346,6 +349,15 @@ def _orthonormal(rows: Tensor) -> Tensor:
     basis: Tensor = (q @ turn[keep].t()).t().contiguous()
     if len(basis):
         # In float32 the QR of long columns is orthonormal to 4 or 5 digits only.
-        gram = torch.tensor([[_dot(a, b) for b in basis] for a in basis], dtype=torch.float64)
+        gram = _gram(basis).cpu()
         basis = torch.linalg.inv(torch.linalg.cholesky(gram)).to(basis) @ basis
     return basis
+
+
+def _gram(rows: Tensor) -> Tensor:
+    """(k, k) inner products of the rows (k, D), summed in float64, some columns at a time."""
+    gram = rows.new_zeros(len(rows), len(rows), dtype=torch.float64)
+    for start in range(0, rows.shape[1], COLUMNS):
+        wide = rows[:, start : start + COLUMNS].double()
+        gram += wide @ wide.t()
+    return gram

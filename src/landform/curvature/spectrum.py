@@ -19,7 +19,7 @@ import math
 import os
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Self
 
@@ -31,12 +31,13 @@ from scipy.stats import norm
 from landform.curvature.lanczos import density
 from landform.curvature.spectrum_jobs import SpectrumConfig, SpectrumWork, state_keys
 from landform.errors import ConfigError
-from landform.evaluation.points import Data, PointsWork, data_fingerprint, unpack
+from landform.evaluation.points import Data, PointsWork, data_fingerprint, find_split, unpack
 from landform.results import Result
 from landform.store.artifacts import ArtifactStore
 from landform.store.engines import run_plan
 from landform.store.plan import Forecast, Job, Plan
 from landform.store.study import open_store, publish, slug
+from landform.tasks.metrics import Predictions, mean_loss
 from landform.tasks.task import Task
 from landform.weights.checkpoint import Checkpoint, resolve, short_names
 
@@ -46,7 +47,7 @@ __all__ = [
     "SpectrumStudy",
     "collect_point",
     "data_of",
-    "mean_loss",
+    "point_predictions",
     "run_jobs",
     "spectrum",
 ]
@@ -82,7 +83,8 @@ class Spectrum(Result):
     """one row per eigenvalue: end (top, bottom), rank (0 for the outermost), eigenvalue, residual
     (||A v - lambda v||), data_error (standard error over examples), low, high (residual and data
     error together, at `level`), example and share: the example that adds most to the eigenvalue,
-    and how much of it. NaN for a data error: second differences did not agree with the product"""
+    and how much of it. Where second differences did not agree with the product, or there is one
+    example only, data_error, low and high are NaN, and without differences there is no example"""
     trace: float
     """sum of all eigenvalues; NaN where it was not asked for"""
     trace_error: float
@@ -124,7 +126,9 @@ class Spectrum(Result):
         parts = []
         if len(self.eigenvalues):
             row = self.table[self.table["end"] == "top"].iloc[0]
-            parts.append(f"largest eigenvalue {row.eigenvalue:.4g} [{row.low:.4g}, {row.high:.4g}]")
+            known = math.isfinite(row.data_error)
+            span = f"[{row.low:.4g}, {row.high:.4g}]" if known else "(error over examples unknown)"
+            parts.append(f"largest eigenvalue {row.eigenvalue:.4g} {span}")
         if len(self.smallest):
             parts.append(f"smallest {self.smallest[0]:.4g}")
         if math.isfinite(self.trace):
@@ -177,21 +181,23 @@ def spectrum(
 
 
 def data_of(task: Task | Data | tuple[Task, str], split: str) -> Data:
-    """The data set meant; of a task without that split the only one it has, with a warning."""
-    if isinstance(task, Data):
-        return task
-    if isinstance(task, tuple):
-        return Data(*task)
-    data = Data(task, split)
-    if split not in task.parts and len(task.parts) == 1 and split in ("train", "validation"):
-        (only,) = task.parts
-        warnings.warn(
-            f"task {task.name!r} has the split {only!r} only, no {split!r}: the spectrum is of "
-            "those rows",
-            stacklevel=3,
-        )
-        data = Data(task, only)
-    return data
+    """The data set meant; of a task without that split the only one it has, with a warning.
+
+    Its metrics are left out: those of a text-to-text task would have answers generated.
+    """
+    if not isinstance(task, Task):
+        given = task if isinstance(task, tuple) else (task, split)
+        data = task if isinstance(task, Data) else Data(*given)
+    else:
+        found = find_split(task, split)
+        if found != split:
+            warnings.warn(
+                f"task {task.name!r} has the split {found!r} only, no {split!r}: the spectrum is "
+                "of those rows",
+                stacklevel=3,
+            )
+        data = Data(task, found)
+    return replace(data, task=replace(data.task, metrics=()))
 
 
 @dataclass(frozen=True)
@@ -213,6 +219,11 @@ class SpectrumStudy:
     ) -> Self:
         """Resolve checkpoint, data and options; raises for what is not there."""
         config = SpectrumConfig.parse(options, where="spectrum")
+        if config.replicates != SpectrumConfig().replicates:
+            raise ConfigError(
+                "replicates belongs to a path: at one checkpoint nothing is resampled",
+                remedy="leave it out, or name two checkpoints",
+            )
         chosen, data = resolve(checkpoint), data_of(task, split)
         data.task.resolve(data.split)
         check_dimension(chosen, config)
@@ -301,12 +312,10 @@ def run_jobs(
                 store.remove(key)
 
 
-def mean_loss(work: PointsWork, contents: Any) -> tuple[float, np.ndarray, np.ndarray]:
-    """(loss, per-example losses (N,), their weights (N,)) of the one point of a mix job."""
+def point_predictions(work: PointsWork, contents: Any) -> Predictions:
+    """What the one point of a mix job says of the examples."""
     data = work.data[0]
-    found = unpack(contents, 0, data.examples(work.config.rows), data.task.kind)[0]
-    losses, weights = np.asarray(found.losses), np.asarray(found.tokens, dtype=np.float64)
-    return float(np.average(losses, weights=weights)), losses, weights
+    return unpack(contents, 0, data.examples(work.config.rows), data.task.kind)[0]
 
 
 def collect_point(
@@ -318,7 +327,7 @@ def collect_point(
     sizes = [c.records["size"] for c in read.values() if "size" in c.records]
     size = sizes[0] if sizes else {"parameters": 0, "examples": 0, "truncated": 0}
     found: dict[str, Any] = {
-        "loss": mean_loss(work.points, read["loss"])[0],
+        "loss": mean_loss(point_predictions(work.points, read["loss"])),
         "examples": int(size["examples"]),
         "parameters": int(size["parameters"]),
         "truncated": int(size["truncated"]),
@@ -348,8 +357,10 @@ def _pairs(table: pd.DataFrame | None, level: float) -> pd.DataFrame:
         part = table[table["end"] == end].sort_values("eigenvalue", ascending=end == "bottom")
         made.append(part.assign(rank=range(len(part))))
     whole = pd.concat(made, ignore_index=True)
-    reach = whole["residual"] + norm.ppf(0.5 + level / 2) * whole["data_error"].fillna(0.0)
+    # NaN where the error over examples is not known: an interval without it would look exact.
+    reach = whole["residual"] + norm.ppf(0.5 + level / 2) * whole["data_error"]
     whole["low"], whole["high"] = whole["eigenvalue"] - reach, whole["eigenvalue"] + reach
+    whole["example"] = whole["example"].astype("object").where(whole["share"].notna(), None)
     return whole[names]
 
 

@@ -80,6 +80,11 @@ class SpectrumConfig(PointsConfig):
                 f"dtype {self.dtype} has too few digits for second derivatives; use float32 or "
                 "float64"
             )
+        if not (self.top or self.bottom or self.density_probes) and self.trace == "none":
+            raise ValueError(
+                "top, bottom and density_probes are 0 and trace is none: there is nothing to "
+                "compute; take one of them"
+            )
         if self.probes < (4 if self.trace == "hutch++" else 2):
             raise ValueError(f"probes {self.probes} leave no error of the trace: take 4 or more")
         if self.held < self.top + self.bottom + 2:
@@ -145,6 +150,9 @@ class SpectrumWork:
             vectors = max(self.config.held + 3, 4 * self.config.density_probes)
             base = self.points.forecast(Plan(()), store).memory or 0.0
             memory = base + vectors * size * worker.points.space.dtype.itemsize + worker.budget
+            if self.config.operator == "hessian" and self.config.top + self.config.bottom:
+                # Second differences: the model in float64, and where it was and goes.
+                memory += 8 * (worker.points.space.numel + 2 * size)
         return plan.forecast(store, seconds_per_unit=seconds, memory=memory, unit=PRODUCTS)
 
 
@@ -250,7 +258,8 @@ class SpectrumWorker:
         for row, form in zip(rows, forms, strict=True):
             row["data_error"] = self.operator.standard_error(form)
             first = int(form.abs().nan_to_num().argmax())
-            row["example"] = ids[first]
+            known = bool(torch.isfinite(form).any())
+            row["example"] = ids[first] if known else None
             row["share"] = float(form[first] / form.sum())
         table = pd.DataFrame(rows)
         ends = ["top"] * min(spec["top"], len(rows))

@@ -18,7 +18,7 @@ table as well (embeddings tied to the decoder), with L the matrix's part and E t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -275,7 +275,11 @@ class Squares:
         targets: Sequence[Target],
         names: Sequence[str],
         totals: dict[str, Tensor],
+        *,
+        lenient: bool = False,
     ) -> None:
+        self.lenient = lenient
+        """pass over the tensors of a part that cannot be computed, and name them in `left`"""
         self.parts = tuple(parts)
         self.targets = tuple(targets)
         self.totals = totals
@@ -289,17 +293,31 @@ class Squares:
         self.dtype = like.dtype
         self.norms = torch.zeros(0, len(self.columns), **self.options)
 
-    def begin(self, size: int, called: Sequence[bool]) -> None:
-        """A new batch; `called`: the parts that its forward pass used."""
+    def begin(self, size: int, called: Sequence[bool], left: Collection[str] = ()) -> None:
+        """A new batch; `called`: the parts that its forward pass used, `left`: names of tensors
+        that are not added up in it."""
+        self.left = set(left)
         self.norms = torch.zeros(size, len(self.columns), **self.options)
         self.called = tuple(called)
         self.held: dict[str, list[Gradient]] = {}
 
     def visit(self, number: int, uses: list[Use]) -> None:
         """The gradients of one part in one backward pass."""
-        part, jobs = self.parts[number], self.by_part[number]
+        jobs = [job for job in self.by_part[number] if job[0].name not in self.left]
         if not jobs:
             return
+        try:
+            self._visit(self.parts[number], jobs, uses)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception:  # a module of anyone's: what it raises is not known
+            if not self.lenient:
+                raise
+            for target, _ in jobs:
+                self.left.add(target.name)
+                self.held.pop(target.name, None)
+
+    def _visit(self, part: Layer, jobs: Sequence[tuple[Target, Term]], uses: list[Use]) -> None:
         seen: Seen | None = None
         if not isinstance(part, RelativeBias):
             inputs = any(term.form != "sum" for _, term in jobs)

@@ -12,14 +12,9 @@ from landform.evaluation.evaluate import metric_names, metric_table
 from landform.evaluation.intervals import percentile_interval, resample_counts
 from landform.evaluation.points import Data, PointsConfig
 from landform.geometry.better import headline
-from landform.tasks.metrics import Predictions, get_metric
+from landform.tasks.metrics import Predictions, get_metric, mean_loss
 
 __all__ = ["mean_loss", "metric_row", "paired_differences"]
-
-
-def mean_loss(predictions: Predictions) -> float:
-    """The loss, over tokens where examples have several."""
-    return float(np.average(predictions.losses, weights=predictions.tokens))
 
 
 def metric_row(

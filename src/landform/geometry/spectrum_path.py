@@ -26,7 +26,7 @@ from landform.curvature.spectrum import (
     check_dimension,
     collect_point,
     data_of,
-    mean_loss,
+    point_predictions,
     run_jobs,
 )
 from landform.curvature.spectrum_jobs import SpectrumWork
@@ -40,6 +40,7 @@ from landform.results import Result
 from landform.store.artifacts import ArtifactStore
 from landform.store.plan import Forecast, Job, Plan
 from landform.store.study import open_store, publish, slug
+from landform.tasks.metrics import mean_loss
 from landform.tasks.task import Task, loss_unit
 from landform.weights.checkpoint import Checkpoint, check_same_architecture, resolve, short_names
 
@@ -168,6 +169,7 @@ class PathSpectrumStudy:
                 "neither eigenvalues nor the trace are asked for: nothing to follow",
                 remedy="give top 1 or more, or trace hutch++",
             )
+        _refuse_density(config)
         ends = resolve(a), resolve(b)
         check_same_architecture(*ends)
         check_dimension(ends[0], config)
@@ -272,7 +274,8 @@ class PathSpectrumStudy:
     ) -> dict[str, Any]:
         """Loss, trace and largest eigenvalue of a point, with their intervals."""
         config = self.config
-        loss, losses, weights = mean_loss(self._work.points, store.read(jobs["loss"].key))
+        point = point_predictions(self._work.points, store.read(jobs["loss"].key))
+        losses, weights = np.asarray(point.losses), np.asarray(point.tokens, dtype=np.float64)
         counts = resample_counts(len(losses), config.replicates, config.seed) * weights
         means = (counts @ losses) / np.maximum(counts.sum(1), 1e-300)
         low, high = percentile_interval(means[counts.sum(1) > 0], config.level)
@@ -282,7 +285,7 @@ class PathSpectrumStudy:
         top = pairs[(pairs["end"] == "top") & (pairs["rank"] == 0)]
         first = {n: float(top[n].iloc[0]) if len(top) else math.nan for n in names}
         return {
-            "loss": loss,
+            "loss": mean_loss(point),
             "loss_low": float(low),
             "loss_high": float(high),
             "trace": found["trace"],
@@ -292,6 +295,20 @@ class PathSpectrumStudy:
             **first,
             "converged": found["converged"],
         }
+
+
+def _refuse_density(config: PathSpectrumConfig) -> None:
+    """Raise for options of the density, except for the one that says there is none."""
+    defaults = PathSpectrumConfig()
+    asked = config.density_probes not in (0, defaults.density_probes)
+    given = ["density_probes"] if asked else []
+    own = ("density_steps", "width")
+    given += [name for name in own if getattr(config, name) != getattr(defaults, name)]
+    if given:
+        raise ConfigError(
+            f"{given[0]} belongs to one checkpoint: along a path no density is computed",
+            remedy="leave it out, or name one checkpoint",
+        )
 
 
 def spectrum_study(

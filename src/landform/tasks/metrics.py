@@ -49,6 +49,7 @@ __all__ = [
     "Predictions",
     "best_of",
     "get_metric",
+    "mean_loss",
     "normalize_answer",
     "reliability",
     "softmax",
@@ -997,6 +998,11 @@ def get_metric(name: str) -> Metric:
         remedy=(f"did you mean {guess!r}? " if guess else "")
         + f"Known metrics: {', '.join(METRICS)}",
     )
+
+
+def mean_loss(predictions: Predictions) -> float:
+    """The loss, over tokens where examples have several."""
+    return float(get_metric("loss").aggregate(predictions))
 
 
 def best_of(values: Sequence[float] | Array, *, higher: bool) -> int:
