@@ -170,6 +170,19 @@ def test_directions_of_another_model_or_fisher(tmp_path, place, task, fisher):
     assert not target.exists()
 
 
+def test_a_fault_of_drawing_is_no_fault_of_the_disk(tmp_path, place, task, monkeypatch):
+    surface = lf.surface(task, around=place / "seed0", **OPTIONS)
+
+    class Large:
+        def flat(self, *_):
+            raise RuntimeError("out of memory")
+
+    monkeypatch.setattr("landform.exchange.landscapes._members", lambda *_: (Large(), Large()))
+    with pytest.raises(RuntimeError, match="out of memory"):
+        write_directions(surface, tmp_path / "dir.h5", around=place / "seed0")
+    assert not list(tmp_path.iterdir())
+
+
 # --- what is refused ----------------------------------------------------------------------------
 
 

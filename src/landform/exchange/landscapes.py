@@ -167,11 +167,12 @@ def write_landscape(
             "the surface is a plane through models, and the format is one of directions around one",
             remedy="export it as pickles (landform export surface --as pickle)",
         )
+    losses = surface.grid("loss", data).astype(np.float64).ravel()
     with atomic_path(target) as place, _opened(place, "w") as content:
         content["dir_file"] = dir_file or directions_name(target)
         content["xcoordinates"] = np.array(surface.x, dtype=np.float64)
         content["ycoordinates"] = np.array(surface.y, dtype=np.float64)
-        content["train_loss"] = surface.grid("loss", data).astype(np.float64).ravel()
+        content["train_loss"] = losses
     return target
 
 
@@ -198,10 +199,11 @@ def write_directions(
     model: Any = load_model(centre, surface.kind)
     space = ParameterSpace.of(model)
     point = space.flatten(model)
+    # Drawn before the file is opened: what fails here is no fault of the disk.
+    drawn = [space.unflatten(member.flat(space, lambda _: point)) for member in members]
     target = Path(path)
     with atomic_path(target) as place, _opened(place, "w") as content:
-        for group, member in zip(_GROUPS, members, strict=True):
-            made = space.unflatten(member.flat(space, lambda _: point))
+        for group, made in zip(_GROUPS, drawn, strict=True):
             held = content.create_group(group)
             for number, tensor in enumerate(made.values()):
                 held[str(number)] = tensor.float().cpu().numpy()

@@ -297,6 +297,10 @@ class CurveStep(CurveStudyConfig, FitStep):
             path.save(file.base / self.out)
         return [path.fit, found]
 
+    def writes(self) -> str | None:
+        """The directory of the fitted curve."""
+        return self.out
+
     def study(self, file: StudyFile) -> CurveStudy:
         """The plan of the fit and the walk."""
         options = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from landform.curvature.spectrum import SpectrumStudy
@@ -10,7 +11,8 @@ from landform.geometry.spectrum_path import (
     PathSpectrumStudy,
     spectrum_study,
 )
-from landform.studies.step import StudyStep, as_tuple, resolve
+from landform.store.artifacts import ArtifactStore
+from landform.studies.step import StudyStep, as_tuple, find, resolve
 
 if TYPE_CHECKING:
     from landform.studies.study_file import StudyFile
@@ -25,7 +27,7 @@ class SpectrumStep(PathSpectrumConfig, StudyStep):
     """One checkpoint; or two, to follow the line between them."""
     task: str
     """The data set, TASK or TASK:SPLIT."""
-    curve: str | None = None
+    curve: Path | None = None
     """Follow the curve fitted between the two, kept in this directory."""
 
     def needs(self) -> tuple[str, ...]:
@@ -35,6 +37,18 @@ class SpectrumStep(PathSpectrumConfig, StudyStep):
     def check_data(self, file: StudyFile) -> None:
         """The data set."""
         resolve(file, [self.task])
+
+    def check(self, file: StudyFile) -> None:
+        """Look for the data, and for the checkpoints and the curve that are there already."""
+        self.check_data(file)
+        if find(file, self.needs()) and not file.waits_for(self.curve):
+            self.study(file)
+
+    def forecast(self, file: StudyFile, store: ArtifactStore | None) -> str:
+        """Products at most, time and memory."""
+        if file.waits_for(self.curve):
+            return f"waits for the curve of an earlier step ({self.curve})"
+        return super().forecast(file, store)
 
     def study(self, file: StudyFile) -> SpectrumStudy | PathSpectrumStudy:
         """The plan of all products."""

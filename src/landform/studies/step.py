@@ -36,7 +36,7 @@ class Step(Config):
         return None
 
     def writes(self) -> str | None:
-        """The row file that this step writes."""
+        """What it writes for later steps: a row file, a Fisher, or the directory of a curve."""
         return None
 
     def options(self, kind: type[Config]) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from __future__ import annotations
 import glob
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,8 @@ class StudyFile:
     steps: tuple[Step, ...]
     base: Path
     """The directory that relative paths start from."""
+    before: int | None = None
+    """Number of steps before the one that is looked at (default: all steps)."""
 
     @classmethod
     def of(cls, options: Mapping[str, Any], *, base: Path, where: str) -> StudyFile:
@@ -92,10 +94,10 @@ class StudyFile:
         return [self.place(name) for name in ([names] if isinstance(names, str) else names)]
 
     def waits_for(self, rows: Path | None) -> bool:
-        """Whether a row file is not there yet, and an earlier step writes it."""
-        if rows is None or (self.base / rows).exists():
+        """Whether an earlier step writes a file: what is there now may be of another study."""
+        if rows is None:
             return False
-        written = [step.writes() for step in self.steps]
+        written = [step.writes() for step in self.steps[: self.before]]
         files = [os.path.normpath(self.base / path) for path in written if path is not None]
         return os.path.normpath(self.base / rows) in files
 
@@ -154,7 +156,7 @@ def run_study(
     looked for: the last step's typing error should not be found after the first one's hours.
     """
     for number, step in enumerate(file.steps, start=1):
-        _check_step(file, step, f"step {number}")
+        _check_step(replace(file, before=number - 1), step, f"step {number}")
     store = Store.open(file.study)
     report: ReportStep | None = None
     for step in file.steps:
@@ -180,8 +182,9 @@ def describe_study(file: StudyFile) -> list[dict[str, Any]]:
     store = Store.open(file.study, create=False) if file.study.exists() else None
     rows = []
     for number, step in enumerate(file.steps, start=1):
+        said = _forecast(replace(file, before=number - 1), step, store)
         name = next(key for key, kind in STEPS.items() if type(step) is kind)
-        rows.append({"step": f"{number} {name}", "forecast": _forecast(file, step, store)})
+        rows.append({"step": f"{number} {name}", "forecast": said})
     return rows
 
 
