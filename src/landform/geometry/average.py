@@ -249,7 +249,7 @@ class Average(Result):
         row = self._row(model, against)
         if row.high < 0:
             return "lower than"
-        return "higher than" if row.low > 0 else "no different from"
+        return "higher than" if row.low > 0 else "not told from"
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
