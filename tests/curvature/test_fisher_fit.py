@@ -18,12 +18,13 @@ import landform as lf
 from fisher_brute import Brute, brute_fisher
 from landform.curvature import squares
 from landform.curvature.fisher import ALONE, Fisher
-from landform.curvature.fisher_fit import FisherStudy
+from landform.curvature.fisher_fit import FisherStudy, _Run
 from landform.curvature.fisher_pass import FisherPass, _Asked
 from landform.curvature.moments import DIVISIONS
 from landform.curvature.parts import Norm
 from landform.curvature.squares import Tokens, add_tokens
 from landform.errors import ConfigError, DataError, NonFiniteError
+from landform.store.study import open_store
 from landform.tasks.batching import IGNORED, cut_batches
 from landform.weights.checkpoint import load_model, load_tokenizer, resolve
 from landform.weights.tuning import TuningConfig, save_model, tune
@@ -112,6 +113,24 @@ def _save(place: Path, name: str, kind: str, options: dict[str, Any], tokenizer:
     model.save_pretrained(place)
     tokenizer.save_pretrained(place)
     return place
+
+
+def _switch() -> Any:
+    """A mixture of experts, of which a token takes one."""
+    import transformers as hf
+
+    sizes = {"d_model": 16, "d_kv": 8, "d_ff": 24, "num_layers": 2, "num_heads": 2}
+    config = hf.SwitchTransformersConfig(
+        vocab_size=45, pad_token_id=0, decoder_start_token_id=0, eos_token_id=3, num_experts=8,
+        num_sparse_encoder_layers=1, num_sparse_decoder_layers=1, **sizes,
+    )  # fmt: skip
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        model = hf.SwitchTransformersForConditionalGeneration(config)
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                torch.nn.init.normal_(parameter, std=0.3)
+    return model.eval()
 
 
 def assert_same(found: Fisher, brute: Brute, tolerance: float = 1e-10) -> None:
@@ -278,6 +297,69 @@ def test_a_part_that_is_not_what_it_looks_like_is_taken_alone(
     assert "5 tensors one example at a time" in found.reading
 
 
+def test_half_precision_hides_nothing_small(saved: Any) -> None:
+    """The rounding of bfloat16 is larger than these tensors' share of the gradient."""
+    path, task = saved("deberta")
+    found = lf.fisher(path, task, dtype="bfloat16")
+    alone = {row.name for row in found.summary.tensors.itertuples() if row.way == ALONE}
+    names = set(found.diagonal)
+    assert alone == {n for n in names if any(word in n for word in TAKEN_ALONE["deberta"])}
+    brute = brute_fisher(path, task)
+    for name in alone:
+        whole = float(brute.diagonal[name].sum())
+        if name.endswith("weight"):  # a key's bias has no gradient but rounding
+            assert float(found.diagonal[name].sum()) == pytest.approx(whole, rel=0.3), name
+
+
+def test_a_batch_that_goes_another_way_is_taken_alone(saved: Any) -> None:
+    path, task = saved("bert-classifier")
+    study = FisherStudy.of(path, task, dtype="float64", token_budget=40)
+    work = FisherPass(study.checkpoint, study.data, study.config, "empirical", "mean")
+    data = work.prepare(study.examples)
+    expected, _ = work.add(data)
+    totals = {name: total.clone() for name, total in work.totals.items()}
+    for total in work.totals.values():
+        total.zero_()
+    work.ways = tuple(
+        frozenset({("example", 9)}) if number % 2 else ways for number, ways in enumerate(work.ways)
+    )
+    norms, _ = work.add(data)
+    np.testing.assert_allclose(norms, expected, rtol=1e-9, atol=1e-12 * expected.max())
+    for name, total in totals.items():
+        torch.testing.assert_close(work.totals[name], total, rtol=1e-9, atol=1e-12, msg=name)
+
+
+def test_a_norm_that_needs_more_than_rows_is_taken_alone(
+    saved: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, task = saved("llama-tied")
+
+    def normed(self: Norm, x: torch.Tensor) -> torch.Tensor:
+        raise TypeError("forward() missing 1 required positional argument: 'gate'")
+
+    monkeypatch.setattr(Norm, "normed", normed)
+    found = lf.fisher(path, task, dtype="float64")
+    alone = found.summary.tensors.name[found.summary.tensors.way == ALONE]
+    assert len(alone) == 5 and all("norm" in name for name in alone)
+    assert_same(found, brute_fisher(path, task))
+
+
+def test_experts_that_the_comparison_does_not_reach(tmp_path: Path, word_tokenizer: Any) -> None:
+    _switch().save_pretrained(tmp_path / "switch")
+    word_tokenizer.save_pretrained(tmp_path / "switch")
+    task = small_task("seq2seq", train=30)
+    found = lf.fisher(tmp_path / "switch", task, token_budget=40)
+    brute = brute_fisher(tmp_path / "switch", task, dtype="float32")  # its router knows no other
+    for name, expected in brute.diagonal.items():
+        scale = float(expected.max())
+        torch.testing.assert_close(
+            found.diagonal[name], expected, rtol=2e-3, atol=1e-4 * scale + 1e-12, msg=name
+        )
+    experts = found.summary.tensors[found.summary.tensors.name.str.contains("expert_")]
+    assert len(experts) == 32 and (experts.total > 0).sum() > 16
+    assert (experts.way == ALONE).all()
+
+
 SIZES = {"lora": {"lora_rank": 2}, "adapter": {"adapter_size": 3}, "prompt": {"prompt_length": 4}}
 
 
@@ -399,7 +481,7 @@ def test_a_killed_run_goes_on_to_the_same_bits(
     monkeypatch.setattr(FisherPass, "add", dies)
     with pytest.raises(KeyboardInterrupt):
         lf.fisher(path, task, **{where: place}, **options)
-    study = place if where == "store" else tmp_path / "kept.partial"
+    study = place if where == "store" else next(iter(tmp_path.glob("kept.*.partial")), tmp_path)
     # One copy, whatever the number of chunks.
     assert len(list((study / "artifacts" / "fisher-sums").iterdir())) == 1
     again = lf.fisher(path, task, **{where: place}, **options)
@@ -417,6 +499,81 @@ def test_a_killed_run_goes_on_to_the_same_bits(
         assert lf.fisher(path, task, store=place, **options).fingerprint == whole.fingerprint
         assert len(calls) == 6
         assert (study / "results" / FisherStudy.of(path, task, **options).result_name).is_dir()
+
+
+def test_sums_that_another_process_takes_away_are_none(
+    saved: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, task = saved("bert-masked")
+    study = FisherStudy.of(path, task, chunk_rows=2)
+    store = open_store(tmp_path / "study")
+    whole = study.fisher()
+    keep = _Run._keep
+
+    def dies(self: _Run) -> None:
+        keep(self)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_Run, "_keep", dies)
+        with pytest.raises(KeyboardInterrupt):
+            study.fisher(store=store)
+    read = type(store).read
+
+    def late(self: Any, key: str, **options: Any) -> Any:
+        self.remove(key)
+        return read(self, key, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(store), "read", late)
+        assert study.fisher(store=store).fingerprint == whole.fingerprint
+
+
+def test_sums_that_a_kill_left_behind_the_result_are_removed(
+    saved: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, task = saved("bert-masked")
+    study = FisherStudy.of(path, task, chunk_rows=2)
+    with monkeypatch.context() as patch:
+        patch.setattr(type(open_store(tmp_path / "study")), "remove", lambda self, key: None)
+        study.fisher(store=tmp_path / "study")
+    sums = tmp_path / "study" / "artifacts" / "fisher-sums"
+    assert list(sums.iterdir())
+    study.fisher(store=tmp_path / "study")
+    assert not list(sums.iterdir())
+
+
+def test_two_runs_for_one_file_keep_their_sums_apart(
+    saved: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, task = saved("bert-masked")
+
+    def dies(self: _Run, progress: bool) -> Fisher:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_Run, "to_the_end", dies)
+        for seed in (0, 1):
+            with pytest.raises(KeyboardInterrupt):
+                lf.fisher(path, task, seed=seed, out=tmp_path / "f")
+    assert len(list(tmp_path.glob("f.*.partial"))) == 2
+    lf.fisher(path, task, seed=1, out=tmp_path / "f")
+    assert len(list(tmp_path.glob("f.*.partial"))) == 1
+
+
+def test_the_file_may_be_read_by_whom_others_of_ours_may(saved: Any, tmp_path: Path) -> None:
+    path, task = saved("bert-classifier")
+    (tmp_path / "other").touch()
+    lf.fisher(path, task, out=tmp_path / "f")
+    assert (tmp_path / "f").stat().st_mode == (tmp_path / "other").stat().st_mode
+
+
+def test_another_split_than_was_asked_for_is_said(saved: Any) -> None:
+    path, task = saved("bert-classifier")
+    only = replace(task, parts={"validation": task.parts["validation"]})
+    with pytest.warns(UserWarning, match="has the split 'validation' only, no 'train'") as said:
+        FisherStudy.of(path, only)
+    assert len(said) == 1
 
 
 def test_another_option_is_another_result(saved: Any, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from landform.cli.app import run
 from landform.curvature.fisher import Fisher
 from landform.errors import DataError
 from landform.exchange.fisher_lists import read_fisher_list, read_trace_list, write_fisher_lists
+from landform.weights.checkpoint import resolve
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +63,9 @@ def test_a_list_is_read_by_position(place, lists):
     assert "bert.encoder.layer.0.attention.self.dropout" in found.by("sublayer").index
     assert np.isnan(found.groups("layer")["error"]).all()
     assert "fisher_bert.pkl" in found.reading
+    # The checkpoint lends names: at which weights the file was computed nobody knows.
+    assert found.weights is None
+    assert found.summary.provenance["names_of"] == resolve(place / "model").fingerprint
 
 
 def test_there_and_back(place, lists, tmp_path):

@@ -13,7 +13,6 @@ installed version of transformers, and shapes are checked one by one.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +21,11 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from landform.curvature.fisher import Fisher, FisherScores
+from landform.curvature.fisher import Fisher, FisherScores, sublayers_of, tensor_table
 from landform.errors import DataError
 from landform.exchange.pickles import read_pickle, write_pickle
 from landform.store.atomic import atomic_path, file_errors
 from landform.weights.checkpoint import Checkpoint, LoadConfig, load_model, resolve
-from landform.weights.sites import dropout_sites
 from landform.weights.space import ParameterSpace
 
 __all__ = ["read_fisher_list", "read_trace_list", "write_fisher_lists"]
@@ -94,7 +92,7 @@ def read_fisher_list(
         reduction="mean",
         examples=count,
         terms=count,
-        tensors=_table(model, space, arrays),
+        tensors=tensor_table(space, diagonal, sublayers_of(model, space)),
         covariance=pd.DataFrame(
             np.full((len(space.names), len(space.names)), np.nan), columns=list(space.names)
         ),
@@ -107,7 +105,8 @@ def read_fisher_list(
         ),
         stability=pd.DataFrame(columns=["groups", "examples", "correlation", "low", "high"]),
         provenance={
-            "weights": found.fingerprint,
+            "weights": None,  # at which it was computed the file does not tell
+            "names_of": found.fingerprint,
             "file": str(file),
             "config": config.model_dump(mode="json"),
         },
@@ -152,23 +151,6 @@ def _arrays(file: Path, space: ParameterSpace, spec: str, allow_pickle: bool) ->
             remedy=remedy,
         )
     return values
-
-
-def _table(model: Any, space: ParameterSpace, arrays: Sequence[NDArray[Any]]) -> pd.DataFrame:
-    """The rows of `FisherScores.tensors`."""
-    layers = {r.name: layer for layer, regions in space.groups("layer").items() for r in regions}
-    sublayers = {name: site.name for site in dropout_sites(model) for name in site.tensors}
-    return pd.DataFrame(
-        {
-            "name": space.names,
-            "dims": [len(shape) for shape in space.shapes],
-            "entries": space.sizes,
-            "total": [float(array.sum(dtype=np.float64)) for array in arrays],
-            "largest": [float(array.max()) for array in arrays],
-            "layer": [layers[name] for name in space.names],
-            "sublayer": pd.Series([sublayers.get(name) for name in space.names], dtype=object),
-        }
-    )
 
 
 def write_fisher_lists(fisher: Fisher, folder: Path_) -> list[Path]:
