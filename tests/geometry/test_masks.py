@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from fishers import make_fisher
 from landform.errors import ConfigError, CurvatureError, NonFiniteError
-from landform.geometry.masks import Mask, _lowest, check_fisher, fisher_key, masks_of, measure
+from landform.geometry.masks import Mask, _lowest, masks_of, measure
 from landform.geometry.surface import SurfaceConfig
 from landform.weights.checkpoint import resolve
 from landform.weights.points import Direction, MaskedDirection, moved_tensors, random_direction
@@ -224,10 +224,8 @@ def test_fingerprints_follow_the_rule_and_the_values(space, fisher, around):
         member(around, mask, matched).fingerprint for mask in masks for matched in (False, True)
     }
     assert len(keys) == 16 and Direction(around, 5).fingerprint not in keys
-    assert (
-        masks[0].fingerprint
-        == Mask("fisher-top", fisher=fisher, key=fisher_key(fisher)).fingerprint
-    )
+    keyed = Mask("fisher-top", fisher=fisher, key=fisher.fingerprint)
+    assert masks[0].fingerprint == keyed.fingerprint
 
 
 # --- what is refused ----------------------------------------------------------------------------
@@ -235,13 +233,14 @@ def test_fingerprints_follow_the_rule_and_the_values(space, fisher, around):
 
 def test_a_fisher_of_another_model(around, model):
     own = make_fisher(model, weights=around.fingerprint)
-    check_fisher(own, around)
+    own.check_weights(around)
     other = make_fisher(model, checkpoint="runs/other", weights="f" * 64)
-    with pytest.raises(CurvatureError, match=r"(?s)at runs/other.*ffffffffffff.*not at .*/a.*else"):
-        check_fisher(other, around)
-    check_fisher(other, around, elsewhere=True)
+    with pytest.raises(CurvatureError, match=r"(?s)of runs/other.*ffffffffffff.*not of .*/a"):
+        other.check_weights(around)
+    other.check_weights(around, elsewhere=True)
+    make_fisher(model, weights=None).check_weights(around)
     config = SurfaceConfig(mask=("fisher-top",))
-    with pytest.raises(CurvatureError, match="runs/other"):
+    with pytest.raises(CurvatureError, match=r"(?s)runs/other.*fisher_elsewhere"):
         masks_of(around, config, other, 0)
     with pytest.raises(ConfigError, match=r"(?s)there is none \(option fisher\).*landform fisher"):
         masks_of(around, config, None, 0)

@@ -526,14 +526,7 @@ class AverageStudy:
 
 def _check_owners(checkpoints: Sequence[Checkpoint], fishers: Sequence[Fisher]) -> None:
     """Raise for a Fisher that was computed at other weights than those of its checkpoint."""
+    known = {checkpoint.fingerprint for checkpoint in checkpoints}
+    order = "give the Fishers in the order of the checkpoints"
     for checkpoint, fisher in zip(checkpoints, fishers, strict=False):
-        if fisher.weights is None or fisher.weights == checkpoint.fingerprint:
-            continue
-        others = [c.spec for c in checkpoints if c.fingerprint == fisher.weights]
-        raise CurvatureError(
-            f"the Fisher given for {checkpoint.spec} is that of {fisher.summary.checkpoint}, at "
-            "other weights",
-            remedy="give the Fishers in the order of the checkpoints"
-            if others
-            else f"compute it there: landform fisher {checkpoint.spec} --out FILE.safetensors",
-        )
+        fisher.check_weights(checkpoint, remedy=order if fisher.weights in known else None)

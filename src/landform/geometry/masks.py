@@ -36,7 +36,7 @@ from torch import Tensor
 
 from landform.config import Config
 from landform.curvature.fisher import Fisher, load_fisher
-from landform.errors import ConfigError, CurvatureError, NonFiniteError
+from landform.errors import ConfigError, NonFiniteError
 from landform.store.fingerprint import fingerprint
 from landform.weights.checkpoint import Checkpoint
 from landform.weights.points import (
@@ -54,8 +54,6 @@ __all__ = [
     "MaskBy",
     "MaskConfig",
     "MaskKind",
-    "check_fisher",
-    "fisher_key",
     "mask_notes",
     "masks_of",
     "measure",
@@ -101,27 +99,6 @@ class MaskConfig(Config):
         return value
 
 
-def fisher_key(fisher: Fisher) -> str:
-    """Hash of the values of a diagonal."""
-    return fingerprint({n: v.detach().cpu().numpy() for n, v in fisher.diagonal.items()})
-
-
-def check_fisher(fisher: Fisher, checkpoint: Checkpoint, *, elsewhere: bool = False) -> None:
-    """Raise `CurvatureError` for a Fisher of other weights than the checkpoint's.
-
-    `elsewhere`: it is meant to be from elsewhere (the pre-trained model's, say). Shapes are checked
-    when the mask is made. An imported Fisher does not tell its weights and passes.
-    """
-    if elsewhere or fisher.weights is None or fisher.weights == checkpoint.fingerprint:
-        return
-    raise CurvatureError(
-        f"the Fisher was computed at {fisher.summary.checkpoint} (weights "
-        f"{fisher.weights[:12]}), not at {checkpoint.spec} (weights {checkpoint.fingerprint[:12]})",
-        remedy="compute it there (landform fisher), or say that another model's is meant: "
-        "fisher_elsewhere",
-    )
-
-
 @dataclass(frozen=True, eq=False)
 class Mask:
     """A `Selection` of entries by Fisher or by chance (see the module)."""
@@ -135,7 +112,7 @@ class Mask:
     """of the random mask"""
     fisher: Fisher | None = None
     key: str | None = None
-    """`fisher_key` of the Fisher, where that has been computed"""
+    """fingerprint of the Fisher, where that has been computed"""
 
     @property
     def spec(self) -> str:
@@ -145,7 +122,7 @@ class Mask:
     @cached_property
     def fingerprint(self) -> str:
         """Hash of the rule and of the values that it ranks."""
-        ranked = self.seed if self.kind == "random" else self.key or fisher_key(self._fisher)
+        ranked = self.seed if self.kind == "random" else self.key or self._fisher.fingerprint
         return fingerprint((self.kind, self.by, self.share, self.one_axis, ranked))
 
     @property
@@ -267,8 +244,13 @@ def masks_of(
             )
         if ranked is None:
             read = load_fisher(fisher)
-            check_fisher(read, centre, elsewhere=config.fisher_elsewhere)
-            ranked = read, fisher_key(read)
+            read.check_weights(
+                centre,
+                elsewhere=config.fisher_elsewhere,
+                remedy="compute it there (landform fisher), or say that another model's is meant: "
+                "fisher_elsewhere",
+            )
+            ranked = read, read.fingerprint
         mask = Mask(*rule, 0, *ranked)
         found[kind] = tuple(mask for _ in pairs)
     return found
