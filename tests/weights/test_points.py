@@ -31,6 +31,24 @@ def test_filters_have_the_length_of_those_of_the_point(model):
             assert torch.nn.functional.cosine_similarity(drawn, tensor).abs().max() < 0.95
 
 
+def test_filters_of_gpt2_are_columns(tmp_path):
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    config = GPT2Config(vocab_size=11, n_positions=8, n_embd=8, n_layer=1, n_head=2, n_inner=12)
+    model = GPT2LMHeadModel(config)
+    model.save_pretrained(tmp_path / "gpt2")
+    space = ParameterSpace.of(model)
+    point = space.flatten(model)
+    direction = space.unflatten(
+        Direction(resolve(tmp_path / "gpt2"), 3).flat(space, lambda _: point)
+    )
+    for name, tensor in space.unflatten(point).items():
+        if tensor.dim() > 1:
+            # Conv1D keeps its matrix as (in, out): what one output unit reads is a column.
+            axis = 1 if name.startswith(("transformer.wte", "transformer.wpe")) else 0
+            torch.testing.assert_close(direction[name].norm(dim=axis), tensor.norm(dim=axis))
+
+
 def test_tensors_and_nothing_normalised(model):
     space = ParameterSpace.of(model)
     point = space.flatten(model)

@@ -154,8 +154,8 @@ class Data:
             if missing:
                 names = ", ".join(self.task.label_names[label] for label in sorted(missing))
                 warnings.warn(
-                    f"{self.name}: the first {rows} rows have no example of {names}; the file is "
-                    "sorted, so take more rows or shuffle it: shuffle_seed=0",
+                    f"{self.name}: the first {rows} rows have no example of {names}; the file "
+                    "may be sorted, so take more rows or shuffle it: shuffle_seed=0",
                     stacklevel=2,
                 )
         return chosen

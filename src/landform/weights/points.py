@@ -8,6 +8,7 @@ checkpoint under the head of another).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -41,6 +42,10 @@ __all__ = [
     "moved_tensors",
     "random_direction",
 ]
+
+# GPT-2 and its kin keep their matrices as (in, out), in layers of these names.
+_CONV1D_MODELS = frozenset({"gpt2", "openai-gpt", "imagegpt", "decision_transformer"})
+_CONV1D = re.compile(r"(attn|attention)\.(c_attn|q_attn|c_proj)\.weight$|mlp\.c_(fc|proj)\.weight$")
 
 Normalise = Literal["filter", "tensor", "none"]
 HeadPart = Literal["last", "all"]
@@ -89,7 +94,8 @@ class Direction:
     """A random direction around a checkpoint theta: Gaussian, then given theta's own scale.
 
     filter      d_j <- d_j ||theta_j|| / ||d_j|| for every filter j (Li et al. 2018, section 4): a
-                row of a matrix, which is what one output unit reads, or one token's embedding
+                row of a matrix, which is what one output unit reads, or one token's embedding; in
+                GPT-2, whose matrices are stored (in, out), a column
     tensor      the same for whole tensors
     none        entries as drawn, N(0, 1)
 
@@ -109,7 +115,12 @@ class Direction:
     @cached_property
     def fingerprint(self) -> str:
         """Hash of the checkpoint and the options: they decide the vector."""
-        return fingerprint((self.around.fingerprint, self.seed, self.normalise, self.one_axis))
+        parts = (self.around.fingerprint, self.seed, self.normalise, self.one_axis)
+        return fingerprint((*parts, "columns") if self._stores_columns else parts)
+
+    @property
+    def _stores_columns(self) -> bool:
+        return self.around.config.get("model_type") in _CONV1D_MODELS
 
     def flat(self, space: ParameterSpace, read: ReadPoint) -> Tensor:
         """The direction's vector, shape (space.numel,)."""
@@ -119,6 +130,7 @@ class Direction:
             self.seed,
             normalise=self.normalise,
             one_axis=self.one_axis,
+            columns=filter(_CONV1D.search, space.names) if self._stores_columns else (),
         )
 
 
@@ -279,22 +291,27 @@ def random_direction(
     *,
     normalise: Normalise = "filter",
     one_axis: bool = False,
+    columns: Iterable[str] = (),
 ) -> Tensor:
     """A Gaussian direction with the scale of `point` (see `Direction`), shape (space.numel,).
 
     Drawn on the CPU in float32, tensor by tensor, so that it is the same on every device and in
-    every number format.
+    every number format. `columns`: the matrices that are stored (in, out), whose filters are their
+    columns.
     """
     if point.shape != (space.numel,):
         raise SpaceMismatchError(f"a point of {space.numel} entries, not {tuple(point.shape)}")
     generator = torch.Generator().manual_seed(seed)
     direction = torch.zeros_like(point)
     here, there = space.unflatten(point), space.unflatten(direction)
-    moved = set(moved_tensors(space, one_axis))
+    moved, turned = set(moved_tensors(space, one_axis)), set(columns)
     for name, shape in zip(space.names, space.shapes, strict=True):
         drawn = torch.randn(shape, generator=generator).to(point)
         if name in moved:
-            there[name].copy_(_scaled(drawn, here[name], normalise))
+            if name in turned:
+                there[name].copy_(_scaled(drawn.t(), here[name].t(), normalise).t())
+            else:
+                there[name].copy_(_scaled(drawn, here[name], normalise))
     return direction
 
 
@@ -306,4 +323,4 @@ def _scaled(drawn: Tensor, theta: Tensor, normalise: Normalise) -> Tensor:
     length = torch.linalg.vector_norm(d.double(), dim=1, keepdim=True).clamp(min=1e-300)
     target = torch.linalg.vector_norm(t.double(), dim=1, keepdim=True)
     scaled: Tensor = d * (target / length).to(d.dtype)
-    return scaled.view(drawn.shape)
+    return scaled.reshape(drawn.shape)
