@@ -85,6 +85,23 @@ def test_bad_input_leaves_nothing(place: Path, capsys: Any, words: list[str], na
     assert sorted(place.rglob("*")) == before
 
 
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["--out", "f.safetensors", "--max-length", "4000"], "max_length 4000"),
+        (["--out", "f.pkl"], "another ending"),
+    ],
+    ids=["max-length", "pkl"],
+)
+def test_a_refused_out_leaves_no_partial(
+    place: Path, capsys: Any, words: list[str], named: str
+) -> None:
+    before = sorted(path.name for path in place.iterdir())
+    status, _, err = said(capsys, "fisher", "runs/seed0", *FILES, *words)
+    assert status != 0 and named in err
+    assert sorted(path.name for path in place.iterdir()) == before
+
+
 def test_a_study_computes_it_once_for_later_steps(place: Path, capsys: Any) -> None:
     (place / "study.yaml").write_text(
         """

@@ -23,6 +23,7 @@ from landform.cli.common import (
 )
 from landform.curvature.fisher import ALONE, FisherScores, GroupBy, Weighting
 from landform.curvature.fisher_fit import FisherConfig, FisherStudy
+from landform.errors import ConfigError
 from landform.store.atomic import check_place
 from landform.tasks.task import TaskConfig
 
@@ -77,6 +78,11 @@ def fisher(
     check_figure_place(figure)
     if out is not None:
         check_place(out)
+        if out.suffix != ".safetensors":
+            raise ConfigError(
+                f"option out: {out} would be a safetensors file under another ending",
+                remedy=f"--out {out.with_suffix('.safetensors')}",
+            )
     study = FisherStudy.of(checkpoint, make_task(data), split=split, **dict(options))
     if dry_run:
         emit_forecast(study.forecast(open_existing(store)), output)

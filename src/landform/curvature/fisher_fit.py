@@ -190,7 +190,12 @@ class FisherStudy:
             key = self.job.key.rpartition("/")[-1][:12]
             beside = Path(f"{os.fspath(out)}.{key}{PARTIAL}")
             kept = Store.open(beside)
-        found = self._find(kept, progress)
+        try:
+            found = self._find(kept, progress)
+        except BaseException:
+            if beside is not None and not _holds_sums(beside):
+                shutil.rmtree(beside, ignore_errors=True)  # nothing to go on from
+            raise
         if kept is not None and beside is None:
             publish(kept, self.result_name, found.summary)
         if out is not None:
@@ -245,6 +250,10 @@ def _split(task: Task, split: str) -> str:
             stacklevel=4,
         )
     return found
+
+
+def _holds_sums(folder: Path) -> bool:
+    return any(path.suffix == ".safetensors" for path in folder.rglob("*"))
 
 
 def _held(store: ArtifactStore | None, key: str) -> Contents | None:

@@ -26,7 +26,7 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from scipy.stats import norm
+from scipy.stats import norm, t
 
 from landform.curvature.lanczos import density
 from landform.curvature.spectrum_jobs import SpectrumConfig, SpectrumWork, state_keys
@@ -89,6 +89,11 @@ class Spectrum(Result):
     """sum of all eigenvalues; NaN where it was not asked for"""
     trace_error: float
     """standard error over the random vectors, for the data as they are"""
+    trace_low: float
+    trace_high: float
+    """the interval of the trace over random vectors at `level`: Student's t, as these are few"""
+    trace_vectors: int
+    """random vectors that the error is made of"""
     trace_method: str
     trace_products: int
     """products that the trace took"""
@@ -132,7 +137,10 @@ class Spectrum(Result):
         if len(self.smallest):
             parts.append(f"smallest {self.smallest[0]:.4g}")
         if math.isfinite(self.trace):
-            parts.append(f"trace {self.trace:.4g} +- {self.trace_error:.2g}")
+            parts.append(
+                f"trace {self.trace:.4g} [{self.trace_low:.4g}, {self.trace_high:.4g}] "
+                f"({self.trace_vectors} random vectors)"
+            )
             if len(self.eigenvalues) and self.trace > 0 and self.operator != "hessian":
                 share = 100 * float(self.eigenvalues.sum()) / self.trace
                 parts.append(f"{share:.3g} % of it in the top {len(self.eigenvalues)}")
@@ -339,7 +347,7 @@ def collect_point(
         pairs["low"] = pairs["low"].clip(lower=0.0)
     found["table"] = pairs
     found |= {"steps": int(lanczos["steps"]), "converged": bool(lanczos["converged"])}
-    found |= _trace(read.get("trace"))
+    found |= _trace(read.get("trace"), config.level)
     found |= _density(read.get("density"), config.width)
     return found
 
@@ -364,16 +372,23 @@ def _pairs(table: pd.DataFrame | None, level: float) -> pd.DataFrame:
     return whole[names]
 
 
-def _trace(contents: Any) -> dict[str, Any]:
-    if contents is None:
-        return {"trace": math.nan, "trace_error": math.nan, "trace_products": 0}
-    values = np.asarray(contents.tensors["values"], dtype=np.float64)
-    error = float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else math.nan
-    mean = float(values.mean()) if len(values) else 0.0
+def _trace(contents: Any, level: float) -> dict[str, Any]:
+    values = (
+        np.zeros(0) if contents is None else np.asarray(contents.tensors["values"], dtype=float)
+    )
+    count = len(values)
+    mean = math.nan
+    if contents is not None:
+        mean = float(contents.records["exact"]) + (float(values.mean()) if count else 0.0)
+    error = float(values.std(ddof=1) / math.sqrt(count)) if count > 1 else math.nan
+    reach = float(t.ppf(0.5 + level / 2, count - 1)) * error if count > 1 else math.nan
     return {
-        "trace": float(contents.records["exact"]) + mean,
+        "trace": mean,
         "trace_error": error,
-        "trace_products": int(contents.records["products"]),
+        "trace_low": mean - reach,
+        "trace_high": mean + reach,
+        "trace_vectors": count,
+        "trace_products": 0 if contents is None else int(contents.records["products"]),
     }
 
 

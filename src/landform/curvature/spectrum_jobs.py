@@ -57,7 +57,7 @@ class SpectrumConfig(PointsConfig):
     trace: TraceMethod = "hutch++"
     """How the trace is estimated: hutch++ takes a third of its products for the directions that
     matter most, hutchinson takes random vectors alone."""
-    probes: int = Field(12, ge=1)
+    probes: int = Field(24, ge=1)
     """Products for the trace."""
     density_probes: int = Field(2, ge=0)
     """Random vectors for the density of eigenvalues; 0 leaves it out."""

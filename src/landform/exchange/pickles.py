@@ -32,11 +32,17 @@ def read_pickle(path: str | Path, *, allow_pickle: bool) -> Any:
     name), and for a file that is truncated or damaged.
     """
     file = Path(path)
+    with file_errors("read", file), file.open("rb") as opened:
+        start = opened.read(2)
     if not allow_pickle:
+        # Protocols 2 and later begin so, and torch's zip archives; older ones with any letter.
+        kind = (
+            "is" if start.startswith((b"\x80", b"PK")) else "is of no kind read here, unless it is"
+        )
         raise DataError(
-            f"{file} is a pickle, and pickles are read only when asked for",
-            remedy="pass allow_pickle=True (--allow-pickle): landform admits only numbers, texts, "
-            "containers and arrays in it",
+            f"{file} {kind} a pickle, and pickles are read only when asked for",
+            remedy="check that it is the file that is meant; then pass allow_pickle=True "
+            "(--allow-pickle): landform admits only numbers, texts, containers and arrays in it",
         )
     with file_errors("read", file):
         content = file.read_bytes()

@@ -18,7 +18,6 @@ from typing import Any, Self
 import numpy as np
 import pandas as pd
 from pydantic import Field
-from scipy.stats import norm
 
 from landform.curvature.spectrum import (
     SpectrumConfig,
@@ -279,7 +278,6 @@ class PathSpectrumStudy:
         counts = resample_counts(len(losses), config.replicates, config.seed) * weights
         means = (counts @ losses) / np.maximum(counts.sum(1), 1e-300)
         low, high = percentile_interval(means[counts.sum(1) > 0], config.level)
-        reach = norm.ppf(0.5 + config.level / 2) * found["trace_error"]
         pairs: pd.DataFrame = found["table"]
         names = ("eigenvalue", "low", "high", "residual", "data_error")
         top = pairs[(pairs["end"] == "top") & (pairs["rank"] == 0)]
@@ -288,10 +286,7 @@ class PathSpectrumStudy:
             "loss": mean_loss(point),
             "loss_low": float(low),
             "loss_high": float(high),
-            "trace": found["trace"],
-            "trace_error": found["trace_error"],
-            "trace_low": found["trace"] - reach,
-            "trace_high": found["trace"] + reach,
+            **{n: found[n] for n in ("trace", "trace_error", "trace_low", "trace_high")},
             **first,
             "converged": found["converged"],
         }

@@ -187,9 +187,10 @@ def _spectrum(result: Any, anchor: str, few: bool) -> Row:
             value = with_interval(row["eigenvalue"], row["low"], row["high"])
             facts.append({"label": words, "value": value, "note": "residual and examples"})
     if math.isfinite(result.trace):
-        note = f"+- {as_text(result.trace_error, 2)}; {result.trace_method}, "
-        note += f"{result.trace_products} products"
-        facts.append({"label": "trace", "value": as_text(result.trace), "note": note})
+        value = with_interval(result.trace, result.trace_low, result.trace_high)
+        note = f"{result.trace_method}: {result.trace_products} products, "
+        note += f"{result.trace_vectors} random vectors"
+        facts.append({"label": "trace", "value": value, "note": note})
     return {
         "facts": facts,
         "figure": picture(

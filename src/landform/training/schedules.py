@@ -344,6 +344,12 @@ def read_schedule(path: str | os.PathLike[str]) -> dict[str, float]:
     """{site: p} of a schedule file. Raises `StoreError` for another file, `ConfigError` for values
     that are no probabilities."""
     place = Path(path)
+    if place.suffix == ".safetensors":
+        raise StoreError(
+            f"{place} holds tensors, no dropout schedule",
+            remedy=f"if it is a Fisher, make a schedule from it: landform dropout {place} --out "
+            "schedule.json",
+        )
     value = read_json(place)
     if not isinstance(value, dict) or value.get("what") != WHAT:
         raise StoreError(
