@@ -17,11 +17,13 @@ from scipy import stats
 import landform as lf
 from comparison_results import make_comparison
 from fishers import make_fisher
-from landform.errors import ConfigError, CurvatureError
+from landform.errors import ConfigError, CurvatureError, StoreError
 from landform.store.artifacts import Store
 from landform.store.study import load_results
 from landform.studies.comparison import ARMS, ArmConfig, ComparisonConfig, ComparisonStudy
 from landform.studies.study_file import StudyFile, describe_study, run_study
+from landform.training import dropout, finetune
+from landform.training.schedules import write_schedule
 from landform.weights.checkpoint import load_model, resolve
 
 QUICK = {"max_steps": 2, "batch_size": 4, "learning_rate": 1e-2, "threads": 1}
@@ -106,6 +108,8 @@ def test_the_reading_claims_no_more_than_was_seen():
     assert "no difference from standard can be told with 5 seeds" in nothing
     assert "its p is at least 0.062" in nothing and "80 % power" in nothing
     found = make_comparison(gains={"guided": 0.03}).reading
+    shared = "taken as independent though tasks share seeds"
+    assert shared in found and shared not in nothing
     assert "best mean rank guided (1 of 5); told from standard" in found
     assert "guided +0.03" in found and "uniform" not in found.partition("in single")[0]
     alone = make_comparison(seeds=(3,)).reading
@@ -291,6 +295,63 @@ def test_mnli_is_evaluated_on_both_of_its_validation_sets(place, tmp_path):
     assert result.overall.n.dropna().tolist() == [2]
 
 
+def test_an_arm_is_a_number_in_words_or_a_file_of_the_home(place, task, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    model = load_model(place / "model", "masked-lm")
+    sites = [s.name for s in lf.dropout_sites(model) if s.tensors]
+    write_schedule(tmp_path / "x.json", dict(zip(sites, [0.3] + [0.1] * 9, strict=False)))
+    arms = {"low": "0.2", "mine": "~/x.json", "none": None}
+    result = lf.compare_dropout(
+        place / "model", task, out=tmp_path / "o", arms=arms, seeds=(0,), **QUICK
+    )
+    means = result.overall.set_index("arm").dropout
+    assert (means["low"], means["none"]) == (0.2, 0.0)
+    assert means["mine"] == pytest.approx((0.3 + 0.1 * (len(sites) - 1)) / len(sites))
+    with pytest.raises(StoreError, match=r"lost\.json"):
+        ComparisonStudy.of(place / "model", task, out=tmp_path, arms={**ONE, "l": "~/lost.json"})
+
+
+def test_gaussian_noise_at_one_number_is_tried_before_anything_is_trained(
+    place, task, tmp_path, monkeypatch
+):
+    def blind(model, sites, inputs):
+        """As if a kernel drew attention's dropout itself."""
+        found = places(model, sites, inputs)
+        return {where: name for where, name in found.items() if "attention.self" not in name}
+
+    places = dropout._places
+    monkeypatch.setattr(dropout, "_places", blind)
+    with pytest.raises(ConfigError, match=r"arm gaussian: .*attention\.self.* acts nowhere"):
+        lf.compare_dropout(
+            place / "model", task, out=tmp_path / "o", arms=["standard", "gaussian"], seeds=(0,),
+            **QUICK,
+        )  # fmt: skip
+    assert not (tmp_path / "o").exists()
+
+
+@pytest.mark.parametrize("test", ["official", "merged"])
+def test_rows_are_forgotten_and_prepared_once_for_all_arms(
+    place, task, tmp_path, monkeypatch, test
+):
+    study = ComparisonStudy.of(
+        place / "model", task, out=tmp_path / "o", arms=ONE, seeds=(0, 1), fractions=(50, 100),
+        test=test, **QUICK,
+    )  # fmt: skip
+    runs = study.trainings({})
+    assert list(runs) == list(study.cells())
+    assert not any({"rows", "chosen"} & set(run.work.__dict__) for run in runs.values())
+    if test == "merged":
+        assert not any(run.work.task._read for run in runs.values())
+    prepared = []
+    encode = finetune.encode
+    monkeypatch.setattr(finetune, "encode", lambda *a, **k: prepared.append(1) or encode(*a, **k))
+    study.run()
+    # Rows to train on and to evaluate, not for every arm; two seeds share the whole of a split.
+    assert len(prepared) == 2 * (4 if test == "merged" else 3)
+    if test == "merged":
+        assert not any(run.work.task._read for run in runs.values())
+
+
 # --- decoders -----------------------------------------------------------------------------------
 
 
@@ -437,6 +498,10 @@ def test_the_study_file_of_the_paper_forecasts(place, tmp_path):
         ({"arms": ["standard"]}, "two arms or more"),
         ({"arms": {"a": 0.1, "b": {"dropout": 0.2, "kind": "inverse"}}}, "kind is an option of a"),
         ({"arms": {"a": 0.1, "b": {"droput": 0.2}}}, "droput"),
+        ({"arms": {"a": 0.1, "off": "none"}}, "none is no probability: write 0"),
+        ({"arms": {"a": 0.1, "b": "0.10"}}, "the arms a and b are the same"),
+        ({"arms": {"a": 0.1, "b": "1.5"}}, "at least 0 and below 1"),
+        ({"arms": {"a": 0.1, "b": "bert-giuded"}}, "presets bert-guided"),
         ({"arms": ONE, "reference": "standart"}, "did you mean 'standard'"),
         ({"arms": ONE, "percent": 10}, "percent is what a comparison chooses"),
         ({"arms": ONE, "dropout": 0.3}, "dropout is what a comparison chooses"),

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -36,13 +36,12 @@ from landform.studies.comparison_tables import (
 )
 from landform.tasks.metrics import get_metric
 from landform.tasks.task import Task
-from landform.training.dropout import put_dropout
 from landform.training.finetune import Training, TrainStudy, train_all
-from landform.training.models import dropout_changes, starting_model
+from landform.training.models import starting_model
+from landform.training.options import TrainConfig
 from landform.training.schedules import (
-    PRESETS,
     DropoutSchedule,
-    make_schedule,
+    dropout_schedule,
     read_schedule,
 )
 from landform.training.seeds import Seeds, isolated_randomness
@@ -191,7 +190,8 @@ class ComparisonStudy:
     split: str
     eval_split: str
     config: ComparisonConfig
-    _rows: dict[tuple[int, float, int], TrainStudy] = field(default_factory=dict, repr=False)
+    _latest: dict[str, Any] = field(default_factory=dict, repr=False)
+    """the rows, and the merged task, that were asked for last"""
 
     @classmethod
     def of(
@@ -232,6 +232,8 @@ class ComparisonStudy:
         if isinstance(self.source, FisherFit):
             FisherConfig.parse(self.source.options, where="fisher")
             self.source.task.resolve(self.source.split)
+        for name, arm in self.config.arms.items():
+            TrainConfig.parse({"dropout": arm.dropout}, where=f"arm {name}")
         for task in range(len(self.tasks)):
             self.headline(task)
             for fraction in self.config.fractions:
@@ -258,16 +260,32 @@ class ComparisonStudy:
         title = f"{self.tasks[cell.task].name} {cell.fraction:g} % {cell.arm} "
         return rows.beside(self.place(cell), title=title, **dropout)
 
+    def trainings(self, schedules: Mapping[str, Mapping[str, float]]) -> dict[Cell, TrainStudy]:
+        """The runs of all cells, without their rows: those of one seed are read at a time."""
+        cells = list(self.cells())
+        found: dict[Cell, TrainStudy] = {}
+        unread: dict[tuple[int, int], Task] = {}
+        for cell in sorted(cells, key=lambda cell: (cell.task, cell.seed)):
+            study = self.training(cell, self.dropout(cell.arm, schedules))
+            task = study.work.task
+            if self.is_merged(self.tasks[cell.task]):
+                # A copy of a task has read nothing.
+                task = unread.setdefault((cell.task, cell.seed), copy(task))
+            found[cell] = study.without_rows(task)
+        self._latest.clear()
+        return {cell: found[cell] for cell in cells}
+
     def _rows_of(self, task: int, fraction: float, seed: int) -> TrainStudy:
         """What the runs of all arms share: the rows, the seed, the data to evaluate on."""
         key = (task, fraction, seed)
-        if key not in self._rows:
+        if self._latest.get("key") != key:
             chosen = self.task_of(task, seed)
             whole = fraction == 100
             options = {**self.config.training(), "seeds": (seed,), "subset_seed": seed}
             if whole:
                 options.pop("stratified", None)
-            self._rows[key] = TrainStudy.of(
+            self._latest.update(key=None, rows=None)
+            rows = TrainStudy.of(
                 self.checkpoint,
                 chosen,
                 out=self.out,
@@ -277,22 +295,21 @@ class ComparisonStudy:
                 percent=None if whole else fraction,
                 **options,
             )
-        return self._rows[key]
+            self._latest.update(key=key, rows=rows)
+        found: TrainStudy = self._latest["rows"]
+        return found
 
     def task_of(self, position: int, seed: int) -> Task:
         """The task as one seed sees it: under test merged every seed has splits of its own."""
         task = self.tasks[position]
         if not self.is_merged(task):
             return task
-        made: dict[tuple[int, int], Task] = self._merged
-        if (position, seed) not in made:
+        if self._latest.get("merged") != (position, seed):
             config = task.config.replace(resplit=MERGED, resplit_seed=seed)
-            made[position, seed] = Task.from_config(config)
-        return made[position, seed]
-
-    @cached_property
-    def _merged(self) -> dict[tuple[int, int], Task]:
-        return {}
+            self._latest["task"] = Task.from_config(config)
+            self._latest["merged"] = (position, seed)
+        made: Task = self._latest["task"]
+        return made
 
     def is_merged(self, task: Task) -> bool:
         """Whether its splits are cut anew: not those of a task with two validation splits."""
@@ -415,42 +432,31 @@ class ComparisonStudy:
         scores = self.scores(store, progress)
         schedules = self.schedules(scores)
         values = {name: schedule.probabilities for name, schedule in schedules.items()}
-        cells = list(self.cells())
-        studies = [self.training(cell, self.dropout(cell.arm, values)) for cell in cells]
+        runs = self.trainings(values)
+        cells, studies = list(runs), list(runs.values())
+        given = {cell.arm: study.work.config.dropout for cell, study in runs.items()}
+        means = {arm: _mean_dropout(dropout) for arm, dropout in given.items()}
         if any(not _is_done(study) for study in studies):
             self._try_arms(values)
         for name, schedule in schedules.items():
             schedule.save(self.schedule_file(name))
         trainings = train_all(studies, progress=progress)
-        result = self._assemble(cells, trainings, schedules, scores)
+        result = self._assemble(cells, trainings, schedules, scores, means)
         if store is not None:
             publish(store, self.config.keep_as, result)
         return result
 
     def _try_arms(self, schedules: Mapping[str, Mapping[str, float]]) -> None:
-        """Put the dropout of every arm into the starting model, and take it out again: an arm that
-        does not fit is found before the first one is trained."""
-        first = Cell(
-            0, self.config.fractions[0], next(iter(self.config.arms)), self.config.seeds[0]
-        )
-        work = self.training(first, {}).work
+        """Make the starting model of every arm: one whose dropout does not fit is found before the
+        first one is trained."""
+        fraction, seed = self.config.fractions[0], self.config.seeds[0]
         with isolated_randomness(), quiet_transformers():
-            seeds = Seeds.of(first.seed, work.config)
-            model = starting_model(work.checkpoint, work.task, work.labels, work.config, seeds)
             for name in self.config.arms:
-                options = self.dropout(name, schedules)
-                insert = options.get("insert_dropout", False)
+                cell = Cell(0, fraction, name, seed)
+                work = self.training(cell, self.dropout(name, schedules)).work
+                seeds = Seeds.of(seed, work.config)
                 try:
-                    if isinstance(options["dropout"], float):
-                        dropout_changes(self.checkpoint, options["dropout"], insert=insert)
-                        continue
-                    put_dropout(
-                        model,
-                        options["dropout"],
-                        noise=options.get("dropout_noise", "bernoulli"),
-                        insert=insert,
-                        compat=options.get("dropout_compat"),
-                    ).undo()
+                    starting_model(work.checkpoint, work.task, work.labels, work.config, seeds)
                 except LandformError as error:
                     LandformError.__init__(error, f"arm {name}: {error.what}", remedy=error.remedy)
                     raise
@@ -461,9 +467,9 @@ class ComparisonStudy:
         trainings: Sequence[Training],
         schedules: Mapping[str, DropoutSchedule],
         scores: Fisher | None,
+        means: Mapping[str, float],
     ) -> DropoutComparison:
         config = self.config
-        means = {name: _mean_dropout(arm, schedules.get(name)) for name, arm in config.arms.items()}
         metrics = self._metrics()
         rows = [
             {**row, "dropout": means[cell.arm]}
@@ -545,16 +551,11 @@ def _is_done(study: TrainStudy) -> bool:
     return all(study.work.holds(job) for job in study.plan.jobs)
 
 
-def _mean_dropout(arm: ArmConfig, schedule: DropoutSchedule | None) -> float:
+def _mean_dropout(dropout: Any) -> float:
     """Mean probability over the sites that a schedule names; that of an arm of one number is it."""
-    if schedule is not None:
-        return schedule.mean
-    if isinstance(arm.dropout, float | int):
-        return float(arm.dropout)
-    named = str(arm.dropout)
-    if named in PRESETS and not Path(named).exists():
-        return make_schedule(named).mean
-    values = read_schedule(Path(named))
+    if isinstance(dropout, float):
+        return dropout
+    values = dropout_schedule(dropout) if isinstance(dropout, str) else dropout
     return sum(values.values()) / len(values)
 
 

@@ -9,7 +9,7 @@ from pydantic import Field, field_validator, model_validator
 
 from landform.config import nearest
 from landform.curvature.fisher import Fisher
-from landform.training.options import ROW_OPTIONS, Seed, TrainConfig
+from landform.training.options import ROW_OPTIONS, Seed, TrainConfig, named_dropout
 from landform.training.schedules import DropoutSchedule, ScheduleConfig, make_schedule
 
 __all__ = ["ARMS", "ArmConfig", "ComparisonConfig"]
@@ -60,6 +60,13 @@ class ArmConfig(ScheduleConfig):
             if value.get("compat") is not None and value.get("noise") != "gaussian":
                 raise ValueError("compat beside dropout says how noise gaussian is drawn")
         return value
+
+    @field_validator("dropout", mode="before")
+    @classmethod
+    def _named_dropout(cls, value: object) -> object:
+        if value == "none":
+            raise ValueError("none is no probability: write 0")
+        return named_dropout(value)
 
     @property
     def needs_fisher(self) -> bool:
@@ -199,7 +206,7 @@ def _arm(name: str, options: Any) -> Any:
     if isinstance(options, ArmConfig):
         return options
     if isinstance(options, int | float | str) and not isinstance(options, bool):
-        return ArmConfig(dropout=options)
+        return {"dropout": options}
     if options is None:
         if name not in ARMS:
             guess = nearest(name, ARMS)

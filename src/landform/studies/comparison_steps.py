@@ -11,6 +11,7 @@ from landform.store.artifacts import ArtifactStore, MemoryStore
 from landform.studies.comparison import ComparisonStudy, FisherFit, Source
 from landform.studies.comparison_options import ComparisonConfig
 from landform.studies.step import StudyStep, as_tuple, placed
+from landform.training.options import placed_dropout
 
 if TYPE_CHECKING:
     from landform.studies.study_file import StudyFile
@@ -89,11 +90,9 @@ class ComparisonStep(ComparisonConfig, StudyStep):
             options = self.fisher.model_dump(exclude={"task", "split"}, exclude_unset=True)
             source = FisherFit(file.task(self.fisher.task)[0], self.fisher.split, options)
         arms = {
-            name: arm if not self._is_file(file, arm.dropout) else arm.model_copy(
-                update={"dropout": str(file.base / str(arm.dropout))}
-            )
+            name: arm.model_copy(update={"dropout": placed_dropout(file.base, arm.dropout)})
             for name, arm in self.arms.items()
-        }  # fmt: skip
+        }
         return ComparisonStudy.of(
             file.place(self.model),
             [file.task(name)[0] for name in as_tuple(self.tasks)],
@@ -103,7 +102,3 @@ class ComparisonStep(ComparisonConfig, StudyStep):
             eval_split=self.eval_split,
             **{**placed(file, self.options(ComparisonConfig), "ewc"), "arms": arms},
         )
-
-    @staticmethod
-    def _is_file(file: StudyFile, dropout: object) -> bool:
-        return isinstance(dropout, str) and (file.base / dropout).is_file()

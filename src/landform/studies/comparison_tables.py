@@ -154,7 +154,12 @@ def _verdict(result: DropoutComparison) -> str:
     told = table[table.p_t_holm < alpha]
     cells = result.differences[result.differences.headline]
     single = cells[cells.p_t_holm < alpha]
-    over = f"paired t over {n} pairs of task and seed, Holm over {len(table)} arms"
+    several = result.metrics.task.nunique() > 1
+    over = (
+        f"paired t over {n} pairs of task and seed"
+        + (", taken as independent though tasks share seeds" if several else "")
+        + f", Holm over {len(table)} arms"
+    )
     if len(told):
         parts = [_gain(row) for row in told.to_dict("records")]
         text = f"told from {result.reference} ({over}): {', '.join(parts)}"

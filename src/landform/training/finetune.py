@@ -7,6 +7,7 @@ import sys
 import warnings
 from collections.abc import Container, Mapping, Sequence
 from contextlib import suppress
+from copy import copy
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -198,8 +199,19 @@ class TrainStudy:
         work = replace(self.work, out=out, config=config, title=title)
         for name in ("chosen", "rows", "labels"):
             work.__dict__[name] = getattr(self.work, name)
+        if config.ewc == self.work.config.ewc:
+            work.__dict__["fisher"] = self.work.fisher
         work.check()
         return TrainStudy(work, Plan(work.job(seed) for seed in config.seeds))
+
+    def without_rows(self, task: Task) -> TrainStudy:
+        """The same runs with their rows forgotten, for a study of many: the jobs know the rows by
+        fingerprint, and a worker chooses them again. `task`: the same one, or a copy of it that has
+        read nothing, which then stays so."""
+        work = replace(self.work, task=task, forgets=task is not self.work.task)
+        for name in ("_shared_spec", "steps", "labels", "metrics", "best", "device"):
+            work.__dict__[name] = getattr(self.work, name)
+        return TrainStudy(work, self.plan)
 
     def forecast(self, seconds_per_step: float | None = None) -> Forecast:
         """What remains to be trained; the unit is optimizer steps."""
@@ -251,7 +263,7 @@ class TrainStudy:
             history=history[["run", *(c for c in history if c != "run")]],
             provenance={
                 "weights": self.work.checkpoint.fingerprint,
-                "examples": self.work.rows.fingerprint,
+                "examples": self.plan.jobs[0].spec["train"],
                 "config": self.work.config.model_dump(mode="json"),
                 "environment": environment(),
             },
@@ -353,14 +365,29 @@ class _AnyTrainer:
     def __init__(self, works: Mapping[str, TrainWork]) -> None:
         self.works = works
         self.of: TrainWork | None = None
+        self.data: tuple[Any, ...] = ()
         self.worker: TrainWorker | None = None
 
     def run(self, job: Job) -> Contents:
         """Train one run."""
         work = self.works[job.key]
-        if self.worker is None or self.of is not work:
-            self.of, self.worker = work, TrainWorker(replace(work))
+        data = _data_of(work, job)
+        if self.worker is not None and self.of is not work and self.data == data:
+            self.worker = self.worker.under(work)
+        elif self.worker is None or self.of is not work:
+            self.worker = None  # before the rows of another one are read
+            task = copy(work.task) if work.forgets else work.task
+            self.worker = TrainWorker(replace(work, task=task))
+        self.of, self.data = work, data
         return self.worker.run(job)
+
+
+def _data_of(work: TrainWork, job: Job) -> tuple[Any, ...]:
+    """What the rows as they are prepared for a model depend on: not on dropout."""
+    spec = {name: value for name, value in job.spec.items() if name not in ("seeds", "ewc")}
+    options = {n: v for n, v in spec["options"].items() if "dropout" not in n}
+    places = (work.split, work.eval_splits, work.config.device)
+    return {**spec, "options": options}, work.config.row_file, *places
 
 
 @dataclass(frozen=True)
@@ -378,6 +405,8 @@ class TrainWork:
     """further splits to evaluate"""
     title: str = ""
     """what the runs are called before their own names where there are those of other studies"""
+    forgets: bool = False
+    """whether a worker reads a copy of the task, so that its rows go when the worker goes"""
 
     def elsewhere(self, *, progress: bool) -> TrainWork:
         """The same for a worker, whose working directory may be another."""
@@ -591,6 +620,14 @@ class TrainWorker:
         self.encoded: Encoded | None = None
         self.evaluation: list[tuple[str, Examples, PreparedData]] = []
         self.mapped: PreparedData | None = None
+
+    def under(self, work: TrainWork) -> TrainWorker:
+        """A worker for runs of the same rows under other options of dropout, on the same data."""
+        other = copy(self)
+        other.work = replace(work, task=self.work.task)
+        for name in ("chosen", "rows"):
+            other.work.__dict__[name] = getattr(self.work, name)
+        return other
 
     def run(self, job: Job) -> Contents:
         """Train one run, or find that another process just did."""
