@@ -209,7 +209,7 @@ def bench_surface(model_path: Path, task: Any) -> list[Row]:
     from landform.store.artifacts import Store
 
     fisher = lf.fisher(model_path, task, split="train", rows=64)
-    options = {"rows": 64, "compat": "guided-dropout", "mask": "fisher-top"}
+    options = {"rows": 16, "compat": "guided-dropout", "mask": "fisher-top"}
     study = SurfaceStudy.of(task, around=model_path, fisher=fisher, options=options)
     worker = study.work()
 
@@ -227,7 +227,7 @@ def bench_surface(model_path: Path, task: Any) -> list[Row]:
     return [
         shown(
             {
-                "what": "16 x 16 masked surface, MiniLM, 64 SST-2 rows, kept in a study",
+                "what": "16 x 16 masked surface, MiniLM, 16 SST-2 rows, kept in a study",
                 "landform": f"{ours:.1f} s",
                 "peer": f"256 bare evaluations: {plain:.1f} s",
                 "ratio": f"{100 * (ours / plain - 1):+.1f} %",
