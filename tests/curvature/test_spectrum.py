@@ -349,7 +349,17 @@ def test_a_line_has_the_spectra_of_its_ends(place: Path, task: Any, tmp_path: Pa
         ({"replicates": 50}, "replicates belongs to a path"),
         ({"top": 20, "held": 40, "parameters": ("classifier.bias",)}, "the matrix has 2 rows"),
     ],
-    ids=["operator", "top", "held", "parameters", "dtype", "probes", "nothing", "replicates", "subspace"],
+    ids=[
+        "operator",
+        "top",
+        "held",
+        "parameters",
+        "dtype",
+        "probes",
+        "nothing",
+        "replicates",
+        "subspace",
+    ],
 )
 def test_bad_options_are_named(place: Path, task: Any, options: Any, words: str) -> None:
     options = {"rows": 9, **options}
@@ -378,9 +388,9 @@ def test_paths_and_points_do_not_mix(place: Path, task: Any) -> None:
         spectrum_study([one, two, one], task, options={})
     with pytest.raises(ConfigError, match="nothing to follow"):
         spectrum_study([one, two], task, options={"top": 0, "trace": "none"})
-    for given in ({"width": 0.1}, {"density_steps": 6}, {"density_probes": 3}):
-        with pytest.raises(ConfigError, match=f"{next(iter(given))} belongs to one checkpoint"):
-            spectrum_study([one, two], task, options=given)
+    for other in ({"width": 0.1}, {"density_steps": 6}, {"density_probes": 3}):
+        with pytest.raises(ConfigError, match=f"{next(iter(other))} belongs to one checkpoint"):
+            spectrum_study([one, two], task, options=other)
     spectrum_study([one, two], task, options={"density_probes": 0})
 
 
