@@ -164,8 +164,8 @@ def test_the_pattern_knows_a_machine_path() -> None:
     slash = "/"
     for path in ("work/main", "root/.cache", "home/ann/x", "Users/ann/x", "tmp/w/x"):
         assert MACHINE_PATH.search(f"read {slash}{path} first"), path
-    relative = f"..{slash}work{slash}main"
-    for text in (relative, "https://a.b/root/x", "networks/root/x", "x/work/y", f"{slash}tmp/x/y"):
+    relative = ("..|work|main", "https://a.b|root|x", "networks|root|x", "x|work|y", "|tmp|x|y")
+    for text in (words.replace("|", slash) for words in relative):
         assert not MACHINE_PATH.search(text), text
 
 

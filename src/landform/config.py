@@ -67,11 +67,14 @@ class Config(BaseModel):
 
 def describe(error: ValidationError) -> str:
     """One line per fault of a pydantic error: option, what is wrong, what was given."""
-    return "; ".join(
-        f"option {'.'.join(map(str, fault['loc'])) or '(all)'}: "
-        f"{fault['msg'].removeprefix('Value error, ')} (given {fault['input']!r})"
-        for fault in error.errors()
-    )
+    return "; ".join(map(_fault, error.errors()))
+
+
+def _fault(fault: Any) -> str:
+    words = str(fault["msg"]).removeprefix("Value error, ")
+    if not fault["loc"]:  # options that do not agree: the words name them
+        return words
+    return f"option {'.'.join(map(str, fault['loc']))}: {words} (given {fault['input']!r})"
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from landform.errors import ConfigError
 from landform.geometry.average import Average
 from landform.report import fisher_figures as own
 from landform.report.atlas import write_atlas
+from landform.report.average_figures import plot_average
 from landform.report.figures import TOGETHER, draw, figures_of
 from landform.store.artifacts import Store
 from landform.store.study import publish
@@ -214,7 +215,7 @@ def test_an_average_beside_what_it_is_made_of(shares, count):
         mean = (10 * 0.2 + 20 * 0.3) / 30
         np.testing.assert_allclose(curves[0].get_xdata(), mean)
     with pytest.raises(ConfigError, match="nothere"):
-        own.plot_average(result, data="nothere")
+        plot_average(result, data="nothere")
 
 
 # --- where they are found -----------------------------------------------------------------------

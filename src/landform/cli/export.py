@@ -67,43 +67,57 @@ def export(
     """
     if kind == "cartography":
         wrote = _maps(store, out, result)
-        emit({"written": len(wrote)} if output.json_ else {}, output, wrote)
-        return
-    if kind == "fisher":
-        from landform.curvature.fisher import load_fisher
-        from landform.exchange.fisher_lists import write_fisher_lists
-
-        wrote = write_fisher_lists(load_fisher(store), out)
-        emit({"written": len(wrote)} if output.json_ else {}, output, wrote)
-        return
-    results = load_results(Store.open(store, create=False))
-    if kind == "samples":
-        wrote = _samples(results, out, result, only)
-    elif kind == "knowledge":
-        wrote = _knowledge(results, out, result, only, store)
-    elif kind == "line":
-        from landform.exchange.knowledge import write_line
-        from landform.geometry.line import Interpolation
-
-        wrote = write_line(_one(results, Interpolation, result, store), out)
-    elif kind == "surface":
-        wrote = _surfaces(results, store, out, result, only, as_, directions_of, fisher)
+    elif kind == "fisher":
+        wrote = _fishers(store, out)
     else:
-        from landform.exchange.interpolations import write_interpolations
-        from landform.exchange.logs import write_logs
-        from landform.studies.connect import Connection
-
-        connection: Connection = _one(results, Connection, result, store)
-        if kind == "logs":
-            wrote = write_logs(connection, out, only or None)
+        results = load_results(Store.open(store, create=False))
+        if kind == "samples":
+            wrote = _samples(results, out, result, only)
+        elif kind == "knowledge":
+            wrote = _knowledge(results, out, result, only, store)
+        elif kind == "line":
+            wrote = _line(results, store, out, result)
+        elif kind == "surface":
+            wrote = _surfaces(results, store, out, result, only, as_, directions_of, fisher)
         else:
-            wrote = [
-                write_interpolations(
-                    connection, out / f"interpol_{slug(*name.split(':'))}.pkl", name
-                )
-                for name in only or connection.data
-            ]
+            wrote = _connection(kind, results, store, out, result, only)
     emit({"written": len(wrote)} if output.json_ else {}, output, wrote)
+
+
+def _fishers(source: Path, out: Path) -> list[Path]:
+    from landform.curvature.fisher import load_fisher
+    from landform.exchange.fisher_lists import write_fisher_lists
+
+    return write_fisher_lists(load_fisher(source), out)
+
+
+def _line(results: dict[str, Any], store: Path, out: Path, name: str | None) -> list[Path]:
+    from landform.exchange.knowledge import write_line
+    from landform.geometry.line import Interpolation
+
+    return write_line(_one(results, Interpolation, name, store), out)
+
+
+def _connection(
+    kind: Literal["logs", "interpolations"],
+    results: dict[str, Any],
+    store: Path,
+    out: Path,
+    name: str | None,
+    only: tuple[str, ...],
+) -> list[Path]:
+    """The lines of a connection, as logs or as pickles of every data set."""
+    from landform.exchange.interpolations import write_interpolations
+    from landform.exchange.logs import write_logs
+    from landform.studies.connect import Connection
+
+    connection: Connection = _one(results, Connection, name, store)
+    if kind == "logs":
+        return write_logs(connection, out, only or None)
+    return [
+        write_interpolations(connection, out / f"interpol_{slug(*data.split(':'))}.pkl", data)
+        for data in only or connection.data
+    ]
 
 
 def _surfaces(

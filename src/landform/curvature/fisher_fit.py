@@ -44,7 +44,13 @@ from landform.curvature.fisher import (
 from landform.curvature.fisher_pass import Estimator, FisherPass, Reduction
 from landform.curvature.moments import Halves, Moments
 from landform.errors import NonFiniteError, StoreError
-from landform.evaluation.points import Data, DataConfig, PreparedData, find_split
+from landform.evaluation.points import (
+    Data,
+    DataConfig,
+    PreparedData,
+    find_split,
+    rows_identity,
+)
 from landform.results import from_parts, to_parts
 from landform.store.artifacts import ArtifactStore, Contents, Store
 from landform.store.plan import Forecast, Job, Plan
@@ -130,22 +136,11 @@ class FisherStudy:
     def _spec(self) -> dict[str, Any]:
         config, task = self.config, self.data.task
         return {
-            "weights": self.checkpoint.fingerprint,
-            "tokenizer": self.checkpoint.tokenizer_fingerprint,
-            "examples": self.examples.fingerprint,
-            "kind": task.kind,
-            "codes": task.label_names,
-            "groups": task.label_groups and dict(task.label_groups),
-            "merge": task.merge,
-            "model_labels": config.model_labels,
+            **rows_identity(self.checkpoint, task, self.examples, config),
             "estimator": config.estimator,
             "reduction": config.reduction,
             "stable": config.stable,
             "chunk_rows": min(config.chunk_rows, len(self.examples)),
-            "max_length": config.max_length,
-            "token_budget": config.token_budget,
-            "dtype": config.dtype,
-            "device": config.torch_device().type,
             "seed": config.seed,
         }
 

@@ -30,7 +30,7 @@ from landform.curvature.layers import Layer
 from landform.curvature.ranks import Ranks, current_ranks
 from landform.curvature.session import LayersConfig, Session
 from landform.errors import CurvatureError
-from landform.evaluation.points import Data, PreparedData
+from landform.evaluation.points import Data, PreparedData, rows_identity
 from landform.store.artifacts import Contents
 from landform.store.plan import Job
 from landform.tasks.batching import Batch
@@ -97,21 +97,10 @@ class FactorsWork:
     def _shared_spec(self) -> dict[str, Any]:
         config, task = self.config, self.data.task
         return {
-            "weights": self.checkpoint.fingerprint,
-            "tokenizer": self.checkpoint.tokenizer_fingerprint,
-            "examples": self.examples.fingerprint,
-            "kind": task.kind,
-            "codes": task.label_names,
-            "groups": task.label_groups and dict(task.label_groups),
-            "merge": task.merge,
-            "model_labels": config.model_labels,
+            **rows_identity(self.checkpoint, task, self.examples, config),
             "labels": config.labels,
             "include": config.include,
             "exclude": config.exclude,
-            "max_length": config.max_length,
-            "token_budget": config.token_budget,
-            "dtype": config.dtype,
-            "device": config.torch_device().type,
             "seed": config.seed if config.labels != "empirical" or task.is_drawn else None,
         }
 

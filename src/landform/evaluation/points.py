@@ -75,6 +75,7 @@ __all__ = [
     "check_same_vocabulary",
     "find_split",
     "prepare",
+    "rows_identity",
     "target_length",
     "warn_if_cut",
 ]
@@ -170,6 +171,26 @@ def find_split(task: Task, split: str) -> str:
             raise
         return next(iter(task.parts))
     return split
+
+
+def rows_identity(
+    checkpoint: Checkpoint, task: Task, examples: Examples, config: DataConfig
+) -> dict[str, Any]:
+    """What decides the outputs of one model on rows, but the seed: parts of the key of a job."""
+    return {
+        "weights": checkpoint.fingerprint,
+        "tokenizer": checkpoint.tokenizer_fingerprint,
+        "examples": examples.fingerprint,
+        "kind": task.kind,
+        "codes": task.label_names,
+        "groups": task.label_groups and dict(task.label_groups),
+        "merge": task.merge,
+        "model_labels": config.model_labels,
+        "max_length": config.max_length,
+        "token_budget": config.token_budget,
+        "dtype": config.dtype,
+        "device": config.torch_device().type,
+    }
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ import pandas as pd
 
 from landform.errors import ConfigError
 from landform.report import figures
+from landform.report.average_figures import AVERAGE_KINDS
 from landform.report.boundary_pages import BOUNDARY_KINDS
 from landform.report.cartography_pages import CARTOGRAPHY_KINDS
 from landform.report.comparison_figures import COMPARISON_KINDS
@@ -617,6 +618,7 @@ KINDS: dict[str, Kind] = {
     **CONNECTIVITY_KINDS,
     **EXAMPLE_KINDS,
     **FISHER_KINDS,
+    **AVERAGE_KINDS,
     **INFLUENCE_KINDS,
     **KNOWLEDGE_KINDS,
     **LANDSCAPE_KINDS,

@@ -21,6 +21,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from landform.errors import ConfigError
+from landform.report.average_figures import AVERAGE_FIGURES, plot_average
 from landform.report.boundary_figures import (
     BOUNDARY_FIGURES,
     plot_axes,
@@ -70,7 +71,6 @@ from landform.report.fisher_figures import (
     FISHER_FIGURES,
     FISHER_OPERANDS,
     FISHER_TOGETHER,
-    plot_average,
     plot_fisher,
     plot_fisher_entries,
     plot_fisher_order,
@@ -1155,6 +1155,7 @@ FIGURES: dict[str, dict[str, Callable[..., Figure]]] = {
     **CONNECTIVITY_FIGURES,
     **DROPOUT_FIGURES,
     **EXAMPLE_FIGURES,
+    **AVERAGE_FIGURES,
     **FISHER_FIGURES,
     **INFLUENCE_FIGURES,
     **KNOWLEDGE_FIGURES,
