@@ -1,18 +1,20 @@
 # Each target works as the first command on a fresh clone: it makes .venv itself and installs
 # into it what it needs, at the versions of constraints.txt. Nothing outside .venv is changed.
 #
-#   make demo     the embedded study, end to end; prints where the report is
-#   make test     all tests                            (make test TESTS=tests/geometry ARGS=-x)
-#   make check    lint, format, types, import floors
-#   make bench    the benchmarks; writes benchmarks/results
-#   make format   rewrite the code in the project's format
-#   make clean    remove .venv, caches and build products
+#   make demo       the embedded study, end to end; prints where the report is
+#   make test       all tests                          (make test TESTS=tests/geometry ARGS=-x)
+#   make check      lint, format, types, import floors
+#   make bench      the benchmarks; writes benchmarks/results
+#   make cover      all tests, and the share of the lines they run; writes build/coverage
+#   make reference  the API reference; writes build/reference
+#   make format     rewrite the code in the project's format
+#   make clean      remove .venv, caches and build products
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test check lint layout types floors bench format clean
+.PHONY: help demo test check lint layout types floors bench cover reference format clean
 
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -99,6 +101,13 @@ format: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	$(OFFLINE) $(PY) benchmarks/run.py $(ARGS)
+
+cover: $(VENV)/.dev
+	$(OFFLINE) OMP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --dist worksteal --cov \
+	  --cov-report term:skip-covered --cov-report html:build/coverage $(TESTS) $(ARGS)
+
+reference: $(VENV)/.dev
+	$(OFFLINE) $(PY) scripts/reference.py build/reference
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
