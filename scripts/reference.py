@@ -45,7 +45,7 @@ def config_pages() -> dict[str, str]:
 
 
 def link_configs(text: str, pages: dict[str, str], depth: int) -> str:
-    """The page with `<code>NAME</code>` of every config as a link; `depth` folders below the root."""
+    """The page with each config named in it as a link; `depth` folders below the root."""
 
     def linked(found: re.Match[str]) -> str:
         page = pages.get(html.unescape(found[1]))

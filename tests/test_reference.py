@@ -30,7 +30,8 @@ def reference() -> Any:
 @pytest.mark.slow
 def test_the_reference_holds_every_public_name(reference: Any, tmp_path: Path) -> None:
     with warnings.catch_warnings():
-        warnings.simplefilter("error", UserWarning)  # what pdoc could not read
+        # What pdoc could not read.
+        warnings.filterwarnings("error", category=UserWarning, module="pdoc")
         reference.write_reference(tmp_path, ["landform", "landform.config"])
     text = (tmp_path / "landform.html").read_text(encoding="utf-8")
     for name in set(landform.__all__) - {"__version__"}:
