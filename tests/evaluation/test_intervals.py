@@ -9,6 +9,7 @@ from landform.errors import ConfigError, NonFiniteError
 from landform.evaluation import intervals
 from landform.evaluation.intervals import (
     difference_interval,
+    known_interval,
     percentile_interval,
     resample_counts,
 )
@@ -98,3 +99,12 @@ def test_difference_refuses_bad_input():
     for weights in ([1.0], [-1.0, 2.0], [0.0, 0.0], [np.nan, 1.0]):
         with pytest.raises(ConfigError, match="weights"):
             difference_interval([1.0, 2.0], [1.0, 3.0], weights)
+
+
+def test_a_number_that_exists_in_few_replicates_has_no_interval():
+    drawn = np.arange(100.0)
+    drawn[:40] = np.nan
+    np.testing.assert_allclose(known_interval(drawn), np.quantile(drawn[40:], [0.025, 0.975]))
+    drawn[:51] = np.nan
+    assert np.isnan(known_interval(drawn)).all()
+    assert np.isnan(known_interval([])).all()

@@ -76,7 +76,7 @@ def test_replicates_by_loops(data):
 
 
 def test_losses_are_better_when_lower(data, monkeypatch):
-    monkeypatch.setattr("landform.geometry.better.metric_names", lambda task: ("loss",))
+    monkeypatch.setattr("landform.geometry.better.headline", lambda task: "loss")
     table = better_than_ends(data[:1], [curve(0.5, 0.6, 0.9, 0.4, 0.7)], TS, PointsConfig())
     assert table.better.tolist() == [False, True, False]
     np.testing.assert_allclose(table.margin, [-0.19, 0.38, -0.57], atol=1e-12)

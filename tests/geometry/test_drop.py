@@ -81,6 +81,31 @@ def test_of_a_loss_the_sign_is_turned(task):
     assert found["metric_drop"] == pytest.approx(means[1] - max(means[0], means[2]))
 
 
+@pytest.mark.parametrize("rare", [0, 1])
+def test_no_interval_where_the_metric_hardly_exists(tmp_path, rare):
+    """A lower end of 0 once stood beside an upper end that did not exist, and beside a drop that
+    did not: it read as "no more than chance"."""
+    (tmp_path / "d.tsv").write_text("sentence\tlabel\n" + "a text\t0.5\n" * 30)
+    task = load_task(tmp_path / "d.tsv", text="sentence", label="label", kind="regression")
+    generator = np.random.default_rng(0)
+    labels = generator.normal(size=30)
+
+    def answers(middle):
+        logits = middle[:, None]
+        return Predictions(logits=logits, labels=labels, losses=middle**2, tokens=np.ones(30))
+
+    # All answers alike but for `rare` of them, which two replicates in three have: no correlation
+    # of constants.
+    alike = np.zeros(30)
+    alike[:rare] = 1.0
+    fine = [answers(labels + generator.normal(size=30) / 5) for _ in range(2)]
+    points = [fine[0], answers(alike), fine[1]]
+    found = drop_numbers(task, points, (0, 0.5, 1), PointsConfig(replicates=200))
+    ends = [found["metric_drop_low"], found["metric_drop_high"]]
+    assert np.isfinite(ends).all() if rare else np.isnan([found["metric_drop"], *ends]).all()
+    assert found["chord_area_low"] < found["chord_area"] < found["chord_area_high"]
+
+
 def test_a_line_says_both(tmp_path, save_checkpoint, write_rows):
     task = load_task(write_rows(tmp_path / "d.tsv", 24), text="sentence", label="label")
     for i in range(2):

@@ -9,10 +9,11 @@ from itertools import product
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from landform.errors import DataError
-from landform.evaluation.intervals import percentile_interval, resample_counts
+from landform.evaluation.intervals import known_interval, resample_counts
 from landform.evaluation.points import Data, PointsConfig, PointsWork, unpack
 from landform.evaluation.scores import example_scores
 from landform.results import Result
@@ -29,7 +30,9 @@ __all__ = [
     "Evaluation",
     "assemble",
     "evaluate",
+    "headline",
     "metric_names",
+    "metric_replicates",
     "metric_table",
     "plan_evaluation",
     "subset_masks",
@@ -174,10 +177,34 @@ def metric_names(task: Task) -> tuple[str, ...]:
     return tuple(dict.fromkeys(("loss", *task.metrics)))
 
 
+def headline(task: Task) -> str:
+    """The metric that a task is judged by: its first one, the loss where it has none."""
+    return next((name for name in metric_names(task) if name != "loss"), "loss")
+
+
+def metric_replicates(
+    name: str, points: Sequence[Predictions], config: PointsConfig, *, seed: int | None = None
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """A metric at P points on the same examples, (P,), and its R bootstrap replicates, (R, P).
+
+    Replicate r resamples the examples alike at all points (see `resample_counts`), so that a
+    difference between points keeps what the examples share. `seed` is that of the config by
+    default; another one is for other examples, which must not be resampled in step. NaN where the
+    metric does not exist (a correlation of constants).
+    """
+    metric = get_metric(name)
+    counts = resample_counts(
+        len(points[0]), config.replicates, config.seed if seed is None else seed
+    )
+    values = np.array([float(metric.aggregate(point)) for point in points])
+    drawn = [np.asarray(metric.aggregate(point, counts), dtype=np.float64) for point in points]
+    return values, np.stack(drawn, axis=1)
+
+
 def metric_table(
     predictions: Predictions, names: Iterable[str], config: PointsConfig
 ) -> dict[str, tuple[float, float, float]]:
-    """(value, low, high) of every metric: percentile bootstrap over examples.
+    """(value, low, high) of every metric: percentile bootstrap over examples (`known_interval`).
 
     The replicates depend on the number of examples and the seed alone, so that everything that is
     evaluated on the same examples is resampled alike (paired).
@@ -187,10 +214,8 @@ def metric_table(
     for name in names:
         metric = get_metric(name)
         value = metric.aggregate(predictions)
-        low, high = percentile_interval(
-            np.asarray(metric.aggregate(predictions, counts)), config.level
-        )
-        table[name] = (float(value), float(low), float(high))
+        drawn = np.asarray(metric.aggregate(predictions, counts))
+        table[name] = (float(value), *known_interval(drawn, config.level))
     return table
 
 

@@ -16,7 +16,13 @@ import numpy.typing as npt
 
 from landform.errors import ConfigError, NonFiniteError
 
-__all__ = ["Interval", "difference_interval", "percentile_interval", "resample_counts"]
+__all__ = [
+    "Interval",
+    "difference_interval",
+    "known_interval",
+    "percentile_interval",
+    "resample_counts",
+]
 
 CACHE_BYTES = 1 << 27
 """Counts of at most this size are kept (128 MiB); larger ones are made anew each time."""
@@ -88,6 +94,21 @@ def percentile_interval(
     return low, high
 
 
+def known_interval(replicates: npt.ArrayLike, level: float = 0.95) -> tuple[float, float]:
+    """`percentile_interval` of the replicates (R,) in which a number exists; NaN where in few.
+
+    A number may not exist in a replicate (a correlation of constants, a mean over no examples):
+    those replicates are left out. Where it exists in fewer than half of them, or in none, what is
+    left says little of it, and both ends are NaN.
+    """
+    drawn = np.asarray(replicates, dtype=np.float64)
+    known = drawn[np.isfinite(drawn)]
+    if not len(known) or 2 * len(known) < len(drawn):
+        return float("nan"), float("nan")
+    low, high = percentile_interval(known, level)
+    return float(low), float(high)
+
+
 def difference_interval(
     a: npt.ArrayLike,
     b: npt.ArrayLike,
@@ -119,8 +140,7 @@ def difference_interval(
     weighted = w * (first - second)
     with np.errstate(invalid="ignore"):
         drawn = (counts @ weighted) / (counts @ w)
-    low, high = percentile_interval(drawn[np.isfinite(drawn)], level)
-    return Interval(float(weighted.sum() / w.sum()), float(low), float(high))
+    return Interval(float(weighted.sum() / w.sum()), *known_interval(drawn, level))
 
 
 def example_weights(weights: npt.ArrayLike | None, n: int) -> np.ndarray:

@@ -24,7 +24,7 @@ from torch import Tensor
 from landform.curvature.fisher import Fisher, load_fisher
 from landform.errors import ConfigError, CurvatureError
 from landform.evaluation.points import Data, PointsConfig, PointsWork, PointsWorker, unpack
-from landform.geometry.compared import mean_loss, metric_row, paired_differences
+from landform.geometry.compared import metric_row, paired_differences
 from landform.geometry.fitted import check_target, save_point
 from landform.geometry.line import data_sets
 from landform.results import Result
@@ -33,7 +33,7 @@ from landform.store.engines import run_plan
 from landform.store.fingerprint import fingerprint
 from landform.store.plan import Forecast, Job, Plan
 from landform.store.study import open_store, slug
-from landform.tasks.metrics import Predictions, best_of
+from landform.tasks.metrics import Predictions, best_of, mean_loss
 from landform.tasks.task import Task, loss_unit
 from landform.weights.checkpoint import Checkpoint, load_model, resolve, short_names
 from landform.weights.points import Grafted, Member, ReadPoint, head_tensors
@@ -327,6 +327,15 @@ class AverageStudy:
         if len(chosen) < 2:
             raise ConfigError(
                 f"an average of {len(chosen)} checkpoints", remedy="name two or more checkpoints"
+            )
+        unread = [] if fisher else config.options_given(["floor", "normalise"])
+        unread += [] if len(chosen) == 2 else config.options_given(["points"])
+        if unread:
+            raise ConfigError(
+                f"option {unread[0]} has no effect "
+                + ("on more than two checkpoints" if unread[0] == "points" else "without a fisher"),
+                remedy="leave it out"
+                + ("" if unread[0] == "points" else ", or give a Fisher of every checkpoint"),
             )
         for what, number in (("weights", len(config.weights or ())), ("Fishers", len(fisher))):
             if number not in (0, len(chosen)):

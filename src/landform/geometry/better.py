@@ -21,23 +21,17 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from landform.evaluation.evaluate import metric_names
-from landform.evaluation.intervals import percentile_interval, resample_counts
+from landform.evaluation.evaluate import headline, metric_replicates
+from landform.evaluation.intervals import known_interval
 from landform.evaluation.points import Data, PointsConfig
 from landform.tasks.metrics import Predictions, get_metric
-from landform.tasks.task import Task
 
-__all__ = ["ALL", "better_than_ends", "count_better", "headline", "say_better"]
+__all__ = ["ALL", "better_than_ends", "count_better", "say_better"]
 
 Floats = npt.NDArray[np.float64]
 
 ALL = "all"
 """The name under which the table says what holds on every data set."""
-
-
-def headline(task: Task) -> str:
-    """The metric that a task is judged by: its first one, the loss where it has none."""
-    return next((name for name in metric_names(task) if name != "loss"), "loss")
 
 
 def better_than_ends(
@@ -72,21 +66,19 @@ def _one(
 ) -> pd.DataFrame:
     metric = get_metric(headline(data.task))
     sign = 1.0 if metric.higher_is_better else -1.0
-    counts = resample_counts(len(points[0]), config.replicates, config.seed)
-    values = np.array([float(metric.aggregate(p)) for p in points])
-    drawn = sign * np.stack([np.asarray(metric.aggregate(p, counts)) for p in points], axis=1)
-    drawn = drawn[np.isfinite(drawn).all(axis=1)]
-    margin, margins = _margin(sign * values), _margin(drawn)
+    values, drawn = metric_replicates(metric.name, points, config)
+    whole = np.asarray(np.isfinite(drawn).all(axis=1))
+    if 2 * whole.sum() < len(drawn):
+        whole = np.zeros_like(whole)  # too few to say anything, see `known_interval`
+    margin, margins = _margin(sign * values), _margin(sign * drawn[whole])
     bound = _lower_bounds(margin, margins, config.level)
     rows: list[dict[str, Any]] = []
     for k in range(len(margin)):
-        low, high = (
-            percentile_interval(margins[:, k], config.level) if len(drawn) else 2 * (np.nan,)
-        )
+        low, high = known_interval(margins[:, k], config.level)
         row: dict[str, Any] = {"data": data.name, "metric": metric.name, "t": float(ts[k + 1])}
         row |= {"value": float(values[k + 1]), "margin": float(margin[k])}
         row |= {"margin_low": low, "margin_high": high}
-        row |= {"share": float((margins[:, k] > 0).mean()) if len(drawn) else np.nan}
+        row |= {"share": float((margins[:, k] > 0).mean()) if len(margins) else np.nan}
         row |= {"bound": float(bound[k]), "better": bool(margin[k] > 0)}
         rows.append({**row, "clear": bool(bound[k] > 0)})
     columns = ("data", "metric", "t", "value", "margin", "margin_low", "margin_high", "share",

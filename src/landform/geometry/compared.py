@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
-from landform.evaluation.evaluate import metric_names, metric_table
-from landform.evaluation.intervals import percentile_interval, resample_counts
+from landform.evaluation.evaluate import (
+    headline,
+    metric_names,
+    metric_replicates,
+    metric_table,
+)
+from landform.evaluation.intervals import known_interval
 from landform.evaluation.points import Data, PointsConfig
-from landform.geometry.better import headline
-from landform.tasks.metrics import Predictions, get_metric, mean_loss
+from landform.tasks.metrics import Predictions
 
-__all__ = ["mean_loss", "metric_row", "paired_differences"]
+__all__ = ["metric_row", "paired_differences"]
 
 
 def metric_row(
@@ -35,21 +36,15 @@ def paired_differences(
     config: PointsConfig,
 ) -> list[dict[str, Any]]:
     """First minus second of every pair, in loss and headline metric, examples resampled alike."""
-    size = len(next(iter(models.values())).losses)
-    counts = resample_counts(size, config.replicates, config.seed)
+    place = {model: k for k, model in enumerate(models)}
     rows = []
     for name in dict.fromkeys(("loss", headline(data.task))):
-        metric = get_metric(name)
-        drawn = {m: np.asarray(metric.aggregate(p, counts)) for m, p in models.items()}
-        values = {m: float(metric.aggregate(p)) for m, p in models.items()}
+        values, drawn = metric_replicates(name, list(models.values()), config)
         for model, other in pairs:
-            spread = drawn[model] - drawn[other]
-            finite = spread[np.isfinite(spread)]
-            low, high = (
-                percentile_interval(finite, config.level) if len(finite) else (math.nan, math.nan)
-            )
+            i, j = place[model], place[other]
+            low, high = known_interval(drawn[:, i] - drawn[:, j], config.level)
             row: dict[str, Any] = {"data": data.name, "quantity": name}
             row |= {"model": model, "against": other}
-            row |= {"difference": values[model] - values[other]}
-            rows.append({**row, "low": float(low), "high": float(high)})
+            row |= {"difference": float(values[i] - values[j])}
+            rows.append({**row, "low": low, "high": high})
     return rows

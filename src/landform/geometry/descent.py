@@ -26,6 +26,7 @@ from pydantic import Field as Option
 from torch import Tensor
 
 from landform.errors import ConfigError
+from landform.evaluation.evaluate import headline
 from landform.evaluation.field import Field
 from landform.evaluation.points import (
     Data,
@@ -34,7 +35,6 @@ from landform.evaluation.points import (
     PointsWorker,
     data_fingerprint,
 )
-from landform.geometry.better import headline
 from landform.geometry.loop import WHERE_ONLY, Landscape, Loop, LoopConfig, seed_of
 from landform.geometry.paths import squared_distances
 from landform.geometry.volumes import Cliques, log_volume

@@ -21,9 +21,9 @@ import numpy as np
 import numpy.typing as npt
 
 from landform.errors import ConfigError
-from landform.evaluation.intervals import percentile_interval, resample_counts
+from landform.evaluation.evaluate import headline, metric_replicates
+from landform.evaluation.intervals import known_interval
 from landform.evaluation.points import PointsConfig
-from landform.geometry.better import headline
 from landform.tasks.metrics import Predictions, get_metric
 from landform.tasks.task import Task
 
@@ -75,29 +75,20 @@ def drop_numbers(
     """The fields of `DROP_FIELDS` of one data set along a line, with bootstrap intervals.
 
     Every replicate resamples the examples alike at all points. Replicates in which the metric does
-    not exist at some point (a correlation of constants) are left out.
+    not exist at some point (a correlation of constants) are left out; where it exists at all points
+    in fewer than half of them, or not for the examples themselves, there is no interval (NaN).
     """
     metric = get_metric(headline(task))
     sign = 1.0 if metric.higher_is_better else -1.0
-    counts = resample_counts(len(points[0]), config.replicates, config.seed)
-    values = sign * np.array([float(metric.aggregate(p)) for p in points])
-    drawn = sign * np.stack([np.asarray(metric.aggregate(p, counts)) for p in points], axis=1)
-    drops = metric_drop(drawn[np.isfinite(drawn).all(axis=1)])
-    drop = float(metric_drop(values))
-    low, high = _interval(drops, config.level)
-    # The barrier's interval: the basic one below, the larger upper end of both.
-    found = {"metric_drop": drop, "metric_drop_low": max(0.0, 2 * drop - high)}
-    found["metric_drop_high"] = max(high, 2 * drop - low)
-    losses = np.stack([p.losses for p in points]) * points[0].tokens
-    area = float(chord_area(losses.sum(axis=1) / points[0].tokens.sum(), t=ts))
-    with np.errstate(invalid="ignore", divide="ignore"):
-        means = (counts @ losses.T) / (counts @ points[0].tokens)[:, None]
-    low, high = _interval(chord_area(means[np.isfinite(means).all(axis=1)], t=ts), config.level)
+    values, drawn = metric_replicates(metric.name, points, config)
+    drop = float(metric_drop(sign * values))
+    low, high = known_interval(metric_drop(sign * drawn), config.level)
+    found = {"metric_drop": drop, "metric_drop_low": np.nan, "metric_drop_high": np.nan}
+    if np.isfinite([drop, low, high]).all():
+        # The barrier's interval: the basic one below, the larger upper end of both.
+        found["metric_drop_low"] = max(0.0, 2 * drop - high)
+        found["metric_drop_high"] = max(high, 2 * drop - low)
+    losses, drawn = metric_replicates("loss", points, config)
+    low, high = known_interval(chord_area(drawn, t=ts), config.level)
+    area = float(chord_area(losses, t=ts))
     return {**found, "chord_area": area, "chord_area_low": low, "chord_area_high": high}
-
-
-def _interval(drawn: Floats, level: float) -> tuple[float, float]:
-    if not len(drawn):
-        return float("nan"), float("nan")
-    low, high = percentile_interval(drawn, level)
-    return float(low), float(high)

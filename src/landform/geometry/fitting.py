@@ -18,8 +18,8 @@ from pydantic import Field as Option
 from pydantic import field_validator, model_validator
 
 from landform.errors import ConfigError, StoreError
-from landform.evaluation.evaluate import metric_names, metric_table
-from landform.evaluation.intervals import example_weights, percentile_interval, resample_counts
+from landform.evaluation.evaluate import metric_names, metric_replicates, metric_table
+from landform.evaluation.intervals import known_interval
 from landform.evaluation.points import Data, PointsConfig, PointsWork, unpack
 from landform.geometry.better import better_than_ends, say_better
 from landform.geometry.curves import barrier_height, curve_statistics
@@ -143,8 +143,9 @@ class CurveConfig(SelectConfig, FitConfig):
         of a model, not of a whole one."""
         if self.compat != "plm":
             return self
-        given = {name: getattr(self, name) for name in self.model_fields_set}
-        return self.parse({**PLM_COMMON, **(PLM_TUNED if tuned else PLM_WHOLE), **given})
+        return self.parse(
+            {**PLM_COMMON, **(PLM_TUNED if tuned else PLM_WHOLE), **self.options_written()}
+        )
 
 
 class PathConfig(PointsConfig):
@@ -778,13 +779,11 @@ def _reduction(
     line: Sequence[Predictions], curve: Sequence[Predictions], t: Floats, config: PointsConfig
 ) -> dict[str, float]:
     """Barrier of the line minus barrier of the path, examples resampled alike in both."""
-    weights = example_weights(line[0].tokens, len(line[0].losses))
-    counts = resample_counts(len(weights), config.replicates, config.seed)
-    counts = np.concatenate([np.ones((1, len(weights))), counts[(counts @ weights) > 0]])
     heights = []
     for points in (line, curve):
-        losses = np.stack([point.losses for point in points]) * weights
-        heights.append(barrier_height((counts @ losses.T) / (counts @ weights)[:, None], t=t))
-    saved = heights[0] - heights[1]
-    low, high = percentile_interval(saved[1:], config.level)
-    return {"barrier": float(saved[0]), "low": float(low), "high": float(high)}
+        values, drawn = metric_replicates("loss", points, config)
+        known = np.isfinite(drawn).all(axis=1)  # a replicate of examples without weight has no mean
+        heights.append((barrier_height(values, t=t), barrier_height(drawn[known], t=t)))
+    (line_height, line_drawn), (curve_height, curve_drawn) = heights
+    low, high = known_interval(line_drawn - curve_drawn, config.level)
+    return {"barrier": line_height - curve_height, "low": low, "high": high}

@@ -24,7 +24,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from landform.errors import DataError
-from landform.evaluation.intervals import percentile_interval, resample_counts
+from landform.evaluation.intervals import known_interval, resample_counts
 from landform.geometry.ranks import holm
 
 __all__ = [
@@ -114,7 +114,7 @@ def along_path(
     forgotten, relearned = forgotten_and_relearned(values)
     rows: list[dict[str, Any]] = []
     for k, found in enumerate(score_lists(values)):
-        low, high = _interval(drawn[:, k], level)
+        low, high = known_interval(drawn[:, k], level)
         row: dict[str, Any] = {"t": float(ts[k]), "score": float(mean[k])}
         row |= {"score_low": low, "score_high": high}
         row |= {name: len(found[name]) for name in LISTS}
@@ -267,33 +267,26 @@ def _against(
 ) -> list[dict[str, Any]]:
     """Mean, base rate, control and p of every statistic."""
     e = change.events
+    unknown = float("nan"), float("nan")
+    alone = bool(np.count_nonzero(e) < 2)
     with np.errstate(invalid="ignore", divide="ignore"):
         mean = (e @ x) / e.sum()
         drawn = (counts @ (e[:, None] * x)) / (counts @ e)[:, None]
     rows = []
     for s in range(x.shape[1]):
         row: dict[str, Any] = {"n": change.n, "mean": float(mean[s])}
-        alone = bool(np.count_nonzero(e) < 2)
-        row["low"], row["high"] = _interval(drawn[:, s], level, alone)
+        own = unknown if alone else known_interval(drawn[:, s], level)
+        row["low"], row["high"] = own
         row["base"] = float(base[s])
-        row["base_low"], row["base_high"] = _interval(base_drawn[:, s], level)
+        row["base_low"], row["base_high"] = known_interval(base_drawn[:, s], level)
         row["difference"] = float(mean[s] - base[s])
-        apart = _interval(drawn[:, s] - base_drawn[:, s], level, alone)
+        apart = unknown if alone else known_interval(drawn[:, s] - base_drawn[:, s], level)
         row["difference_low"], row["difference_high"] = apart
         row["control"] = float(change.expected[s]) if change.n else float("nan")
-        row["control_low"], row["control_high"] = _interval(change.drawn[:, s], level)
+        row["control_low"], row["control_high"] = known_interval(change.drawn[:, s], level)
         row["p_value"] = _p_value(float(mean[s]), change.drawn[:, s], row["control"])
         rows.append(row)
     return rows
-
-
-def _interval(drawn: Floats, level: float, nothing: bool = False) -> tuple[float, float]:
-    """Percentile interval of the replicates that have a value; NaN where there are none."""
-    kept = drawn[np.isfinite(drawn)]
-    if nothing or not len(kept):
-        return float("nan"), float("nan")
-    low, high = percentile_interval(kept, level)
-    return float(low), float(high)
 
 
 def _p_value(mean: float, drawn: Floats, expected: float) -> float:

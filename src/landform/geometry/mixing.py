@@ -27,14 +27,14 @@ import numpy.typing as npt
 import pandas as pd
 import torch
 from pydantic import Field as Option
-from pydantic import field_validator
+from pydantic import field_validator, model_validator
 from torch import Tensor
 
 from landform.errors import StoreError
+from landform.evaluation.evaluate import headline
 from landform.evaluation.field import Field
 from landform.evaluation.points import Data, PointsConfig, PointsWork, PointsWorker, unpack
-from landform.geometry.better import headline
-from landform.geometry.compared import mean_loss, metric_row, paired_differences
+from landform.geometry.compared import metric_row, paired_differences
 from landform.geometry.descent import FitWork, check_apart, history_table, run_fit, spans
 from landform.geometry.fitted import check_target, save_point
 from landform.geometry.fitting import ONLY_ROWS, SAME_ROWS, Named
@@ -45,7 +45,7 @@ from landform.store.artifacts import ArtifactStore, Contents
 from landform.store.engines import run_plan
 from landform.store.plan import Forecast, Job, Plan
 from landform.store.study import open_store, slug
-from landform.tasks.metrics import best_of, get_metric
+from landform.tasks.metrics import best_of, get_metric, mean_loss
 from landform.tasks.task import Task, loss_unit
 from landform.weights.checkpoint import (
     Checkpoint,
@@ -109,6 +109,14 @@ class MixConfig(SelectConfig, LoopConfig):
             raise ValueError("learning rates are positive, each once")
         return value
 
+    @model_validator(mode="after")
+    def _read_options(self) -> Self:
+        self.check_read(not self.learning_rates, ["learning_rate"], "beside learning_rates")
+        chosen = self.compat is not None or self.keep == "best" or len(self.rates) > 1
+        names = ["select_split", "select_by"]
+        self.check_read(chosen, names, "without keep best or several learning_rates")
+        return self
+
     @property
     def rates(self) -> tuple[float, ...]:
         """The learning rates of the fits."""
@@ -118,7 +126,7 @@ class MixConfig(SelectConfig, LoopConfig):
         """With what `compat` stands for, where nothing else was given."""
         if self.compat is None:
             return self
-        given = {name: getattr(self, name) for name in self.model_fields_set}
+        given = self.options_written()
         if "learning_rate" in given:
             given.setdefault("learning_rates", ())
         return self.parse({**PLM, **given})

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from scipy.stats import rankdata
 
 from landform.errors import ConfigError, DataError, NonFiniteError
-from landform.evaluation.intervals import percentile_interval, resample_counts
+from landform.evaluation.intervals import known_interval, resample_counts
 from landform.geometry.statistics import partial_correlation
 
 __all__ = ["RankCorrelation", "holm", "rank_correlation"]
@@ -107,11 +107,7 @@ def _interval(
     drawn = np.array(
         [_pearson(rankdata(np.repeat(a, times)), rankdata(np.repeat(b, times))) for times in counts]
     )
-    drawn = drawn[np.isfinite(drawn)]
-    if not len(drawn):
-        return float("nan"), float("nan")
-    low, high = percentile_interval(drawn, level)
-    return float(low), float(high)
+    return known_interval(drawn, level)
 
 
 def _p_value(a: np.ndarray, b: np.ndarray, permutations: int, seed: int) -> float:

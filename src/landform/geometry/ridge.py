@@ -18,7 +18,7 @@ from pydantic import Field
 
 from landform.errors import ConfigError
 from landform.evaluation.evaluate import example_log
-from landform.evaluation.intervals import percentile_interval, resample_counts
+from landform.evaluation.intervals import known_interval, resample_counts
 from landform.evaluation.points import Data, PointsWork
 from landform.geometry.curves import convexity_gap_location
 from landform.geometry.line import InterpolateConfig, Walk, line_work, walk_line
@@ -288,10 +288,9 @@ def _mean_interval(
     values: Floats, weights: Floats, counts: Floats, level: float
 ) -> tuple[float, float, float]:
     """Weighted mean and its percentile bootstrap interval over examples."""
-    totals = counts @ weights
-    drawn = (counts @ (weights * values))[totals > 0] / totals[totals > 0]
-    low, high = percentile_interval(drawn, level)
-    return float(np.average(values, weights=weights)), float(low), float(high)
+    with np.errstate(invalid="ignore"):
+        drawn = (counts @ (weights * values)) / (counts @ weights)
+    return float(np.average(values, weights=weights)), *known_interval(drawn, level)
 
 
 def _shares(rises: Floats, counts: Floats, level: float) -> pd.DataFrame:
@@ -304,14 +303,14 @@ def _shares(rises: Floats, counts: Floats, level: float) -> pd.DataFrame:
         size = max(1, round(top * len(rises)))
         drawn = _drawn_shares(positive, counts[:, order], size)
         whole, part = positive.sum(), positive[:size].sum()
-        low, high = percentile_interval(drawn, level) if len(drawn) else (np.nan, np.nan)
+        low, high = known_interval(drawn, level)
         rows.append(
             {
                 "top": top,
                 "examples": size,
                 "share_of_rise": float(part / whole) if whole > 0 else np.nan,
-                "low": float(low),
-                "high": float(high),
+                "low": low,
+                "high": high,
                 "share_of_mean": float(ranked[:size].sum() / rises.sum())
                 if rises.sum() > 0
                 else np.nan,

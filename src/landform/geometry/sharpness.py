@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 
 from landform.errors import ConfigError
-from landform.evaluation.intervals import percentile_interval, resample_counts
+from landform.evaluation.intervals import known_interval, resample_counts
 from landform.evaluation.points import Data, PointsWork, data_fingerprint, unpack
 from landform.geometry.line import as_data
 from landform.geometry.regions import AVERAGES, Perturbation
@@ -465,8 +465,7 @@ def _interval(
     with np.errstate(invalid="ignore", divide="ignore"):
         here, there = (counts @ losses) / total, high / total
         values = 100 * (there - here) / (1 + here)
-    ends = percentile_interval(values[np.isfinite(values)], config.level)
-    return float(ends[0]), float(ends[1])
+    return known_interval(values, config.level)
 
 
 def _draw_table(mixes: list[np.ndarray], weights: np.ndarray) -> pd.DataFrame:

@@ -30,7 +30,7 @@ from landform.curvature.spectrum import (
 )
 from landform.curvature.spectrum_jobs import SpectrumWork
 from landform.errors import ConfigError
-from landform.evaluation.intervals import percentile_interval, resample_counts
+from landform.evaluation.evaluate import metric_table
 from landform.evaluation.points import Data, PointsWork, data_fingerprint
 from landform.geometry.curves import barrier_height
 from landform.geometry.fitting import FittedPath
@@ -39,7 +39,6 @@ from landform.results import Result
 from landform.store.artifacts import ArtifactStore
 from landform.store.plan import Forecast, Job, Plan
 from landform.store.study import open_store, publish, slug
-from landform.tasks.metrics import mean_loss
 from landform.tasks.task import Task, loss_unit
 from landform.weights.checkpoint import Checkpoint, check_same_architecture, resolve, short_names
 
@@ -274,18 +273,15 @@ class PathSpectrumStudy:
         """Loss, trace and largest eigenvalue of a point, with their intervals."""
         config = self.config
         point = point_predictions(self._work.points, store.read(jobs["loss"].key))
-        losses, weights = np.asarray(point.losses), np.asarray(point.tokens, dtype=np.float64)
-        counts = resample_counts(len(losses), config.replicates, config.seed) * weights
-        means = (counts @ losses) / np.maximum(counts.sum(1), 1e-300)
-        low, high = percentile_interval(means[counts.sum(1) > 0], config.level)
+        loss, low, high = metric_table(point, ("loss",), config)["loss"]
         pairs: pd.DataFrame = found["table"]
         names = ("eigenvalue", "low", "high", "residual", "data_error")
         top = pairs[(pairs["end"] == "top") & (pairs["rank"] == 0)]
         first = {n: float(top[n].iloc[0]) if len(top) else math.nan for n in names}
         return {
-            "loss": mean_loss(point),
-            "loss_low": float(low),
-            "loss_high": float(high),
+            "loss": loss,
+            "loss_low": low,
+            "loss_high": high,
             **{n: found[n] for n in ("trace", "trace_error", "trace_low", "trace_high")},
             **first,
             "converged": found["converged"],

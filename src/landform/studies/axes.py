@@ -21,8 +21,8 @@ from pydantic import Field
 
 from landform.config import Config
 from landform.errors import ConfigError, StoreError
+from landform.evaluation.evaluate import headline
 from landform.evaluation.points import Data
-from landform.geometry.better import headline
 from landform.geometry.drop import DROP_FIELDS
 from landform.geometry.line import InterpolateConfig, data_sets, interpolate
 from landform.results import Result

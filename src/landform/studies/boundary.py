@@ -28,8 +28,13 @@ import pandas as pd
 from pydantic import Field
 
 from landform.errors import ConfigError
-from landform.evaluation.evaluate import metric_names, metric_table
-from landform.evaluation.intervals import percentile_interval, resample_counts
+from landform.evaluation.evaluate import (
+    headline,
+    metric_names,
+    metric_replicates,
+    metric_table,
+)
+from landform.evaluation.intervals import known_interval, resample_counts
 from landform.evaluation.points import (
     Data,
     PointsConfig,
@@ -37,7 +42,6 @@ from landform.evaluation.points import (
     check_same_vocabulary,
     unpack,
 )
-from landform.geometry.better import headline
 from landform.geometry.line import as_data
 from landform.geometry.overlap import NUMBERS, overlap_numbers, overlap_regions
 from landform.results import Result
@@ -459,10 +463,10 @@ class _Curve:
         sign = 1.0 if metric.higher_is_better else -1.0
         # The examples of the second task are others: its replicates must not follow the first's.
         seed = config.seed + (side == "b")
-        counts = resample_counts(len(points[0]), config.replicates, seed)
-        values = sign * np.array([float(metric.aggregate(p)) for p in points])
-        drawn = sign * np.stack([np.asarray(metric.aggregate(p, counts)) for p in points], axis=1)
+        values, drawn = metric_replicates(metric.name, points, config, seed=seed)
+        values, drawn = sign * values, sign * drawn
         if config.floor == "chance":
+            counts = resample_counts(len(points[0]), config.replicates, seed)
             floor, floors = _chance(data.task, metric, points[0], counts)
         else:
             other = -1 if side == "a" else 0
@@ -525,7 +529,7 @@ def _measure(study: BoundaryStudy, pair: int, curves: Sequence[_Curve]) -> _Meas
     replicates = overlap_numbers(drawn_a, drawn_b, xs, config.keep)
     row: dict[str, Any] = {}
     for name in NUMBERS:
-        low, high = _interval(replicates[name], config.level)
+        low, high = known_interval(replicates[name], config.level)
         row |= {name: float(values[name]), f"{name}_low": low, f"{name}_high": high}
     for curve in curves:
         sign = 1.0 if curve.metric.higher_is_better else -1.0
@@ -555,22 +559,13 @@ def _measure(study: BoundaryStudy, pair: int, curves: Sequence[_Curve]) -> _Meas
     return _Measured(boundary, replicates)
 
 
-def _interval(drawn: Floats, level: float) -> tuple[float, float]:
-    """Percentiles of the replicates in which the number exists; NaN where it does in few."""
-    known = drawn[np.isfinite(drawn)]
-    if 2 * len(known) < len(drawn):
-        return float("nan"), float("nan")
-    low, high = percentile_interval(known, level)
-    return float(low), float(high)
-
-
 def _table(curve: _Curve, config: BoundaryConfig) -> pd.DataFrame:
     kept, drawn = curve.kept()
     head, names = curve.metric.name, metric_names(curve.data.task)
     rows: list[dict[str, Any]] = []
     for k, (x, predictions) in enumerate(zip(config.xs, curve.points, strict=True)):
         found = metric_table(predictions, names, config)
-        low, high = _interval(drawn[:, k], config.level)
+        low, high = known_interval(drawn[:, k], config.level)
         value = found[head]
         row: dict[str, Any] = {"task": curve.side, "data": curve.data.name, "x": x, "metric": head}
         row |= {"value": value[0], "value_low": value[1], "value_high": value[2]}
@@ -589,7 +584,7 @@ def _changes(first: _Measured, item: _Measured, level: float) -> dict[str, float
     for name in COMPARED:
         here = float(item.boundary.summary[name].iloc[0])
         there = float(first.boundary.summary[name].iloc[0])
-        low, high = _interval(item.replicates[name] - first.replicates[name], level)
+        low, high = known_interval(item.replicates[name] - first.replicates[name], level)
         row |= {f"{name}_change": here - there}
         row |= {f"{name}_change_low": low, f"{name}_change_high": high}
     return row
