@@ -60,6 +60,37 @@ class Config(BaseModel):
                 remedy=f"{first}: {about}" if about else "give options that agree",
             ) from None
 
+    def options_given(self, names: Iterable[str] | None = None) -> list[str]:
+        """Those of `names` (default: of all options) that are not at their default, in the order of
+        the fields."""
+        among = None if names is None else set(names)
+        return [
+            name
+            for name, field in type(self).model_fields.items()
+            if (among is None or name in among)
+            and getattr(self, name) != field.get_default(call_default_factory=True)
+        ]
+
+    def options_of(self, kind: type[Config]) -> dict[str, Any]:
+        """The options of `kind` among these."""
+        return {name: getattr(self, name) for name in kind.model_fields}
+
+    def options_written(self, kind: type[Config] | None = None) -> dict[str, Any]:
+        """The options (of `kind`, or all) that somebody wrote down, whatever their value: where an
+        option such as `compat` stands for others, those are its own to choose that were not."""
+        fields = (kind or type(self)).model_fields
+        return {name: getattr(self, name) for name in fields if name in self.model_fields_set}
+
+    def check_read(self, condition: object, names: Iterable[str], without: str) -> None:
+        """Raise for an option of `names` that is given where nothing reads it.
+
+        `without` ends the sentence "NAME has no effect ...": "without retrain", say. For validators
+        of options, whose `ValueError` becomes a `ConfigError`.
+        """
+        unread = [] if condition else self.options_given(names)
+        if unread:
+            raise ValueError(f"{unread[0]} has no effect {without}")
+
     def replace(self, **changes: Any) -> Self:
         """A validated copy with `changes` applied."""
         return type(self).parse({**self.model_dump(), **changes}, where=type(self).__name__)
@@ -84,7 +115,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     try:
         node = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
         _check_keys(node, path)
-        value = yaml.SafeLoader("").construct_document(node) if node is not None else None
+        value = _constructed(node)
     except FileNotFoundError:
         raise ConfigError(f"{path}: there is no such file", remedy="check the path") from None
     except (OSError, UnicodeDecodeError) as error:
@@ -96,12 +127,25 @@ def read_yaml(path: Path) -> dict[str, Any]:
             f"{path}: not YAML: {' '.join(str(error).split())}",
             remedy="repair the file at that line",
         ) from None
+    except RecursionError:
+        raise ConfigError(
+            f"{path}: too deeply nested, or it contains itself", remedy="write plain options"
+        ) from None
     if not isinstance(value, dict):
         raise ConfigError(
             f"{path}: expected a mapping of options, found {type(value).__name__}",
             remedy="write one 'option: value' a line",
         )
     return value
+
+
+def _constructed(node: Any) -> Any:
+    import yaml
+
+    try:
+        return yaml.SafeLoader("").construct_document(node) if node is not None else None
+    except (ValueError, OverflowError, LookupError) as error:  # the 32nd of a month, `!!int x`
+        raise yaml.YAMLError(f"a value that cannot be read: {error}") from None
 
 
 def _check_keys(node: Any, path: Path) -> None:
@@ -112,7 +156,7 @@ def _check_keys(node: Any, path: Path) -> None:
     for child in node.value if isinstance(node, yaml.CollectionNode) else ():
         if isinstance(child, tuple):
             key, child = child
-            if key.value in seen and isinstance(key, yaml.ScalarNode):
+            if isinstance(key, yaml.ScalarNode) and key.value in seen:
                 raise ConfigError(
                     f"{path}, line {key.start_mark.line + 1}: {key.value!r} is written twice",
                     remedy="keep one of the two",

@@ -97,19 +97,21 @@ def from_parts(tables: Mapping[str, pd.DataFrame], record: Any) -> Any:
         if "tuple" in record:
             return tuple(from_parts(tables, value) for value in record["tuple"])
         return {key: from_parts(tables, value) for key, value in record["map"]}
-    except (KeyError, TypeError, AttributeError) as error:
-        raise StoreError(
-            f"a kept result cannot be read: {error!r}",
-            remedy="it was made by another version of landform; run the command again",
-        ) from error
+    except (KeyError, TypeError, ValueError, AttributeError, ImportError) as error:
+        raise StoreError(f"a kept result cannot be read: {error!r}", remedy=_REMEDY) from error
+
+
+_REMEDY = "it was made by another version of landform; run the command again"
 
 
 def _kind(name: str) -> Any:
     module, _, kind = name.partition(":")
     # The name comes from a file: only classes of this package are ever looked up.
     if not module.startswith("landform.") or not kind.isidentifier():
-        raise StoreError(f"a kept result names the class {name!r}, which is not landform's")
+        raise StoreError(
+            f"a kept result names the class {name!r}, which is not landform's", remedy=_REMEDY
+        )
     found = getattr(importlib.import_module(module), kind)
-    if not dataclasses.is_dataclass(found):
-        raise StoreError(f"a kept result names {name!r}, which is not a result")
+    if not (isinstance(found, type) and dataclasses.is_dataclass(found)):
+        raise StoreError(f"a kept result names {name!r}, which is not a result", remedy=_REMEDY)
     return found

@@ -23,7 +23,7 @@ from landform.curvature.fisher_pass import FisherPass, _Asked
 from landform.curvature.moments import DIVISIONS
 from landform.curvature.parts import Norm
 from landform.curvature.squares import Tokens, add_tokens
-from landform.errors import ConfigError, DataError, NonFiniteError
+from landform.errors import ConfigError, DataError, NonFiniteError, StoreError
 from landform.store.study import open_store
 from landform.tasks.batching import IGNORED, cut_batches
 from landform.weights.checkpoint import load_model, load_tokenizer, resolve
@@ -561,6 +561,24 @@ def test_two_runs_for_one_file_keep_their_sums_apart(
     assert len(list(tmp_path.glob("f.*.partial"))) == 2
     lf.fisher(path, task, seed=1, out=tmp_path / "f")
     assert len(list(tmp_path.glob("f.*.partial"))) == 1
+
+
+def test_two_equal_runs_do_not_harm_one_another(
+    saved: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both kept their sums in one folder, and whoever ended first removed it under the other."""
+    path, task = saved("bert-masked")
+    whole = _Run.to_the_end
+
+    def twice(self: _Run, progress: bool) -> Fisher:
+        with pytest.raises(StoreError, match="another process is computing "):
+            FisherStudy.of(path, task).fisher(out=tmp_path / "f")
+        assert len(list(tmp_path.glob("f.*.partial"))) == 1
+        return whole(self, progress)
+
+    monkeypatch.setattr(_Run, "to_the_end", twice)
+    lf.fisher(path, task, out=tmp_path / "f")
+    assert [entry.name for entry in tmp_path.iterdir() if entry.name.startswith("f")] == ["f"]
 
 
 def test_the_file_may_be_read_by_whom_others_of_ours_may(saved: Any, tmp_path: Path) -> None:

@@ -285,6 +285,22 @@ def test_a_manifest_cannot_name_files_elsewhere(tmp_path: Path) -> None:
         store.read(KEY)
 
 
+@pytest.mark.parametrize("entry", [{}, {"size": 3}, 7, None])
+def test_a_manifest_says_all_of_each_file(tmp_path: Path, entry: Any) -> None:
+    """A flipped bit in "size" or "sha256" ended in a KeyError."""
+    store = Store.open(tmp_path / "study")
+    store.write(KEY, contents())
+    path = store.path / "artifacts" / KEY / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["files"]["summary.json"] = entry
+    path.write_text(json.dumps(manifest))
+    assert KEY not in store
+    with pytest.raises(StoreError, match=r"manifest\.json is damaged: .*summary\.json"):
+        store.read(KEY)
+    store.write(KEY, contents())
+    same(store.read(KEY), contents())
+
+
 def test_a_pickle_among_the_files_is_never_opened(tmp_path: Path) -> None:
     class Bomb:
         def __reduce__(self) -> Any:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -26,9 +27,10 @@ from landform.store.atomic import (
     write_table,
     write_tensors,
 )
+from landform.store.locks import held
 
 TABLE = pd.DataFrame({"t": [0.0, 0.5, 1.0], "data": ["a", "b", None], "n": [1, 2, 3]})
-TENSORS = {"x": np.arange(6, dtype=np.float32).reshape(2, 3), "s": np.float64(2.5)}
+TENSORS: dict[str, Any] = {"x": np.arange(6, dtype=np.float32).reshape(2, 3), "s": np.float64(2.5)}
 
 
 def full_disk(*_: Any, **__: Any) -> None:
@@ -70,6 +72,26 @@ def test_a_failure_leaves_the_old_and_no_temporary(tmp_path: Path, kind: Any) ->
         raise KeyboardInterrupt
     assert os.listdir(tmp_path) == ["target"]
     assert target.read_text() == "old" if kind is atomic_path else os.listdir(target) == ["old"]
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o002, 0o664), (0o077, 0o600)])
+def test_files_have_the_mode_that_the_umask_says(tmp_path: Path, umask: int, mode: int) -> None:
+    """safetensors makes files of mode 0600: nobody else could read a study on a shared disk."""
+    from safetensors.numpy import save_file
+
+    before = os.umask(umask)
+    try:
+        write_tensors(tmp_path / "x.safetensors", TENSORS)
+        write_json(tmp_path / "r.json", {})
+        with atomic_directory(tmp_path / "run") as temporary:
+            (temporary / "checkpoint-3").mkdir()
+            save_file({"x": TENSORS["x"]}, temporary / "checkpoint-3" / "model.safetensors")
+    finally:
+        os.umask(before)
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert {path.name: path.stat().st_mode & 0o777 for path in files} == dict.fromkeys(
+        ("x.safetensors", "r.json", "model.safetensors"), mode
+    )
 
 
 def test_a_directory_is_replaced_or_kept(tmp_path: Path) -> None:
@@ -214,3 +236,24 @@ def test_a_directory_moved_aside_by_a_killed_process_comes_back(tmp_path: Path) 
     remove_leftovers(tmp_path)
     assert sorted(os.listdir(tmp_path)) == ["other", "result"]
     assert os.listdir(tmp_path / "result") == ["half"] and os.listdir(tmp_path / "other") == []
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "1" * 5000, '{"a": '])
+def test_json_that_cannot_be_read(tmp_path: Path, text: str) -> None:
+    (tmp_path / "r.json").write_text(text)
+    with pytest.raises(StoreError, match=r"r\.json is damaged or not a JSON file"):
+        read_json(tmp_path / "r.json")
+
+
+def test_one_process_holds_a_directory(tmp_path: Path) -> None:
+    """The lock goes with the process, and with the directory that is removed under it."""
+    place = tmp_path / "a.partial"
+    with held(place, "busy"):
+        with pytest.raises(StoreError, match="busy"), held(place, "busy"):
+            pass
+        code = f"from landform.store.locks import held\nwith held({str(place)!r}, 'busy'): pass"
+        other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        assert other.returncode == 1 and "StoreError: busy" in other.stderr
+        shutil.rmtree(place)
+    with held(place, "busy"):
+        assert place.is_dir()

@@ -298,10 +298,7 @@ class Fisher:
         }
         tensors = {name: value.contiguous() for name, value in self.diagonal.items()}
         with atomic_path(target) as place:
-            place.touch()
-            mode = place.stat().st_mode
             save_file(tensors, place, metadata={METADATA: json.dumps(about, default=_plain)})
-            place.chmod(mode)  # safetensors makes files that nobody else may read
         return target
 
     @classmethod

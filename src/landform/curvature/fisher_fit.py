@@ -53,6 +53,7 @@ from landform.evaluation.points import (
 )
 from landform.results import from_parts, to_parts
 from landform.store.artifacts import ArtifactStore, Contents, Store
+from landform.store.locks import held
 from landform.store.plan import Forecast, Job, Plan
 from landform.store.progress import track
 from landform.store.study import open_store, publish, slug
@@ -178,24 +179,28 @@ class FisherStudy:
         progress: bool = False,
     ) -> Fisher:
         """Compute what is missing."""
-        kept: ArtifactStore | None = None if store is None else open_store(store)
-        beside = None
-        if kept is None and out is not None:
-            # Where the run is kept until the file is there.
-            key = self.job.key.rpartition("/")[-1][:12]
-            beside = Path(f"{os.fspath(out)}.{key}{PARTIAL}")
-            kept = Store.open(beside)
-        try:
-            found = self._find(kept, progress)
-        except BaseException:
-            if beside is not None and not _holds_sums(beside):
-                shutil.rmtree(beside, ignore_errors=True)  # nothing to go on from
-            raise
-        if kept is not None and beside is None:
+        if store is None and out is not None:
+            return self._beside(Path(out), progress)
+        kept = None if store is None else open_store(store)
+        found = self._find(kept, progress)
+        if kept is not None:
             publish(kept, self.result_name, found.summary)
         if out is not None:
             found.save(out)
-        if beside is not None:
+        return found
+
+    def _beside(self, out: Path, progress: bool) -> Fisher:
+        """Compute what goes to `out` alone; the run is kept beside it until the file is there."""
+        key = self.job.key.rpartition("/")[-1][:12]
+        beside = Path(f"{out}.{key}{PARTIAL}")
+        with held(beside, f"another process is computing {out}"):
+            try:
+                found = self._find(Store.open(beside), progress)
+                found.save(out)
+            except BaseException:
+                if not _holds_sums(beside):
+                    shutil.rmtree(beside, ignore_errors=True)  # nothing to go on from
+                raise
             shutil.rmtree(beside, ignore_errors=True)
         return found
 

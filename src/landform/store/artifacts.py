@@ -469,23 +469,34 @@ def _write_directory(directory: Path, contents: Contents, header: dict[str, Any]
     (directory / _MANIFEST).write_bytes(json_bytes({**header, "files": entries}))
 
 
+class _Parts:
+    """The parts of an artifact while its files are read."""
+
+    def __init__(self) -> None:
+        self.tensors: dict[str, np.ndarray[Any, Any]] = {}
+        self.tables: dict[str, pd.DataFrame] = {}
+        self.records: dict[str, Any] = {}
+
+    def add(self, name: str, data: bytes, path: str | Path) -> None:
+        """What is in the file `name`; `path` is how an error calls it."""
+        stem, _, ending = name.rpartition(".")
+        if ending == "safetensors":
+            self.tensors |= parse_tensors(data, path)
+        elif ending == "parquet":
+            self.tables[stem] = parse_table(data, path)
+        else:
+            self.records[stem] = parse_json(data, path)
+
+    def contents(self) -> Contents:
+        return Contents(self.tensors, self.tables, self.records)
+
+
 def _decode(files: Mapping[str, bytes]) -> Contents:
-    contents = Contents({}, {}, {})
+    parts = _Parts()
     for name, data in files.items():
         if name != _MANIFEST:
-            _add(contents, name, data, name)
-    return contents
-
-
-def _add(contents: Contents, name: str, data: bytes, path: str | Path) -> None:
-    stem, _, ending = name.rpartition(".")
-    # The mappings are read-only to callers by type; here they are the dicts just made.
-    if ending == "safetensors":
-        contents.tensors.update(parse_tensors(data, path))  # type: ignore[attr-defined]
-    elif ending == "parquet":
-        contents.tables[stem] = parse_table(data, path)  # type: ignore[index]
-    else:
-        contents.records[stem] = parse_json(data, path)  # type: ignore[index]
+            parts.add(name, data, name)
+    return parts.contents()
 
 
 def _read_manifest(directory: Path) -> dict[str, Any]:
@@ -493,13 +504,16 @@ def _read_manifest(directory: Path) -> dict[str, Any]:
     manifest = read_json(path)
     if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), dict):
         raise _damaged(path, "it does not list the files")
-    if not all(_NAME.fullmatch(name) for name in manifest["files"]):
-        raise _damaged(path, "it lists a file outside of its directory")
+    for name, entry in manifest["files"].items():
+        if not _NAME.fullmatch(name):
+            raise _damaged(path, "it lists a file outside of its directory")
+        if not (isinstance(entry, dict) and {"size", "sha256"} <= set(entry)):
+            raise _damaged(path, f"it does not say the size and the SHA-256 of {name}")
     return manifest
 
 
 def _read_directory(directory: Path, *, verify: bool) -> Contents:
-    contents = Contents({}, {}, {})
+    parts = _Parts()
     for name, entry in _read_manifest(directory)["files"].items():
         path = directory / name
         try:
@@ -511,21 +525,21 @@ def _read_directory(directory: Path, *, verify: bool) -> Contents:
         if name == _TENSORS:
             if verify and fingerprint_file(path) != entry["sha256"]:
                 raise _damaged(path, "its SHA-256 is not the one in the manifest")
-            contents.tensors.update(read_tensors(path))  # type: ignore[attr-defined]
+            parts.tensors |= read_tensors(path)
             continue
         with file_errors("read", path):
             data = path.read_bytes()
         if verify and hashlib.sha256(data).hexdigest() != entry["sha256"]:
             raise _damaged(path, "its SHA-256 is not the one in the manifest")
-        _add(contents, name, data, path)
-    return contents
+        parts.add(name, data, path)
+    return parts.contents()
 
 
 def _is_whole(directory: Path) -> bool:
     try:
         files = _read_manifest(directory)["files"]
         return all((directory / n).stat().st_size == e["size"] for n, e in files.items())
-    except (LandformError, OSError, KeyError, TypeError):
+    except (LandformError, OSError):
         return False
 
 
@@ -534,7 +548,7 @@ def _is_sound(directory: Path) -> bool:
     try:
         files = _read_manifest(directory)["files"]
         return all(fingerprint_file(directory / n) == e["sha256"] for n, e in files.items())
-    except (LandformError, KeyError, TypeError):
+    except LandformError:
         return False
 
 

@@ -23,6 +23,7 @@ import re
 import secrets
 import shutil
 import socket
+import stat
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -177,6 +178,24 @@ def _remove(path: Path) -> None:
             path.unlink()
 
 
+def _share(path: Path) -> None:
+    """Gives a new file the mode that the umask says.
+
+    safetensors makes files that nobody but their owner may read, whatever the umask: a study or a
+    checkpoint on a shared disk would be of no use to colleagues.
+    """
+    if os.name != "posix" or path.is_symlink() or stat.S_IMODE(path.stat().st_mode) != 0o600:
+        return
+    probe = _temporary(path, "new")
+    try:
+        # The umask can be read only by changing it, for all threads: a new file tells it as well.
+        descriptor = os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        os.close(descriptor)
+        path.chmod(stat.S_IMODE(probe.stat().st_mode))
+    finally:
+        _remove(probe)
+
+
 @contextmanager
 def atomic_path(path: str | os.PathLike[str], *, durable: bool = False) -> Iterator[Path]:
     """A temporary file name to write to; on leaving, it takes the place of `path`.
@@ -190,6 +209,7 @@ def atomic_path(path: str | os.PathLike[str], *, durable: bool = False) -> Itera
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
             yield temporary
+            _share(temporary)
             if durable:
                 _sync(temporary)
             os.replace(temporary, target)
@@ -215,6 +235,9 @@ def atomic_directory(
         try:
             temporary.mkdir(parents=True)
             yield temporary
+            for folder, _, names in os.walk(temporary):
+                for name in names:
+                    _share(Path(folder, name))
             if durable:
                 _sync_tree(temporary)
             _install(temporary, target, keep)
@@ -324,7 +347,7 @@ def parse_json(data: bytes, path: str | os.PathLike[str]) -> Any:
     """The value in `data`; a `StoreError` names `path` when it is not JSON."""
     try:
         return json.loads(data)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise _damaged(path, "JSON", error) from error
 
 
@@ -368,7 +391,8 @@ def parse_table(data: bytes, path: str | os.PathLike[str]) -> pd.DataFrame:
             threads = len(data) > 1 << 20  # for small tables, threads cost more than they save
             table: pd.DataFrame = file.read(use_threads=threads).to_pandas(use_threads=threads)
             return table
-    except (pa.ArrowException, OSError, ValueError) as error:
+    # Beside Arrow's own errors, those of pandas for a damaged description of its columns.
+    except (pa.ArrowException, OSError, ValueError, LookupError, TypeError, OverflowError) as error:
         raise _damaged(path, "Parquet", error) from error
 
 
@@ -433,7 +457,7 @@ def parse_tensors(data: bytes, path: str | os.PathLike[str]) -> dict[str, np.nda
 
     try:
         tensors: dict[str, np.ndarray[Any, Any]] = load(data)
-    except (SafetensorError, ValueError, KeyError) as error:
+    except (SafetensorError, ValueError, LookupError, TypeError) as error:
         raise _damaged(path, "safetensors", error) from error
     return tensors
 
@@ -457,7 +481,7 @@ def read_tensors(path: str | os.PathLike[str]) -> dict[str, np.ndarray[Any, Any]
     with file_errors("read", path):
         try:
             tensors: dict[str, np.ndarray[Any, Any]] = load_file(path)
-        except (SafetensorError, ValueError, KeyError) as error:
+        except (SafetensorError, ValueError, LookupError, TypeError) as error:
             raise _damaged(path, "safetensors", error) from error
     return tensors
 

@@ -80,7 +80,7 @@ def _cluster(ray: Any, workers: int, address: str | None) -> Iterator[None]:
     try:
         _knock(address)
         ray.init(**options)
-    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+    except (RuntimeError, ValueError, OSError, OverflowError) as error:
         raise EngineError(
             f"cannot {doing}: {error}",
             remedy="check `ray status` and RAY_ADDRESS, or use the engine 'local'",
@@ -94,7 +94,7 @@ def _cluster(ray: Any, workers: int, address: str | None) -> Iterator[None]:
 def _knock(address: str | None) -> None:
     """Raises `OSError` when nobody listens at a "host:port" address; Ray would wait minutes."""
     host, _, port = (address or "").removeprefix("ray://").rpartition(":")
-    if host and port.isdigit():
+    if host and port.isdecimal():
         socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
 
 

@@ -7,6 +7,7 @@ import os
 import re
 from typing import Any
 
+from landform.errors import StoreError
 from landform.results import Result, from_parts, to_parts
 from landform.store.artifacts import ArtifactStore, Contents, MemoryStore, Store
 
@@ -49,9 +50,14 @@ def publish(store: ArtifactStore, name: str, result: Result) -> None:
 
 
 def load_results(store: ArtifactStore) -> dict[str, Any]:
-    """Every result kept in a study, by name."""
+    """Every result kept in a study, by name; `StoreError` names the first that cannot be read."""
     results = {}
     for name in store.results():
         contents = store.published(name)
+        if "result" not in contents.records:
+            raise StoreError(
+                f"results/{name} holds no result of landform",
+                remedy=f"remove results/{name}, or run the command that made it again",
+            )
         results[name] = from_parts(contents.tables, contents.records["result"])
     return results

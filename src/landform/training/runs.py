@@ -27,6 +27,7 @@ from landform.store.atomic import (
     write_table,
 )
 from landform.store.fingerprint import to_plain
+from landform.store.locks import LOCK, held
 
 __all__ = ["RECORD", "RunDirectory"]
 
@@ -115,17 +116,13 @@ class RunDirectory:
     @contextmanager
     def claimed(self, key: str) -> Iterator[Path]:
         """The partial directory, held by this process alone; emptied if it was another run's."""
-        with file_errors("write", self.partial):
-            lock = _lock(self.partial)
-        try:
+        with held(self.partial, f"another process is training {self.path}"):
             if _read_key(self.partial / "run.json") != key:
                 for entry in self.partial.iterdir():
-                    if entry.name != "lock":
+                    if entry.name != LOCK:
                         shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
                 write_json(self.partial / "run.json", {"key": key})
             yield self.partial
-        finally:
-            os.close(lock)
 
     def finish(self, record: Mapping[str, Any], history: pd.DataFrame, save: Any) -> None:
         """Put the finished run in place: `save(directory)` writes its model files.
@@ -164,41 +161,6 @@ def _link(source: str, target: str) -> None:
         os.link(source, target)
     except OSError:  # a file system without hard links
         shutil.copy2(source, target)
-
-
-def _lock(directory: Path) -> int:
-    """An open, locked file in `directory`; the lock ends with the process, however it ends."""
-    while True:
-        directory.mkdir(parents=True, exist_ok=True)
-        path = directory / "lock"
-        try:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-        except FileNotFoundError:
-            continue  # the other process finished and removed the directory
-        try:
-            _take(descriptor, directory)
-            # Whoever finished the run meanwhile removed the file this lock is on.
-            if path.exists() and os.path.samestat(os.fstat(descriptor), path.stat()):
-                return descriptor
-        except BaseException:
-            os.close(descriptor)
-            raise
-        os.close(descriptor)
-
-
-def _take(descriptor: int, directory: Path) -> None:
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        return
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        name = directory.name.removeprefix(".").removesuffix(".partial")
-        raise StoreError(
-            f"another process is training {directory.parent / name}",
-            remedy="wait for it, or choose another out",
-        ) from None
 
 
 def _difference(record: Mapping[str, Any], identity: Mapping[str, Any]) -> str:
