@@ -1,90 +1,44 @@
-"""Every code block of the documentation runs, and every link leads somewhere.
+"""Every code block of the documentation runs, links lead somewhere, figures have their commands.
 
-Tiny checkpoints and files lie under the names that the pages use (`place` below); each page gets a
-copy of its own. What happens to a block depends on its language and on the HTML comment above it:
-
-    ```bash, ```console             the `landform` commands in it, run in this process
-    ```python                       executed; the blocks of a page share their names
-    ```pycon                        a doctest, which also compares what is printed
-    <!-- file: NAME -->             the block is written to NAME
-    <!-- not run: REASON -->        left alone; the reason is required
-    any other language              left alone
+`doc_pages` says how a page is read. Tiny checkpoints and files lie under the names that the pages
+use (`place` below); each page gets a copy of its own. There `--task embedded` has a few dozen rows,
+and the runs of seeds are models of whatever task a block asks for.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import doctest
 import json
 import random
 import re
 import shlex
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from doc_pages import PAGES, ROOT, Block, blocks, images, prose, runnable
 from span_models import save_t5
 from text_models import save_text_model, toy_folder
 
-ROOT = Path(__file__).resolve().parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-RUN = ("bash", "console", "python", "pycon")
-
-_BLOCK = re.compile(
-    r"(?:^<!--\s*(?P<mark>[^\n]*?)\s*-->\s*\n)?^```(?P<language>\w*)[^\n]*\n(?P<text>.*?)^```\s*$",
-    re.M | re.S,
-)
-
-
-@dataclass(frozen=True)
-class Block:
-    language: str
-    text: str
-    line: int
-    mark: str
-
-    @property
-    def file(self) -> str | None:
-        return self.mark.removeprefix("file:").strip() if self.mark.startswith("file:") else None
-
-    @property
-    def runs(self) -> bool:
-        return self.language in RUN and self.file is None and not self.mark.startswith("not run")
-
-
-def blocks(page: Path) -> list[Block]:
-    """The fenced blocks of a page, with the line at which the text of each starts."""
-    text = page.read_text(encoding="utf-8")
-    return [
-        Block(
-            found["language"],
-            found["text"],
-            text.count("\n", 0, found.start("text")) + 1,
-            found["mark"] or "",
-        )
-        for found in _BLOCK.finditer(text)
-    ]
-
-
 # --- what the pages find on disk ------------------------------------------------------------------
 
-SENTIMENT = {"id2label": {0: "negative", 1: "positive"}, "label2id": {"negative": 0, "positive": 1}}
+SENTIMENT = ("negative", "positive")
+ENTAILMENT = ("entailment", "non-entailment")  # of the embedded task
 GOOGLE = ("contradiction", "entailment", "neutral")  # not the order of the task
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: Any, save_checkpoint: Any) -> Path:
     root: Path = tmp_path_factory.mktemp("docs")
-    for i in range(4):
-        save_checkpoint(root / "runs" / f"seed{i}", seed=i, **SENTIMENT)
+    for i in range(8):
+        save_checkpoint(root / "runs" / f"seed{i}", seed=i, **labels(SENTIMENT))
     save_checkpoint(root / "unnamed", seed=5)
     save_checkpoint(root / "pretrained", kind="masked-lm", seed=6)
-    nli = {"num_labels": 3, "id2label": dict(enumerate(GOOGLE))}
-    nli["label2id"] = {name: index for index, name in enumerate(GOOGLE)}
     for i in range(2):
-        save_checkpoint(root / "mnli" / f"seed{i}", seed=10 + i, **nli)
+        save_checkpoint(root / "mnli" / f"seed{i}", seed=10 + i, num_labels=3, **labels(GOOGLE))
     for i, name in enumerate(("a.tsv", "b.tsv", "train.tsv", "dev.tsv", "ood.tsv")):
         write_reviews(root / name, 40, seed=i)
     (root / "GLUE" / "SST-2").mkdir(parents=True)
@@ -101,6 +55,13 @@ def place(tmp_path_factory: Any, save_checkpoint: Any) -> Path:
     write_pairs(root / "pairs.csv", 24)
     write_hans(root / "HANS" / "heuristics_evaluation_set.txt")
     return root
+
+
+def labels(names: tuple[str, ...]) -> dict[str, Any]:
+    return {
+        "id2label": dict(enumerate(names)),
+        "label2id": {name: index for index, name in enumerate(names)},
+    }
 
 
 def words(generator: random.Random) -> str:
@@ -142,20 +103,42 @@ def write_hans(path: Path) -> None:
 # --- running the pages ----------------------------------------------------------------------------
 
 
-def runnable(page: Path) -> list[Any]:
-    return [block for block in blocks(page) if block.runs or block.file]
+@pytest.fixture
+def few_rows(monkeypatch: Any) -> None:
+    """The embedded task with few rows of each kind."""
+    import landform.tasks.embedded as embedded
+
+    few = dataclasses.replace(embedded.STUDY, train_rows=40, validation_rows=16, heuristic_rows=60)
+    monkeypatch.setattr(embedded, "STUDY", few)
+
+
+def absent(page: Path) -> Any:
+    """Most pages need four runs of the eight; pairs of them all take long."""
+    text = page.read_text(encoding="utf-8")
+    spare = {f"seed{i}" for i in range(4, 8)}
+    return shutil.ignore_patterns(*(name for name in sorted(spare) if name not in text))
+
+
+def name_labels(block: Block) -> None:
+    """Runs have the labels of the embedded task in blocks that name it, else the reviews'."""
+    names = labels(ENTAILMENT if "embedded" in block.text else SENTIMENT)
+    for path in Path("runs").glob("seed[0-7]/config.json"):
+        config = json.loads(path.read_text(encoding="utf-8"))
+        if len(config.get("id2label", ())) == len(names["id2label"]):
+            path.write_text(json.dumps({**config, **names}), encoding="utf-8")
 
 
 @pytest.mark.filterwarnings("ignore:.*generated answers were cut")
+@pytest.mark.usefixtures("few_rows")
 @pytest.mark.parametrize("page", list(filter(runnable, PAGES)), ids=lambda page: page.name)
 def test_the_page_runs(page: Path, place: Path, tmp_path: Path, monkeypatch: Any, capsys: Any):
-    found = runnable(page)
-    shutil.copytree(place, tmp_path, dirs_exist_ok=True)
+    shutil.copytree(place, tmp_path, dirs_exist_ok=True, ignore=absent(page))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LANDFORM_PROGRESS", "0")
     names: dict[str, Any] = {"__name__": "__main__"}
-    for block in found:
+    for block in runnable(page):
         where = f"{page.name}:{block.line}"
+        name_labels(block)
         if block.file:
             Path(block.file).write_text(block.text, encoding="utf-8")
         elif block.language == "python":
@@ -170,25 +153,17 @@ def test_the_page_runs(page: Path, place: Path, tmp_path: Path, monkeypatch: Any
 def run_commands(block: Block, where: str, capsys: Any) -> None:
     from landform.cli.app import run
 
-    for command in commands(block):
-        arguments = shlex.split(command, comments=True)
-        if not arguments:
-            continue
-        assert arguments[0] == "landform", f"{where}: only landform commands run: {command}"
+    for words in block.commands():
+        command = shlex.join(words)
+        assert words[0] == "landform", f"{where}: only landform commands run: {command}"
         capsys.readouterr()
-        status = run(arguments[1:])
+        status = run(words[1:])
         captured = capsys.readouterr()
         assert status == 0, f"{where}: {command}\n{captured.err}"
-        if "--json" in arguments:
+        if "--json" in words:
             json.loads(captured.out)
-
-
-def commands(block: Block) -> list[str]:
-    """The commands of a block; in a console block the lines after a `$`."""
-    lines = block.text.replace("\\\n", " ").splitlines()
-    if block.language == "console":
-        return [line.removeprefix("$ ") for line in lines if line.startswith("$ ")]
-    return lines
+    for name in block.writes():
+        assert Path(name).is_file(), f"{where}: {name} was not written"
 
 
 def run_doctest(block: Block, names: dict[str, Any], where: str) -> None:
@@ -223,8 +198,7 @@ def test_blocks_that_do_not_run_say_why(page: Path):
 
 def anchors(page: Path) -> set[str]:
     """The anchors of a page's headings, as GitHub makes them."""
-    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.M | re.S)
-    titles = re.findall(r"^#+ +(.+?) *$", text, re.M)
+    titles = re.findall(r"^#+ +(.+?) *$", prose(page), re.M)
     return {
         re.sub(r"[^\w\- ]", "", title.lower().replace("`", "")).replace(" ", "-")
         for title in titles
@@ -233,8 +207,7 @@ def anchors(page: Path) -> set[str]:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_lead_somewhere(page: Path):
-    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.M | re.S)
-    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+    for target in re.findall(r"\]\(([^)\s]+)\)", prose(page)):
         if re.match(r"[a-z]+:", target):
             continue
         name, _, anchor = target.partition("#")
@@ -248,3 +221,21 @@ def test_every_page_is_on_the_map():
     text = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
     for page in sorted((ROOT / "docs").glob("*.md")):
         assert page.name == "index.md" or f"({page.name}" in text, f"{page.name}: not in index.md"
+
+
+@pytest.mark.parametrize("page", list(filter(images, PAGES)), ids=lambda page: page.name)
+def test_an_image_is_made_by_a_command_of_its_page(page: Path):
+    """Or a comment right above it, `<!-- image: ... -->`, says how it was made."""
+    written = set().union(*(block.writes() for block in blocks(page)))
+    for image in images(page):
+        where = f"{page.name}:{image.line}"
+        if image.reason:
+            assert len(image.reason) > 15, f"{where}: say how {image.name} was made"
+            continue
+        assert image.name in written, (
+            f"{where}: no command of this page writes {image.name} (--figure or --out);"
+            " write one and run scripts/page_figures.py, or say above the image how it was"
+            " made: <!-- image: ... -->"
+        )
+        size = (page.parent / image.path).stat().st_size
+        assert size <= 120_000, f"{where}: {image.name} is large, {size:,} bytes"
