@@ -360,6 +360,13 @@ def test_a_path_is_saved_and_loaded(tmp_path, ends, task):
         FittedPath.load(tmp_path / "kept", list(reversed(ends)))
     with pytest.raises(StoreError):
         FittedPath.load(tmp_path / "mine")
+    # Loaded without its second bend, it once was another path, under the measures of this one.
+    (tmp_path / "kept" / "bend2.safetensors").unlink()
+    with pytest.raises(StoreError, match=r"bend2\.safetensors"):
+        FittedPath.load(tmp_path / "kept")
+    (tmp_path / "kept" / "path.json").write_text('{"ends": [], "tables": []}')
+    with pytest.raises(StoreError, match="has no 'fit'"):
+        FittedPath.load(tmp_path / "kept")
 
 
 def test_bends_among_the_points_of_a_polyline(ends, task):

@@ -12,6 +12,7 @@ from landform.geometry.forgetting import STATISTICS
 from landform.geometry.knowledge import (
     Knowledge,
     KnowledgeConfig,
+    between_ends,
     knowledge_along_path,
     score_name,
 )
@@ -185,6 +186,14 @@ def test_between_ends_that_agree(ends, task):
     assert k.between.examples.tolist() == [lost, gained]
     row = k.between.iloc[0]
     assert row.share == pytest.approx(lost / both.sum()) and row.low <= row.share <= row.high
+
+
+def test_an_example_without_a_score_is_neither_right_nor_wrong():
+    """It once counted among those that are not right at both ends."""
+    scores = np.array([[0.0, 1.0, np.nan], [1.0, 1.0, np.nan], [0.0, 1.0, np.nan]])
+    found = between_ends(scores, 0.95).set_index("change")
+    assert found["of"].to_dict() == {"forgotten": 1, "learned": 1}
+    assert found.examples.to_dict() == {"forgotten": 0, "learned": 1}
 
 
 # --- a cartography of other data -----------------------------------------------------------------

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -101,6 +103,15 @@ def test_other_heads_and_bad_options(tmp_path, ends, task, save_checkpoint):
         lf.interpolate(*ends, task, points=1)
     with pytest.raises(ConfigError, match="is not a task"):
         lf.interpolate(*ends, "dev.tsv")
+
+
+def test_two_data_sets_of_one_name_are_refused(ends, task):
+    """Their rows once went under one name, and points better than both ends were counted twice."""
+    with pytest.raises(ConfigError, match=r"two data sets are called .*:validation"):
+        lf.interpolate(*ends, task, also=[task], points=3)
+    with pytest.raises(ConfigError, match="two data sets are called"):
+        lf.walk(ends, task, also=[task], points=3)
+    lf.interpolate(*ends, task, also=[replace(task, name="again")], points=3)
 
 
 def test_positions_of_ones_own(ends, task):

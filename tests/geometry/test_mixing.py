@@ -234,7 +234,7 @@ def test_the_mix_beside_the_ends_the_even_mix_and_the_line(tmp_path, ends, task)
 def test_the_reading_says_what_the_interval_says(ends, task):
     fit = fit_mixing(*ends, task, **QUICK)
     loss = fit.comparison.quantity == "loss"
-    for low, high, said in ((-2, -1, "lower than any"), (1, 2, "higher"), (-1, 1, "no different")):
+    for low, high, said in ((-2, -1, "lower than any"), (1, 2, "higher"), (-1, 1, "not told from")):
         changed = fit.comparison.assign(low=low, high=high)[loss]
         assert said in replace(fit, comparison=changed).reading
 
@@ -297,6 +297,9 @@ def test_bad_input(tmp_path, ends, task, save_checkpoint):
         (ConfigError, "init_std", ends, {"init_std": -1.0}),
         (ConfigError, "each once", ends, {"learning_rates": (0.1, 0.1)}),
         (ConfigError, "positive", ends, {"learning_rates": (0.0,)}),
+        (ConfigError, "select_by has no effect", ends, {"select_by": "metric"}),
+        (ConfigError, "select_split has no", ends, {"select_split": "test", "groups": "tensor"}),
+        (ConfigError, "learning_rate has no", ends, {"learning_rate": 1, "learning_rates": (0.1,)}),
         (ConfigError, "did you mean 'learning_rates'", ends, {"learning_rats": 1}),
         (lf.errors.DataError, "no split 'tset'", ends, {"keep": "best", "select_split": "tset"}),
     ]

@@ -80,13 +80,26 @@ def save_fitted(
 def load_fitted(
     directory: str | os.PathLike[str], own: str, named: Sequence[Named] | None, name: str
 ) -> tuple[tuple[Checkpoint, ...], tuple[Vertex, ...], Any]:
-    """What `save_fitted` kept: checkpoints, vertices, fit. `named` are checkpoints that moved."""
+    """What `save_fitted` kept: checkpoints, vertices, fit. `named` are checkpoints that moved.
+
+    Raises `StoreError` where something is missing, damaged, or of other weights.
+    """
     source = Path(directory)
-    record: Mapping[str, Any] = read_json(source / own)
+    record: Any = read_json(source / own)
+    lacking = [key for key in ("ends", "tables", "fit") if key not in record]
+    if lacking:
+        raise StoreError(
+            f"{source / own} has no {lacking[0]!r}", remedy="it was not made by landform; fit again"
+        )
     tables = {title: read_table(source / f"{title}.parquet") for title in record["tables"]}
     fit = from_parts(tables, record["fit"])
-    checkpoints, vertices = _load_points(source, record["ends"], named, fit, name)
-    return checkpoints, vertices, fit
+    checkpoints = _load_checkpoints(source, record["ends"], named)
+    config = LoadConfig.parse({n: fit.provenance["config"][n] for n in LoadConfig.model_fields})
+    space = space_of(checkpoints[0], fit.task_kind, config)
+    # As many as were fitted, whatever files lie there: a path with a bend fewer is another path.
+    numbers = range(1, len(fit.distances) - len(checkpoints) + 1)
+    vertices = [_load_vertex(source / f"{name}{k}.safetensors", space, k, name) for k in numbers]
+    return checkpoints, tuple(vertices), fit
 
 
 def check_target(directory: str | os.PathLike[str], own: str) -> Path:
@@ -125,14 +138,10 @@ def _save_points(
     ]
 
 
-def _load_points(
-    source: Path,
-    kept: Sequence[Mapping[str, str]],
-    named: Sequence[Named] | None,
-    fit: Any,
-    name: str,
-) -> tuple[tuple[Checkpoint, ...], tuple[Vertex, ...]]:
-    """What `save_points` kept."""
+def _load_checkpoints(
+    source: Path, kept: Sequence[Mapping[str, str]], named: Sequence[Named] | None
+) -> tuple[Checkpoint, ...]:
+    """The checkpoints that `_save_points` noted, where they are now."""
     if named is not None and len(named) != len(kept):
         raise ConfigError(f"{len(named)} checkpoints for {len(kept)} that were kept")
     checkpoints = []
@@ -146,18 +155,18 @@ def _load_points(
             )
         spec = str(named[i]) if named else item["spec"]
         checkpoints.append(Checkpoint(spec, found.path))
-    config = LoadConfig.parse({n: fit.provenance["config"][n] for n in LoadConfig.model_fields})
-    space = space_of(checkpoints[0], fit.task_kind, config)
-    vertices = []
-    count = len(list(source.glob(f"{name}*.safetensors")))
-    for k in range(1, count + 1):
-        tensors = read_tensors(source / f"{name}{k}.safetensors")
-        missing = [key for key in space.names if key not in tensors]
-        if missing:
+    return tuple(checkpoints)
+
+
+def _load_vertex(path: Path, space: ParameterSpace, number: int, name: str) -> Vertex:
+    """One point, with the tensors of `space`."""
+    tensors = read_tensors(path)
+    for key, shape in zip(space.names, space.shapes, strict=True):
+        if key not in tensors or tensors[key].shape != tuple(shape):
+            found = f"has {tensors[key].shape} for" if key in tensors else "lacks"
             raise StoreError(
-                f"{source / f'{name}{k}.safetensors'} lacks the tensor {missing[0]}",
+                f"{path} {found} the tensor {key}, of shape {tuple(shape)}",
                 remedy="it belongs to another model; fit it again",
             )
-        values = torch.cat([torch.from_numpy(tensors[key]).reshape(-1) for key in space.names])
-        vertices.append(Vertex(f"{name} {k} of {source.name}", space, values))
-    return tuple(checkpoints), tuple(vertices)
+    values = torch.cat([torch.from_numpy(tensors[key]).reshape(-1) for key in space.names])
+    return Vertex(f"{name} {number} of {path.parent.name}", space, values)

@@ -32,7 +32,7 @@ from landform.geometry.fitted import (
     save_point,
     space_of,
 )
-from landform.geometry.line import SUMMARY_FIELDS, as_data, as_data_or_only, line_predictions
+from landform.geometry.line import SUMMARY_FIELDS, as_data_or_only, data_sets, line_predictions
 from landform.geometry.loop import SelectConfig
 from landform.geometry.paths import (
     Course,
@@ -92,7 +92,7 @@ PLM_WHOLE = {"start": "midpoint", "samples_per_step": 3, "select_at": (0.25, 0.5
 PLM_TUNED = {
     "start": "random",
     "samples_per_step": 1,
-    # valid_random_itpl_points.csv
+    # The three positions in their file valid_random_itpl_points.csv.
     "select_at": (0.7725638477843416, 0.3729565378240084, 0.5129354059597469),
 }
 """How Qin et al. 2022 fit curves: between whole models, and between adapters, LoRA or prefixes."""
@@ -325,8 +325,10 @@ class PathEvaluation(Result):
             verdict = "the path goes round the ridge of the line"
         elif saved.low > 0:
             verdict = "the path is lower than the line, but a ridge remains"
+        elif saved.high < 0:
+            verdict = "the path is higher than the line"
         else:
-            verdict = "the path is no lower than the line"
+            verdict = "the barrier of the path is not told from that of the line"
         heights = [
             f"{r.barrier_height:.4g} [{r.barrier_low:.4g}, {r.barrier_high:.4g}]"
             for r in (line, curve)
@@ -472,7 +474,7 @@ def plan_path(
     config: PathConfig,
 ) -> tuple[PointsWork, Plan]:
     """What evaluating a curve takes, before it is fitted: its own points are only stood for."""
-    data = (evaluation, *(as_data(item, evaluation.split) for item in also))
+    data = data_sets(evaluation, evaluation.split, also)
     work = PointsWork(fit.checkpoints[:2], data, config)
     shares = np.arange(config.points) / (config.points - 1)
     extra = fit.shape.bends if config.bend_points else 0
@@ -526,7 +528,7 @@ class FittedPath:
         with a warning.
         """
         first = as_data_or_only(task, split, ONLY_ROWS)
-        data = (first, *(as_data(item, split) for item in also))
+        data = data_sets(first, split, also)
         walked = self.walked(data, **options)
         return walked.run(open_store(store), progress=progress)
 
@@ -598,8 +600,7 @@ def walk(
         raise ConfigError(f"a path through {len(members)} checkpoints", remedy="name two or more")
     for one, other in pairwise(members):
         check_same_architecture(one, other)
-    data = (as_data(task, split), *(as_data(item, split) for item in also))
-    work = PointsWork(members, data, config)
+    work = PointsWork(members, data_sets(task, split, also), config)
     squared = _walked(work)
     for k, (one, other) in enumerate(pairwise(members)):
         if not squared[k, k + 1]:

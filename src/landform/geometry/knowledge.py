@@ -98,7 +98,7 @@ class Knowledge(Result):
     between: pd.DataFrame
     """columns change, of, examples, share, low, high: of the examples right at both ends those not
     right somewhere between (forgotten), of those not right at both ends those right between
-    (learned); right is a score of 1"""
+    (learned); right is a score of 1, and an example without a score somewhere counts nowhere"""
     provenance: dict[str, Any]
     comparison: pd.DataFrame | None = None
     """every change against all examples and against random ones, see `compare_changes`; None
@@ -172,8 +172,8 @@ class Knowledge(Result):
         unlike = rows[rows.p_holm <= 1 - float(self.provenance["config"]["level"])]
         if not len(unlike):
             return (
-                f"{n} newly forgotten on the way: no difference from as many random examples that "
-                f"were right before in {', '.join(rows.statistic)} (smallest corrected p "
+                f"{n} newly forgotten on the way: not told from as many random examples that were "
+                f"right before by {', '.join(rows.statistic)} (smallest corrected p "
                 f"{rows.p_holm.min():.2g})"
             )
         parts = [
@@ -184,7 +184,7 @@ class Knowledge(Result):
         return (
             f"{n} newly forgotten on the way, against random examples that were right before: "
             f"{', '.join(parts)}, corrected p at most {unlike.p_holm.max():.2g}"
-        ) + (f"; no difference in {', '.join(same)}" if same else "")
+        ) + (f"; not told apart by {', '.join(same)}" if same else "")
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; the score matrix as one list of scores per point."""
@@ -235,6 +235,12 @@ def knowledge_along_path(
     config = KnowledgeConfig.parse({**options, "points": points}, where="knowledge_along_path")
     data = as_data_or_only(task, split, NOT_TRAINED)
     metric = _metric(data)
+    unread = config.options_given(["controls", "partial"]) if cartography is None else []
+    if unread:
+        raise ConfigError(
+            f"option {unread[0]} has no effect without a cartography",
+            remedy="leave it out, or name a run that was trained with cartography",
+        )
     known = None if cartography is None else known_of(cartography, data, config)
     kept = open_store(store)
     if path is None:
@@ -315,9 +321,7 @@ def _walk_work(path: FittedPath, data: Data, config: KnowledgeConfig) -> WalkWor
             "option positions is for lines: points of a curve lie at equal arc length",
             remedy="use points",
         )
-    given = {name: getattr(config, name) for name in config.model_fields_set}
-    own = {name: value for name, value in given.items() if name in PointsConfig.model_fields}
-    return path.walked((data,), **{**own, "points": config.points})
+    return path.walked((data,), **{**config.options_written(PointsConfig), "points": config.points})
 
 
 def _metric(data: Data) -> str:
@@ -399,7 +403,7 @@ def between_ends(scores: Floats, level: float) -> pd.DataFrame:
     """
     from scipy.stats import binomtest
 
-    right = scores == 1
+    right = scores[:, np.isfinite(scores).all(axis=0)] == 1
     inside = right[1:-1] if len(scores) > 2 else right[:1]  # two points have nothing between
     kept, lost = right[0] & right[-1], ~right[0] & ~right[-1]
     rows = []

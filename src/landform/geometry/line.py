@@ -11,6 +11,7 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 from pydantic import Field, field_validator
 
@@ -254,6 +255,17 @@ class Walk:
     distance: float
     """|| a - b ||"""
 
+    def mean_losses(self, data: int = 0) -> npt.NDArray[np.float64]:
+        """(T,) the mean loss at every position, over the examples or tokens of a data set."""
+        return np.array([np.average(p.losses, weights=p.tokens) for p in self.points[data]])
+
+    def above_chord(self, data: int = 0) -> npt.NDArray[np.float64]:
+        """(T,) how far the mean loss lies above the chord of the ends: B(t) = L(t) - (1 - t) L(0)
+        - t L(1)."""
+        ts, losses = np.array(self.ts), self.mean_losses(data)
+        above: npt.NDArray[np.float64] = losses - (1 - ts) * losses[0] - ts * losses[-1]
+        return above
+
 
 def line_work(
     a: str | os.PathLike[str] | Checkpoint,
@@ -264,8 +276,7 @@ def line_work(
     config: LineConfig,
 ) -> PointsWork:
     """The two ends and the data sets of a line, before anything is loaded."""
-    data = (as_data(task, split), *(as_data(item, split) for item in also))
-    return PointsWork((resolve(a), resolve(b)), data, config)
+    return PointsWork((resolve(a), resolve(b)), data_sets(task, split, also), config)
 
 
 def _first_plan(work: PointsWork, config: LineConfig) -> Plan:

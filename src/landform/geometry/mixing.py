@@ -38,7 +38,7 @@ from landform.geometry.compared import metric_row, paired_differences
 from landform.geometry.descent import FitWork, check_apart, history_table, run_fit, spans
 from landform.geometry.fitted import check_target, save_point
 from landform.geometry.fitting import ONLY_ROWS, SAME_ROWS, Named
-from landform.geometry.line import as_data, as_data_or_only
+from landform.geometry.line import as_data_or_only, data_sets
 from landform.geometry.loop import Landscape, Loop, LoopConfig, SelectConfig, seed_of
 from landform.results import Result
 from landform.store.artifacts import ArtifactStore, Contents
@@ -111,7 +111,8 @@ class MixConfig(SelectConfig, LoopConfig):
 
     @model_validator(mode="after")
     def _read_options(self) -> Self:
-        self.check_read(not self.learning_rates, ["learning_rate"], "beside learning_rates")
+        one = self.learning_rate in self.rates  # that of one of the fits
+        self.check_read(one, ["learning_rate"], "beside learning_rates")
         chosen = self.compat is not None or self.keep == "best" or len(self.rates) > 1
         names = ["select_split", "select_by"]
         self.check_read(chosen, names, "without keep best or several learning_rates")
@@ -281,7 +282,7 @@ class MixingFit(Result):
         elif line.low > 0:
             verdict = "higher than at the best point of the line"
         else:
-            verdict = "no different from the best point of the line"
+            verdict = "not told from the best point of the line"
         mix = rows.loc["mix"]
         text = (
             f"mix of {self.a} and {self.b} by {self.groups} ({len(self.table)} weights of "
@@ -430,7 +431,7 @@ class MixStudy:
             )
             for rate in config.rates
         )
-        return cls(fits, (first, *(as_data(item, eval_split) for item in also)), config)
+        return cls(fits, data_sets(first, eval_split, also), config)
 
     @property
     def ends(self) -> tuple[Checkpoint, ...]:

@@ -31,6 +31,7 @@ from landform.store.artifacts import ArtifactStore
 from landform.store.engines import run_plan
 from landform.store.plan import Forecast, Job, Plan
 from landform.store.study import open_store
+from landform.tasks.metrics import best_of
 from landform.tasks.task import Task, loss_unit
 from landform.weights.checkpoint import Checkpoint, resolve
 from landform.weights.points import Member
@@ -423,10 +424,10 @@ class SharpnessPlan:
             return 0  # the originals take where the climb ended, higher or lower
         if not self._same_rows:
             # What was climbed on decides: a choice by the rows measured would not be held out.
-            best = int(np.argmax([record["loss"] for record in records]))
+            best = best_of([record["loss"] for record in records], higher=True)
             return best if records[best]["moved"] else None
         means = [_mean(mix[0], weights) for mix in mixes]
-        best = int(np.argmax(means))
+        best = best_of(means, higher=True)
         # Rounding between the climb's loss and the evaluator's must not end below the start.
         return best if means[best] > _mean(losses, weights) else None
 

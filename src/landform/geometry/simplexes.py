@@ -22,7 +22,7 @@ from landform.evaluation.points import Data, PointsConfig, PointsWork, unpack
 from landform.geometry.descent import FitConfig, FitWork, history_table, run_fit
 from landform.geometry.fitted import as_fitted, load_fitted, save_fitted, space_of
 from landform.geometry.fitting import ONLY_ROWS, SAME_ROWS, Named
-from landform.geometry.line import as_data, as_data_or_only
+from landform.geometry.line import as_data_or_only, data_sets
 from landform.geometry.volumes import maximal_cliques, total_volume
 from landform.results import Result
 from landform.store.artifacts import ArtifactStore
@@ -286,7 +286,7 @@ def plan_complex(
     config: SampleConfig,
 ) -> tuple[PointsWork, Plan]:
     """What evaluating a complex takes, before it is fitted: its own jobs are only stood for."""
-    data = (evaluation, *(as_data(item, evaluation.split) for item in also))
+    data = data_sets(evaluation, evaluation.split, also)
     work = PointsWork(fit.checkpoints, data, config)
     shape: ComplexShape = fit.shape
     cliques = len(shape.cliques(shape.stages - 1))
@@ -342,8 +342,7 @@ class FittedComplex:
         and no `validation` is evaluated on that one, with a warning."""
         config = SampleConfig.parse({**as_fitted(self.fit), **options}, where="evaluate")
         first = as_data_or_only(task, split, ONLY_ROWS)
-        data = (first, *(as_data(item, split) for item in also))
-        work = PointsWork(self.checkpoints, data, config, self.vertices)
+        work = PointsWork(self.checkpoints, data_sets(first, split, also), config, self.vertices)
         cliques = [
             _sampled(work, clique, config, f"clique {k + 1} of {len(self.fit.cliques)}")
             for k, clique in enumerate(self.fit.cliques)
