@@ -207,6 +207,7 @@ def atomic_path(path: str | os.PathLike[str], *, durable: bool = False) -> Itera
     temporary = _temporary(target, "new")
     with file_errors("write", target):
         target.parent.mkdir(parents=True, exist_ok=True)
+        _clear_once(target.parent.absolute())
         try:
             yield temporary
             _share(temporary)
@@ -234,6 +235,7 @@ def atomic_directory(
     with file_errors("write", target):
         try:
             temporary.mkdir(parents=True)
+            _clear_once(target.parent.absolute())
             yield temporary
             for folder, _, names in os.walk(temporary):
                 for name in names:
@@ -315,6 +317,16 @@ def remove_leftovers(directory: Path) -> list[Path]:
             _remove(path)
         removed.append(path)
     return removed
+
+
+@functools.cache
+def _clear_once(directory: Path) -> None:
+    """`remove_leftovers`, at the first writing of this process to a directory.
+
+    A study clears its own folders when it is opened; this is for files and checkpoints beside it,
+    whose writer was killed.
+    """
+    remove_leftovers(directory)
 
 
 def _alive(path: Path, match: re.Match[str]) -> bool:

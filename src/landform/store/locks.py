@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,16 +22,25 @@ def held(directory: str | os.PathLike[str], busy: str) -> Iterator[Path]:
     """The directory (made if need be), for this process alone; the lock ends with the process,
     however it ends.
 
-    Whoever holds it may remove it. Raises `StoreError(busy)` where another process holds it. On
-    Windows nothing is locked.
+    Where another process holds it, this one says `busy` on standard error and waits: then it finds
+    what the other made. Whoever holds the directory may remove it. Raises `StoreError(busy)` where
+    this process itself holds it. On Windows nothing is locked.
     """
     place = Path(directory)
+    name = os.path.realpath(place)
+    if name in _OURS:
+        raise StoreError(busy, remedy="let one of them end, or write to another place")
     with file_errors("write", place):
         lock = _lock(place, busy)
+    _OURS.add(name)
     try:
         yield place
     finally:
+        _OURS.discard(name)
         os.close(lock)
+
+
+_OURS: set[str] = set()  # to wait for oneself would be to wait for ever
 
 
 def _lock(directory: Path, busy: str) -> int:
@@ -60,4 +70,5 @@ def _take(descriptor: int, busy: str) -> None:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise StoreError(busy, remedy="wait for it, or write to another place") from None
+        print(f"waiting: {busy}", file=sys.stderr, flush=True)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
