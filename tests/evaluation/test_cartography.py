@@ -25,8 +25,9 @@ from landform.evaluation.cartography import (
     texts_fingerprint,
 )
 from landform.evaluation.intervals import percentile_interval, resample_counts
-from landform.evaluation.map_subsets import SubsetConfig, choose_subset, parse_mix, write_rows
+from landform.evaluation.map_subsets import SubsetConfig, choose_subset, parse_mix
 from landform.results import from_parts, to_parts
+from landform.tasks.rows import write_row_file
 
 # The reference's golden case: four examples, three epochs (section 6.3 of its report).
 CORRECT = np.array([[0, 1, 1], [1, 1, 1], [0, 0, 1], [1, 0, 1]]).T
@@ -371,11 +372,11 @@ def test_a_row_file_is_read_by_train(tmp_path, reviews):
     examples = task.examples("train")
     d = of_task(task)
     chosen = choose_subset(summarise(d.confidence, d.correct, ids=d.ids), "hard", size=4)
-    path = write_rows(chosen, tmp_path / "rows.txt")
+    path = write_row_file(chosen, tmp_path / "rows.txt")
     rows = choose_rows(examples, TrainConfig(row_file=path), classes=True)
     assert rows is not None and {examples.ids[row] for row in rows} == set(chosen)
     with pytest.raises(DataError, match="cannot stand on a line"):
-        write_rows(["a\nb"], tmp_path / "bad.txt")
+        write_row_file(["a\nb"], tmp_path / "bad.txt")
     assert not (tmp_path / "bad.txt").exists()
     assert carto.FILE == "cartography.parquet"
 

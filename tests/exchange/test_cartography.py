@@ -65,9 +65,9 @@ def test_confidence_one_has_no_margin(write):
     ("document", "what"),
     [
         ('{"0": {"acc": [1], "confi', "not JSON, or cut short"),
-        ('{"0": {"acc": [1], "confidence": [1]}, "0": {}}', "a key is given twice"),
-        ([1, 2], "no examples"),
-        ({}, "no examples"),
+        ('{"0": {"acc": [1], "confidence": [1]}, "0": {}}', "the key '0' is given twice"),
+        ([1, 2], "no JSON object"),
+        ({}, "or an empty one"),
         ({"a": {"acc": [1], "confidence": [0.5]}}, "the key 'a' is no position"),
         ({"-1": {"acc": [1], "confidence": [0.5]}}, "the key '-1' is no position"),
         ({"0": {"acc": [1]}}, "example 0 has no 'acc' and 'confidence'"),

@@ -248,8 +248,10 @@ def test_scores_between_right_and_wrong_are_not_in_the_files(tmp_path):
 @pytest.mark.parametrize(
     ("document", "message"),
     [
-        ("[1, 2]", "holds no points"),
-        ("{", "is no JSON"),
+        ("[1, 2]", "holds no JSON object"),
+        ("{", "not JSON, or cut short"),
+        ('{"nan": {"zero_list": [], "one_list": [1]}}', "x = nan is no position"),
+        ("[" * 100_000, "not JSON, or cut short"),
         ('{"a": {}}', "x = a is no position"),
         ('{"0.0": {"zero_list": [1]}}', "x = 0.0 has no one_list"),
         ('{"0.0": {"zero_list": [-1], "one_list": []}}', "-1 in zero_list is no position"),
@@ -257,7 +259,7 @@ def test_scores_between_right_and_wrong_are_not_in_the_files(tmp_path):
         ('{"0.5": {"zero_list": [], "one_list": [1]}, "0.2": {}}', "x = 0.2 comes after 0.5"),
         ('{"0.0": {"zero_list": [], "one_list": []}}', "lists no examples"),
     ],
-    ids=["list", "cut", "key", "missing", "negative", "both", "order", "empty"],
+    ids=["list", "cut", "nan", "deep", "key", "missing", "negative", "both", "order", "empty"],
 )
 def test_files_that_are_no_lists(document, message, tmp_path):
     (tmp_path / "valid_data_analysis.json").write_text(document)

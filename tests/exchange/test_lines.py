@@ -14,7 +14,7 @@ import landform as lf
 from known_lines import made_lines
 from landform.errors import ConfigError, DataError
 from landform.exchange.connections import ImportConfig, connection_of
-from landform.exchange.lines import lines_of, merge_lines
+from landform.exchange.lines import lines_of, merge_lines, natural_order
 from landform.geometry.basins import cluster
 from landform.results import from_parts, to_parts
 
@@ -179,3 +179,8 @@ def test_lines_walked_in_other_ways(lines):
         merge_lines([cut], 1e-4)
     with pytest.raises(DataError, match="no lines"):
         merge_lines([], 1e-4)
+
+
+def test_names_in_natural_order():
+    """A superscript counts as a digit to Python, and is none that int() reads."""
+    assert natural_order(["m10", "m2", "m²", "m"]) == ["m", "m2", "m10", "m²"]

@@ -145,6 +145,8 @@ def test_a_killed_job(log):
         ("0.4474      0.8400  0.7100", "0.4474      0.8400", "is not a row"),
         ("          1  0.4474", "          1  oops", "is not a row"),
         ("[0.5, 0.5]", "[0.5, 0.6]", "do not sum to 1"),
+        ("[0.5, 0.5]", "[nan, nan]", "do not sum to 1"),
+        ("[1.0, 0.0]", "[inf, -inf]", "do not sum to 1"),
         ("[0.5, 0.5]\n", "", "2 pairs of coefficients and 3 rows"),
     ],
 )

@@ -180,3 +180,21 @@ def test_words_and_tags_that_do_not_fit(words: Any, tags: Any, part: str) -> Non
 def test_a_column_that_is_not_there(read: Callable[[Table], Any]) -> None:
     with pytest.raises(DataError, match="did you mean 'text'"):
         read(table(text=["a"]))
+
+
+@pytest.mark.parametrize(
+    "value", ["9" * 400, 10**400, float(10**300)], ids=["text", "int", "float"]
+)
+def test_numbers_that_are_no_codes(value: Any) -> None:
+    """int(float("999...")) is an OverflowError: float() makes it infinite."""
+    with pytest.raises(LabelError, match="is not one of the task's"):
+        columns.class_codes(table(values=[0, value]), "label", ("a", "b"))
+    assert columns.infer_kind([table(values=[0, value])], "label") in (
+        "classification",
+        "regression",
+    )
+
+
+def test_codes_are_read_exactly() -> None:
+    names = tuple(str(2**60 + place) for place in range(3))
+    assert columns.class_codes(table(values=[2**60 + 1]), "label", names).tolist() == [1]

@@ -15,14 +15,17 @@ import pytest
 import torch
 
 from landform.errors import ConfigError, DataError, LabelError
+from landform.tasks.answers import TARGET_LENGTH
 from landform.tasks.batching import (
     IGNORED,
+    LONGEST,
     Encoded,
     collate,
     cut_batches,
     encode,
     fit_to_model,
     longest_input,
+    position_limit,
     set_padding,
 )
 from landform.tasks.labels import LabelMap
@@ -509,6 +512,28 @@ def test_a_token_outside_the_vocabulary_is_named(word_tokenizer, tiny_model):
     encoded = encode(pair_examples(), word_tokenizer, "classification", max_length=16)
     with pytest.raises(DataError, match="here: token id 12 is outside the model's vocabulary of 9"):
         fit_to_model(encoded, tiny_model(vocab_size=9), word_tokenizer, "here")
+
+
+@pytest.mark.parametrize("where", ["hidden", "second"])
+def test_a_target_outside_the_vocabulary_is_named(word_tokenizer, tiny_model, where):
+    """Where a mask stands for it, or a second reference holds it, the inputs do not show it."""
+    row = {"input_ids": [2, 3], "labels": [IGNORED, 12 if where == "hidden" else 5]}
+    answers = None if where == "hidden" else (((5,), (12, 5)),)
+    kind = "masked-lm" if where == "hidden" else "seq2seq"
+    encoded = Encoded((row,), kind, 0, 0, answers=answers)
+    with pytest.raises(DataError, match="token id 12 is outside"):
+        fit_to_model(encoded, tiny_model(vocab_size=9), word_tokenizer, "here")
+
+
+@pytest.mark.parametrize("asked", [None, LONGEST, LONGEST + 1])
+def test_a_model_without_positions_has_a_longest_target(asked):
+    """T5 counts no positions: a million new tokens were generated one by one."""
+    model = SimpleNamespace(config=SimpleNamespace(), named_modules=lambda: ())
+    if asked == LONGEST + 1:
+        with pytest.raises(DataError, match="max_new_tokens 65537 is more than the model can take"):
+            position_limit(model, asked, "max_new_tokens")
+    else:
+        assert position_limit(model, asked, "max_new_tokens") == (asked or TARGET_LENGTH)
 
 
 def test_nothing_to_encode(word_tokenizer):

@@ -145,6 +145,8 @@ CASES = [
     ("index/train.tsv", "\t0\n", "\t7\n", "line 2, column label: '7'"),
     ("index/train.tsv", "2\t2\t0", "1\t2\t0", "line 3: the id '1' occurs twice"),
     ("index/train.tsv", "1\t1\t0", "1\tx\t0", "column qid1: 'x' is not a number"),
+    ("index/train.tsv", "1\t1\t0", "1\t²\t0", "column qid1: '²' is not a number"),
+    ("index/train.tsv", "3/1/2", "3/1/²", "'²' is neither the number of a token"),
     ("index/train.tsv", "id\tqid1\tsentence1\tqid2\tsentence2\tlabel\n", "", "a row of data where"),
     ("quora.tsv", "1\t5\t9\t", "1\t5\t", "line 3: 5 columns where 6 were expected"),
     ("quora.tsv", "Who", "Who\0", "NUL"),

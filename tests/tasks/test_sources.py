@@ -11,7 +11,14 @@ import pandas as pd
 import pytest
 
 from landform.errors import DataError
-from landform.tasks.sources import FileFormat, HubSource, read_columns, read_file, table_of
+from landform.tasks.sources import (
+    FileFormat,
+    HubSource,
+    read_columns,
+    read_document,
+    read_file,
+    table_of,
+)
 
 
 def write(path: Path, content: str | bytes) -> Path:
@@ -283,3 +290,69 @@ def test_slices_keep_their_lines(tmp_path: Path) -> None:
     assert np.array_equal(part.lines, [6, 7])  # type: ignore[arg-type]
     with pytest.raises(DataError, match="6 rows"):
         read_file(path).slice(6, None)
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.json"])
+@pytest.mark.parametrize("value", ["1" * 5000, "[" * 100_000], ids=["digits", "deep"])
+def test_json_that_python_refuses(tmp_path: Path, name: str, value: str) -> None:
+    """Both ended in a ValueError or RecursionError of the parser."""
+    body = f'{{"text": {value}}}'
+    file = write(tmp_path / name, f"[{body}]" if name.endswith(".json") else body)
+    assert "line 1: broken JSON" in fault(file)
+
+
+def test_parquet_with_a_value_that_python_cannot_hold(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    dates = pa.array([2**40], pa.timestamp("s"))
+    pq.write_table(pa.table({"text": dates}), tmp_path / "rows.parquet")
+    assert "rows.parquet is not a readable Parquet file" in fault(tmp_path / "rows.parquet")
+
+
+def test_damaged_parquet_files(tmp_path: Path) -> None:
+    """Every byte of a small file, set to another value: rows, or an error that names the file."""
+    frame = pd.DataFrame({"text": ["a", "b"], "label": [0, 1]})
+    frame.to_parquet(tmp_path / "whole.parquet", index=False)
+    whole = (tmp_path / "whole.parquet").read_bytes()
+    faults = 0
+    for place in range(0, len(whole), 3):
+        damaged = bytearray(whole)
+        damaged[place] ^= 0xFF
+        file = write(tmp_path / "rows.parquet", bytes(damaged))
+        try:
+            read_file(file)
+        except DataError as error:
+            faults += 1
+            assert "rows.parquet" in error.what
+    assert faults > len(whole) // 12
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("[1]", "no JSON object"),
+        ("{}", "an empty one"),
+        ('{"a": 1, "a": 2}', "the key 'a' is given twice"),
+        ('{"a": ', "not JSON, or cut short"),
+        ("[" * 100_000, "not JSON"),
+        (b"\xff", "line 1, byte 1"),
+    ],
+    ids=["list", "empty", "twice", "cut", "deep", "bytes"],
+)
+def test_documents(tmp_path: Path, content: str | bytes, says: str) -> None:
+    file = write(tmp_path / "d.json", content)
+    with pytest.raises(DataError, match=says) as caught:
+        read_document(file, "expected {...}")
+    assert "d.json" in caught.value.what
+    write(file, '{"a": [1]}')
+    assert read_document(file, "") == {"a": [1]}
+
+
+@pytest.mark.parametrize(("start", "stop", "rows"), [(0, 3, "1 to 3"), (2, None, "from 3 on")])
+def test_a_part_that_the_file_does_not_reach(start: int, stop: int | None, rows: str) -> None:
+    """400 rows of CoLA passed for its 527 rows in domain."""
+    table = table_of([{"text": "a"}, {"text": "b"}], "rows")
+    assert len(table.slice(0, 2)) == 2
+    with pytest.raises(DataError, match=f"has 2 rows; rows {rows} were expected"):
+        table.slice(start, stop)

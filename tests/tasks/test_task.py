@@ -472,3 +472,48 @@ def test_a_folder_beside_a_description_does_not_take_a_tasks_name(tmp_path: Path
     placed = TaskConfig(task="hans", data_dir="hans", shard="1/2").placed(tmp_path)
     assert (placed.task, placed.data_dir) == ("hans", str(tmp_path / "hans"))
     assert TaskConfig(task="dev.tsv").placed(tmp_path).task == str(tmp_path / "dev.tsv")
+
+
+@pytest.mark.parametrize("wanted", [3, "3"])
+def test_filters_find_values_as_they_are_written(wanted: Any) -> None:
+    """`--filters.year 3` found no row of a column of numbers, though it said that 3 is there."""
+    rows = [{"text": "a", "label": "x", "year": 3}, {"text": "b", "label": "y", "year": 4}]
+    task = load_task(rows, text="text", label="label", filters={"year": wanted})
+    assert task.examples("validation").texts == (("a",),)
+
+
+@pytest.mark.parametrize("wanted", ["1", 1, "Pos", "y"])
+def test_labels_are_found_one_way(wanted: Any) -> None:
+    """A code on the command line is text: `--filters.label 1`."""
+    names = ("neg", "y") if wanted == "y" else ("neg", "pos")
+    rows = [{"text": "a", "label": 0}, {"text": "b", "label": 1}]
+    options: Any = {"text": "text", "label": "label", "label_names": names}
+    task = load_task(rows, **options, filters={"label": wanted})
+    assert task.examples("validation").texts == (("b",),)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"delimiter": ";"}, "option delimiter is for text tables"),
+        ({"quoting": False}, "option quoting is for text tables"),
+        ({"skip_bad_rows": True}, "option skip_bad_rows is for text tables"),
+        ({"merge": "sum"}, "no labels are gathered"),
+    ],
+)
+def test_options_that_nothing_reads(options: dict[str, Any], says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        load_task(letters(2), text="text", label="label", label_names=("x", "y"), **options)
+
+
+def test_options_of_files_for_a_task_that_makes_its_rows() -> None:
+    with pytest.raises(ConfigError, match="option skip_bad_rows is for text tables"):
+        load_task("embedded", skip_bad_rows=True)
+
+
+def test_options_of_other_kinds() -> None:
+    rows = [{"text": "a b"}]
+    with pytest.raises(ConfigError, match="label_names does not go with kind='masked-lm'"):
+        load_task(rows, text="text", kind="masked-lm", label_names=("a", "b"))
+    with pytest.raises(ConfigError, match="mean_span does not go with denoising='guided-dropout'"):
+        load_task(rows, text="text", kind="denoising", denoising="guided-dropout", mean_span=2)

@@ -17,7 +17,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -29,6 +28,7 @@ from landform.config import Config
 from landform.errors import ConfigError, DataError, NonFiniteError
 from landform.evaluation.intervals import percentile_interval
 from landform.results import Result
+from landform.tasks.rows import read_row_file
 from landform.tasks.task import Examples, Task
 
 if TYPE_CHECKING:
@@ -208,7 +208,15 @@ def known_rows(known: Known, table: pd.DataFrame) -> np.ndarray:
     """(rows of `table`,) whether each is known to be mislabelled; `table` has row and text_id."""
     rows = table["row"].to_numpy(dtype=np.int64)
     if isinstance(known, str | os.PathLike):
-        return np.isin(table["text_id"], list(_listed(Path(known), table)))
+        listed = read_row_file(
+            known,
+            table["text_id"].tolist(),
+            where="known:",
+            missing="no scored row",
+            remedy=f"ids look like {table['text_id'].iloc[0]!r}; score that row too, or leave it "
+            "out",
+        )
+        return np.isin(np.arange(len(table)), listed)
     try:
         given = np.asarray(known if hasattr(known, "__array__") else [*known])  # type: ignore[misc]
     except (TypeError, ValueError):
@@ -250,37 +258,6 @@ def _positions(given: np.ndarray, rows: np.ndarray) -> np.ndarray:
             "scored",
         )
     return np.isin(rows, values)
-
-
-def _listed(path: Path, table: pd.DataFrame) -> dict[str, int]:
-    """The text ids in a file, with their lines."""
-    try:
-        lines = path.expanduser().read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(
-            f"known: {path} cannot be read: {error}",
-            remedy="name a text file with one text id a line",
-        ) from None
-    ids, found = set(table["text_id"]), dict[str, int]()
-    for number, line in enumerate(lines, start=1):
-        text_id = line.strip()
-        if not text_id:
-            continue
-        if text_id not in ids:
-            raise DataError(
-                f"known: {path}, line {number}: no scored row has the id {text_id!r}",
-                remedy=f"ids look like {table['text_id'].iloc[0]!r}; score that row too, or leave "
-                "it out",
-            )
-        if text_id in found:
-            raise DataError(
-                f"known: {path}, line {number}: {text_id!r} is already on line {found[text_id]}",
-                remedy="list each row once",
-            )
-        found[text_id] = number
-    if not found:
-        raise DataError(f"known: {path} lists no rows", remedy="write one text id per line")
-    return found
 
 
 # --- how good the ranking is ---------------------------------------------------------------------

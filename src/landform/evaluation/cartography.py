@@ -37,6 +37,7 @@ from landform.results import Result
 from landform.store.atomic import read_table, write_table
 from landform.store.fingerprint import fingerprint
 from landform.tasks.metrics import softmax
+from landform.tasks.rows import ROW_FILE
 from landform.tasks.task import Examples, Task
 
 if TYPE_CHECKING:
@@ -443,7 +444,7 @@ def _check_data(
     path = find_record(run)
     examples = Data(task, split).examples(None)
     # A run on a part of the rows has their list beside its record.
-    part = (path.parent / "train_rows.txt").is_file()
+    part = (path.parent / ROW_FILE).is_file()
     dynamics.check_task(examples, str(path), part=part)
     return examples.take(dynamics.rows)
 

@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
 import numpy as np
@@ -31,7 +30,7 @@ from pydantic import Field, model_validator
 from landform.config import Config
 from landform.errors import ConfigError, DataError
 from landform.evaluation.cartography import DataMap, DataMapConfig
-from landform.store.atomic import atomic_path
+from landform.tasks.rows import write_row_file
 
 __all__ = [
     "CartographyConfig",
@@ -40,7 +39,6 @@ __all__ = [
     "choose_subset",
     "export_subset",
     "parse_mix",
-    "write_rows",
 ]
 
 SubsetName = Literal[
@@ -212,22 +210,6 @@ def _mixed(
     return np.concatenate(chosen)
 
 
-def write_rows(ids: Sequence[str], path: str | os.PathLike[str]) -> Path:
-    """Write a row file: one text id a line, as `landform train --row-file` reads it.
-
-    Raises `DataError` for an id that a line cannot hold.
-    """
-    for text_id in ids:
-        if text_id != text_id.strip() or len(text_id.splitlines()) != 1:
-            raise DataError(
-                f"text id {text_id!r} cannot stand on a line of a row file",
-                remedy="use ids without line breaks and without blanks at their ends",
-            )
-    with atomic_path(path) as temporary:
-        temporary.write_text("".join(f"{text_id}\n" for text_id in ids), encoding="utf-8")
-    return Path(path)
-
-
 def export_subset(
     result: DataMap, config: SubsetConfig, path: str | os.PathLike[str]
 ) -> dict[str, Any]:
@@ -246,7 +228,7 @@ def export_subset(
         mix=parse_mix(config.mix),
         seed=config.seed,
     )
-    write_rows(ids, path)
+    write_row_file(ids, path)
     rows = result.table[result.table["text_id"].isin(set(ids))]
     said: dict[str, Any] = {"subset": config.choose, "rows": len(ids)}
     said["confidence"] = [float(rows["confidence"].min()), float(rows["confidence"].max())]

@@ -13,7 +13,7 @@ from torch import Tensor
 from landform.errors import ConfigError
 from landform.evaluation.points import PreparedData
 from landform.tasks.answers import answer_start, encode_targets
-from landform.tasks.batching import IGNORED, Batch, position_limit
+from landform.tasks.batching import IGNORED, LONGEST, Batch, position_limit
 
 __all__ = ["answer_log_likelihoods"]
 
@@ -64,7 +64,7 @@ def _targets(
 ) -> tuple[Tensor, Tensor]:
     """(K, U) token ids of the answers, -100 behind them, and which of them count (0 or 1)."""
     form = prepared.encoded.form
-    limit = position_limit(model, None, "max_target_length", 1 << 20)
+    limit = position_limit(model, None, "max_target_length", LONGEST)
     rows = encode_targets(answers, tokenizer, form, limit)
     lead = answer_start(tokenizer, form)
     width = max(map(len, rows))

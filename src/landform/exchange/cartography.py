@@ -19,6 +19,7 @@ import numpy as np
 from landform.errors import DataError
 from landform.evaluation.cartography import DataMap, TrainingDynamics, from_table
 from landform.store.atomic import atomic_path
+from landform.tasks.sources import read_document
 from landform.tasks.task import Examples
 
 __all__ = ["dynamics_of", "read_cartography", "write_cartography"]
@@ -37,7 +38,7 @@ def read_cartography(
     that is infinite.
     """
     file = Path(path)
-    document = _load(file)
+    document = read_document(file, _EXPECTED)
     rows = sorted((_position(key, file), key) for key in document)
     first = _entry(document[rows[0][1]], f"{file}: example {rows[0][1]}")
     epochs = len(first[0])
@@ -103,27 +104,6 @@ def dynamics_of(result: DataMap) -> TrainingDynamics:
 
 
 # --- checks --------------------------------------------------------------------------------------
-
-
-def _load(file: Path) -> dict[str, Any]:
-    try:
-        document = json.loads(file.read_text(encoding="utf-8"), object_pairs_hook=_unrepeated)
-    except OSError as error:
-        raise DataError(
-            f"cannot read {file}: {error.strerror or error}", remedy="check the path"
-        ) from None
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{file}: not JSON, or cut short: {error}", remedy=_EXPECTED) from None
-    if not isinstance(document, dict) or not document:
-        raise DataError(f"{file} is no cartography.json: no examples", remedy=_EXPECTED)
-    return document
-
-
-def _unrepeated(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        raise ValueError("a key is given twice")
-    return found
 
 
 def _position(key: str, file: Path) -> int:

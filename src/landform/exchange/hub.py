@@ -276,7 +276,7 @@ def _content(source: str | Path) -> tuple[str, Path, list[Path], int | None]:
     text = str(source)
     place = Path(text)
     _, at, step = text.rpartition("@")
-    if at and step.isdigit() and not place.exists():
+    if at and step.isdecimal() and not place.exists():
         found = resolve(text)
         return "checkpoint", found.path, _checkpoint_files(found.path), int(step)
     if place.is_file():

@@ -19,6 +19,7 @@ averages carries x = 1, as there.
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -34,6 +35,7 @@ from landform.geometry.knowledge import Knowledge, KnowledgeConfig, align_known,
 from landform.geometry.line import Interpolation
 from landform.store.atomic import atomic_path, file_errors
 from landform.tasks.metrics import METRICS, get_metric
+from landform.tasks.sources import read_document, read_text
 from landform.weights.distance import Distance
 
 __all__ = [
@@ -314,21 +316,13 @@ def read_knowledge(
 
 def _read_lists(file: Path) -> dict[float, tuple[list[int], list[int]]]:
     """x -> positions of score 0 and of score 1."""
-    with file_errors("read", file):
-        text = file.read_text(encoding="utf-8")
-    try:
-        document = json.loads(text)
-    except ValueError as error:
-        raise DataError(f"{file} is no JSON: {error}", remedy=_EXPECTED) from None
-    if not isinstance(document, dict) or not document:
-        raise DataError(f"{file} holds no points", remedy=_EXPECTED)
+    document = read_document(file, _EXPECTED)
     found: dict[float, tuple[list[int], list[int]]] = {}
     for key, entry in document.items():
         where = f"{file}: x = {key}"
-        try:
-            x = float(key)
-        except ValueError:
-            raise DataError(f"{where} is no position", remedy=_EXPECTED) from None
+        x = _number(key)
+        if not math.isfinite(x):
+            raise DataError(f"{where} is no position", remedy=_EXPECTED)
         if found and x <= list(found)[-1]:
             raise DataError(f"{where} comes after {list(found)[-1]}", remedy="x must rise")
         if not isinstance(entry, dict):
@@ -339,6 +333,13 @@ def _read_lists(file: Path) -> dict[float, tuple[list[int], list[int]]]:
             raise DataError(f"{where}: example {min(both)} is in zero_list and in one_list")
         found[x] = zero, one
     return found
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
 
 
 def _positions(entry: Mapping[str, Any], name: str, where: str) -> list[int]:
@@ -369,7 +370,7 @@ def _size(
     if counts.is_file():
         marks = {"test": "TEST: "}.get(file.stem.removesuffix("_data_analysis"), "DEV: |TEST ON")
         found = re.search(
-            rf"total number of data is (\d+) *\n(?:{marks})", counts.read_text(encoding="utf-8")
+            rf"total number of data is (\d{{1,18}}) *\n(?:{marks})", read_text(counts)
         )
         said = int(found[1]) if found else 0
     if said and needed > said:

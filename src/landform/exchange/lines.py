@@ -47,7 +47,7 @@ def natural_order(names: Sequence[str]) -> list[str]:
     """Names with the numbers in them in numerical order: 2 before 10."""
 
     def key(name: str) -> list[tuple[int, int | str]]:
-        return [(0, int(p)) if p.isdigit() else (1, p) for p in re.split(r"(\d+)", name) if p]
+        return [(0, int(p)) if p.isdecimal() else (1, p) for p in re.split(r"(\d+)", name) if p]
 
     return sorted(names, key=key)
 

@@ -218,7 +218,7 @@ def _weights(section: _Section, where: str) -> np.ndarray[Any, Any]:
             remedy="every '[c1, c2]' needs its table below; walk this line again",
         )
     for k, (first, second) in enumerate(given):
-        if abs(first + second - 1.0) > 1e-6:
+        if not abs(first + second - 1.0) <= 1e-6:  # NaN is no share either
             raise DataError(
                 f"{where}: the coefficients of point {k} are {first:g} and {second:g}, which do "
                 "not sum to 1",

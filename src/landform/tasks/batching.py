@@ -20,6 +20,7 @@ from torch import Tensor
 
 from landform.errors import DataError
 from landform.tasks.answers import TARGET_LENGTH, TextForm, encode_targets, references
+from landform.tasks.columns import IGNORED
 from landform.tasks.corruption import Denoising
 
 if TYPE_CHECKING:
@@ -41,8 +42,9 @@ __all__ = [
     "set_padding",
 ]
 
-IGNORED = -100
-"""Label of a position that carries no loss (the convention of torch and transformers)."""
+LONGEST = 1 << 16
+"""Tokens at which inputs are cut, and the most that a target may have, where neither tokenizer nor
+model has a limit (T5 numbers positions relative to one another)."""
 
 
 @dataclass(frozen=True)
@@ -171,8 +173,9 @@ class Batch:
 
 def position_limit(model: Any, asked: int | None, option: str, default: int = TARGET_LENGTH) -> int:
     """The length `asked` of a target or a generated text, or the default, as far as the model has
-    positions; more than that, asked for, is a `DataError` that names the option."""
-    most = int(min(_position_limits(model), default=1 << 30))
+    positions (`LONGEST` where it does not count them); more than that, asked for, is a `DataError`
+    that names the option."""
+    most = int(min(_position_limits(model), default=LONGEST))
     if asked is not None and asked > most:
         raise DataError(
             f"{option} {asked} is more than the model can take ({most} tokens)",
@@ -189,7 +192,7 @@ def longest_input(tokenizer: PreTrainedTokenizerBase, model: Any, asked: int | N
             f"max_length {asked} is more than the model can take ({most} tokens)",
             remedy=f"use max_length <= {most}",
         )
-    return asked or min(most, 1 << 16)
+    return asked or min(most, LONGEST)
 
 
 def _position_limits(model: Any) -> Iterator[int]:
@@ -244,8 +247,10 @@ def fit_to_model(
     """
     vocabulary = _vocabulary(model)
     largest = max(max(row["input_ids"]) for row in encoded.rows)
-    if encoded.kind == "seq2seq":  # the hidden tokens of a text stand in its target
+    if encoded.kind in ("masked-lm", "seq2seq"):  # the hidden tokens of a text stand in its target
         largest = max(largest, *(max(row["labels"], default=0) for row in encoded.rows))
+        targets = (target for answers in encoded.answers or () for target in answers)
+        largest = max(largest, max(map(max, targets), default=0))
     if largest >= vocabulary:
         raise DataError(
             f"{where}: token id {largest} is outside the model's vocabulary of {vocabulary}",
@@ -299,47 +304,42 @@ def encode(
     if not len(examples):
         raise DataError("there are no examples to encode", remedy="choose a split with rows")
     masking: Masking | Denoising | None = None
-    answers, noise = None, examples.noise
+    answers = None
     if kind == "token-classification":
         rows, cut = _encode_words(examples, tokenizer, max_length)
     else:
         rows, cut = _encode_texts(examples, tokenizer, max_length)
-        if kind in ("classification", "regression"):
-            cast = float if kind == "regression" else int
-            for row, label in zip(rows, examples.labels, strict=True):
-                row["labels"] = cast(label)
-        elif kind == "causal-lm":
-            for row in rows:
-                row["labels"] = list(row["input_ids"])
-        elif kind == "masked-lm":
-            masking = _masking(rows, tokenizer, mask_rate if noise is None else noise.rate)
-            for i, row in enumerate(rows):
-                row.update(masking.hide(i, mask_seed))
-        elif noise is not None:
-            masking = Denoising.of(rows, tokenizer, noise, examples.ids)
-            # The other inputs of the tokenizer belong to the text before it was corrupted.
-            rows = [dict(masking.hide(i, mask_seed)) for i in range(len(rows))]
-        elif kind == "seq2seq":
-            if max_target_length is None and examples.form is not None:
-                max_target_length = examples.form.max_target_length or TARGET_LENGTH
-            answers, shortened = _targets(examples, tokenizer, max_target_length or max_length)
-            cut |= shortened
-            for row, targets in zip(rows, answers, strict=True):
-                row["labels"] = list(targets[0])
+    if kind in ("classification", "regression"):
+        cast = float if kind == "regression" else int
+        _add_labels(rows, [cast(label) for label in examples.labels])
+    elif kind == "causal-lm":
+        _add_labels(rows, [list(row["input_ids"]) for row in rows])
+    elif kind == "masked-lm":
+        rate = mask_rate if examples.noise is None else examples.noise.rate
+        masking = _masking(rows, tokenizer, rate)
+        rows = [{**row, **masking.hide(i, mask_seed)} for i, row in enumerate(rows)]
+    elif kind == "seq2seq" and examples.noise is not None:
+        masking = Denoising.of(rows, tokenizer, examples.noise, examples.ids)
+        # The other inputs of the tokenizer belong to the text before it was corrupted.
+        rows = [dict(masking.hide(i, mask_seed)) for i in range(len(rows))]
+    elif kind == "seq2seq":
+        if max_target_length is None and examples.form is not None:
+            max_target_length = examples.form.max_target_length or TARGET_LENGTH
+        answers, shortened = _targets(examples, tokenizer, max_target_length or max_length)
+        cut |= shortened
+        _add_labels(rows, [list(targets[0]) for targets in answers])
+        if max(map(len, answers)) == 1:
+            answers = None
     for row in rows:
         row.pop("special_tokens_mask", None)
     pad = tokenizer.pad_token_id
-    if answers is not None and max(map(len, answers)) == 1:
-        answers = None
-    return Encoded(
-        tuple(rows),
-        kind,
-        pad if isinstance(pad, int) else 0,
-        len(cut),
-        masking,
-        answers,
-        examples.form,
-    )
+    pad_id = pad if isinstance(pad, int) else 0
+    return Encoded(tuple(rows), kind, pad_id, len(cut), masking, answers, examples.form)
+
+
+def _add_labels(rows: Sequence[dict[str, Any]], labels: Sequence[Any]) -> None:
+    for row, label in zip(rows, labels, strict=True):
+        row["labels"] = label
 
 
 def _encode_texts(

@@ -15,6 +15,7 @@ from landform.tasks.sources import Table
 __all__ = [
     "IGNORED",
     "class_codes",
+    "class_finder",
     "infer_kind",
     "infer_label_names",
     "normalised",
@@ -27,9 +28,10 @@ __all__ = [
 ]
 
 IGNORED = -100
-"""The label of a token that takes no part in the loss."""
+"""The label of a token that takes no part in the loss (the convention of torch, transformers)."""
 
-_INTEGER = re.compile(r"[+-]?\d+(\.0*)?\Z")
+# No codes are longer; int() refuses thousands of digits, and float() makes them infinite.
+_INTEGER = re.compile(r"([+-]?\d{1,18})(\.0*)?\Z")
 _SEPARATORS = re.compile(r"[\s_\-]+")
 _MANY_CLASSES = 1000
 
@@ -159,15 +161,16 @@ def _written(value: Any) -> str | None:
         return value.strip() or None
     if _is_missing(value):
         return None
-    if isinstance(value, bool | np.bool_):
+    if isinstance(value, int | np.integer | np.bool_):
         return str(int(value))
-    if isinstance(value, int | float | np.number) and float(value).is_integer():
+    if isinstance(value, float | np.floating) and float(value).is_integer():
         return str(int(value))
     return str(value)
 
 
 def _code(text: str) -> int | None:
-    return int(float(text)) if _INTEGER.match(text) else None
+    found = _INTEGER.match(text)
+    return int(found[1]) if found else None
 
 
 def _number(text: str) -> float | None:
@@ -266,8 +269,19 @@ def _no_label(table: Table, row: int, label: str) -> DataError:
     )
 
 
+def class_finder(names: Sequence[str]) -> Callable[[Any], int | None]:
+    """From a label to its class: by name, by normalised name, then by integer code; None for what
+    is no label of the task."""
+    find = _coder(names)
+
+    def found(value: Any) -> int | None:
+        text = _written(value)
+        return None if text is None else find(text)
+
+    return found
+
+
 def _coder(names: Sequence[str]) -> Callable[[str], int | None]:
-    """From a written label to its class: by name, by normalised name, then by integer code."""
     exact = {name: index for index, name in enumerate(names)}
     loose: dict[str, int] = {}
     for index, name in enumerate(names):

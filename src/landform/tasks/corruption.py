@@ -21,6 +21,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from landform.errors import DataError
+from landform.tasks.columns import IGNORED
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -123,7 +124,7 @@ class Denoising:
         """`input_ids` and `labels` of an example, spans drawn from `seed` and its ids alone."""
         tokens, before, after = self.originals[row]
         if not tokens:  # nothing but special tokens: nothing to ask for
-            return {"input_ids": [*before, *after], "labels": [-100]}
+            return {"input_ids": [*before, *after], "labels": [IGNORED]}
         digest = hashlib.sha256(f"{seed}:{list(tokens)}".encode()).digest()
         spans = self.noise.spans(len(tokens), random.Random(int.from_bytes(digest[:8], "big")))
         inputs, labels, end = list(before), list(self.lead), 0

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any
 
 from landform.errors import ConfigError, DataError, MissingExtraError
 from landform.results import Result
-from landform.tasks.sources import read_text
+from landform.tasks.sources import any_field_size, read_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -48,7 +48,8 @@ MD5: Mapping[str, str] = {
 Tokenize = Callable[[str], Sequence[str]]
 _QUORA = ("id", "qid1", "qid2", "question1", "question2", "is_duplicate")
 _INDEX = ("id", "qid1", "sentence1", "qid2", "sentence2", "label")
-_ELSEWHERE = re.compile(r"\(\s*(\d+)\s*,\s*(\d+)\s*\)")
+_NUMBER = re.compile(r"[0-9]{1,18}")
+_ELSEWHERE = re.compile(r"\(\s*([0-9]{1,18})\s*,\s*([0-9]{1,18})\s*\)")
 
 
 # --- words --------------------------------------------------------------------------------------
@@ -213,8 +214,7 @@ class _IndexRow:
 def _table(path: Path, names: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
     """Place and fields of every row after the header; double quotes may enclose a field."""
     text = read_text(path)
-    before = csv.field_size_limit(max(len(text) + 1, csv.field_size_limit()))
-    try:
+    with any_field_size(len(text) + 1):
         # Not strict: Quora's file has fields that go on after a closing quote.
         reader = csv.reader(io.StringIO(text, newline=""), delimiter="\t")
         start = 1
@@ -227,17 +227,15 @@ def _table(path: Path, names: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
                 )
             if number:
                 yield place, row
-            elif row[1].strip().isdigit():
+            elif _NUMBER.fullmatch(row[1].strip()):
                 raise DataError(
                     f"{place}: a row of data where the header was expected",
                     remedy=f"the first line names the columns: {', '.join(names)}",
                 )
-    finally:
-        csv.field_size_limit(before)
 
 
 def _number(text: str, place: str, name: str) -> int:
-    if not text.strip().isdigit():
+    if not _NUMBER.fullmatch(text.strip()):
         raise DataError(
             f"{place}, column {name}: {text[:40]!r} is not a number",
             remedy="check that the file is the one that was released",
@@ -262,7 +260,7 @@ def _index_rows(path: Path) -> Iterator[_IndexRow]:
 
 def _word(text: str, qid: int, place: str) -> tuple[tuple[int, int], ...]:
     """`4`: token 4 of the sentence's own question. `(17, 4):(9, 0)`: two tokens as one word."""
-    if text.isdigit():
+    if _NUMBER.fullmatch(text):
         return ((qid, int(text)),)
     parts = [_ELSEWHERE.fullmatch(part) for part in text.split(":")]
     if not all(parts):

@@ -1,4 +1,6 @@
-"""Which rows a split is made of: merged splits cut anew, a random order, a percentage.
+"""Which rows a split is made of: merged splits cut anew, a random order, a percentage, a list.
+
+A row file lists rows by their text ids, one a line; blank lines do not count.
 
 Everything is drawn from `random.Random.random`, whose sequence Python guarantees, so a seed gives
 the same rows on every machine.
@@ -6,21 +8,37 @@ the same rows on every machine.
 
 from __future__ import annotations
 
+import os
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 from landform.errors import DataError
+from landform.store.atomic import atomic_path
 
 if TYPE_CHECKING:
     from landform.tasks.task import Examples
 
-__all__ = ["Resplit", "merged", "part_of", "share", "shuffled"]
+__all__ = [
+    "ROW_FILE",
+    "Resplit",
+    "check_row_ids",
+    "merged",
+    "part_of",
+    "read_row_file",
+    "share",
+    "shuffled",
+    "write_row_file",
+]
+
+ROW_FILE = "train_rows.txt"
+"""The row file that a run on a part of the rows has in its directory."""
 
 
 def shuffled(size: int, seed: int, what: str = "shuffle") -> list[int]:
@@ -110,3 +128,70 @@ def merged(pieces: Mapping[str, Examples]) -> Examples:
         parts[0].form,
         parts[0].noise,
     )
+
+
+# --- row files ------------------------------------------------------------------------------------
+
+
+def check_row_ids(ids: Iterable[str]) -> None:
+    """Raise `DataError` for a text id that cannot stand on a line."""
+    for text_id in ids:
+        if not text_id.strip() or "\n" in text_id or "\r" in text_id:
+            raise DataError(
+                f"text id {text_id!r} cannot stand on a line of a row file",
+                remedy="use ids that are not blank and have no line breaks",
+            )
+
+
+def write_row_file(ids: Iterable[str], path: str | os.PathLike[str]) -> Path:
+    """Write a row file, whole or not at all; `DataError` for an id that a line cannot hold."""
+    listed = list(ids)
+    check_row_ids(listed)
+    with atomic_path(path) as temporary:
+        temporary.write_bytes("".join(f"{text_id}\n" for text_id in listed).encode())
+    return Path(path)
+
+
+def read_row_file(
+    path: str | os.PathLike[str],
+    ids: Sequence[str],
+    *,
+    where: str = "row_file",
+    missing: str = "no row",
+    remedy: str | None = None,
+) -> list[int]:
+    """Positions in `ids` of the rows that a row file lists, ascending.
+
+    Blanks around an id count only where an id of that spelling is known. Raises `DataError`, which
+    begins with `where`, for a file that cannot be read or lists nothing, and naming the line of an
+    id that is not among `ids` ("`missing` has the id ...", with `remedy`) or is listed twice.
+    """
+    try:
+        text = Path(path).expanduser().read_bytes().decode("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(
+            f"{where} {path} cannot be read: {error}", remedy="name a text file with one id a line"
+        ) from None
+    place = {text_id: row for row, text_id in enumerate(ids)}
+    chosen: dict[int, int] = {}
+    # Not str.splitlines: it also breaks at U+2028 and others that occur inside text.
+    for number, line in enumerate(text.split("\n"), start=1):
+        written = line.removesuffix("\r")
+        text_id = written if written in place else written.removeprefix("\ufeff").strip()
+        if not text_id:
+            continue
+        if text_id not in place:
+            raise DataError(
+                f"{where} {path}, line {number}: {missing} has the id {text_id!r}",
+                remedy=remedy or f"ids look like {ids[0]!r}",
+            )
+        row = place[text_id]
+        if row in chosen:
+            raise DataError(
+                f"{where} {path}, line {number}: {text_id!r} is already on line {chosen[row]}",
+                remedy="list each row once",
+            )
+        chosen[row] = number
+    if not chosen:
+        raise DataError(f"{where} {path} lists no rows", remedy="write one text id per line")
+    return sorted(chosen)

@@ -33,9 +33,12 @@ __all__ = [
     "MemorySource",
     "Source",
     "Table",
+    "any_field_size",
     "is_plain_text",
+    "is_text_table",
     "missing_column",
     "read_columns",
+    "read_document",
     "read_file",
     "read_text",
     "table_of",
@@ -52,6 +55,11 @@ PLAIN_TEXT = "text"
 def is_plain_text(path: Path) -> bool:
     """Whether a file's name leaves open that it holds text and no table: .txt, .raw, ..."""
     return path.suffix.lower() not in SUFFIXES or path.suffix.lower() == ".txt"
+
+
+def is_text_table(path: Path) -> bool:
+    """Whether a file's name says that it is a table of delimited text: .csv, .tsv, .txt."""
+    return path.suffix.lower() in _DELIMITERS
 
 
 @dataclass(frozen=True)
@@ -103,9 +111,10 @@ class Table:
 
     def slice(self, start: int, stop: int | None) -> Table:
         """Rows `start` to `stop`; an error when the source does not reach that far."""
-        if start >= len(self) and start > 0:
+        if (start >= len(self) and start > 0) or (stop is not None and stop > len(self)):
+            rows = f"from {start + 1} on" if stop is None else f"{start + 1} to {stop}"
             raise DataError(
-                f"{self.origin} has {len(self)} rows; rows from {start + 1} on were expected",
+                f"{self.origin} has {len(self)} rows; rows {rows} were expected",
                 remedy="check that the file is complete",
             )
         lines = None if self.lines is None else self.lines[start:stop]
@@ -216,6 +225,30 @@ def _opened(path: Path) -> Iterator[io.BufferedReader]:
         raise DataError(
             f"{path} cannot be read: {error.strerror or error}", remedy="check its permissions"
         ) from None
+
+
+def read_document(path: str | Path, expected: str) -> dict[str, Any]:
+    """The object in a JSON file, in which no key is given twice.
+
+    Raises `DataError` that names the file for anything else; `expected` is its remedy.
+    """
+    file = Path(path)
+    try:
+        document = json.loads(read_text(file), object_pairs_hook=_unrepeated)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{file}: not JSON, or cut short: {error}", remedy=expected) from None
+    if not isinstance(document, dict) or not document:
+        raise DataError(f"{file} holds no JSON object, or an empty one", remedy=expected)
+    return document
+
+
+def _unrepeated(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the key {twice[:40]!r} is given twice")
+    return found
 
 
 def read_text(path: str | Path) -> str:
@@ -359,8 +392,9 @@ def _split_plain(path: Path, text: str, delimiter: str) -> _Rows:
 
 
 @contextmanager
-def _any_field_size(size: int) -> Iterator[None]:
-    # The csv module refuses fields above 128 KiB, which documents exceed.
+def any_field_size(size: int) -> Iterator[None]:
+    """Fields of up to `size` characters; the csv module refuses those above 128 KiB, which
+    documents exceed."""
     before = csv.field_size_limit(max(size, csv.field_size_limit()))
     try:
         yield
@@ -373,7 +407,7 @@ def _split_quoted(path: Path, text: str, delimiter: str) -> _Rows:
     starts: list[int] = []
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     start = 1
-    with _any_field_size(len(text) + 1):
+    with any_field_size(len(text) + 1):
         try:
             for row in reader:
                 rows.append(row)
@@ -441,8 +475,8 @@ def _read_json(
     if path.suffix.lower() == ".json" and body.startswith("["):
         try:
             records = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise _broken_json(path, error.lineno, error) from None
+        except (ValueError, RecursionError) as error:
+            raise _broken_json(path, getattr(error, "lineno", 1), error) from None
         for index, record in enumerate(records):
             if not isinstance(record, dict):
                 raise _not_an_object(f"{path}, record {index + 1}", record)
@@ -461,7 +495,7 @@ def _json_lines(path: Path, text: str) -> tuple[list[dict[str, Any]], np.ndarray
             continue
         try:
             record = json.loads(line)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:
             raise _broken_json(path, number, error) from None
         if not isinstance(record, dict):
             raise _not_an_object(f"{path}, line {number}", record)
@@ -470,9 +504,11 @@ def _json_lines(path: Path, text: str) -> tuple[list[dict[str, Any]], np.ndarray
     return records, np.asarray(numbers, dtype=np.int64)
 
 
-def _broken_json(path: Path, line: int, error: json.JSONDecodeError) -> DataError:
+def _broken_json(path: Path, line: int, error: Exception) -> DataError:
+    # Beside what is no JSON: a number of thousands of digits, a list in a list in a list in ...
+    place = f" at character {error.colno}" if isinstance(error, json.JSONDecodeError) else ""
     return DataError(
-        f"{path}, line {line}: broken JSON at character {error.colno} ({error.msg})",
+        f"{path}, line {line}: broken JSON{place} ({getattr(error, 'msg', error)})",
         remedy="write one JSON object per line (.jsonl), or one array of objects (.json)",
     )
 
@@ -497,41 +533,42 @@ def _table_of_records(
     return Table(_frame(values, len(records)), origin, lines)
 
 
-def _open_parquet(path: Path) -> Any:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    _check_file(path)
-    try:
-        return pq.ParquetFile(path)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise _broken_parquet(path, error) from None
-
-
-def _broken_parquet(path: Path, error: Exception) -> DataError:
-    return DataError(
-        f"{path} is not a readable Parquet file: {str(error).splitlines()[0]}",
-        remedy="the file may be truncated or of another format: write or download it again",
-    )
-
-
-def _read_parquet(path: Path, columns: Sequence[str] | None, optional: Sequence[str]) -> Table:
+@contextmanager
+def _parquet_errors(path: Path) -> Iterator[None]:
     import pyarrow as pa
 
-    file = _open_parquet(path)
-    wanted = list(_chosen(file.schema_arrow.names, columns, optional, str(path)))
     try:
-        data = file.read(columns=wanted)
-        if data.num_rows == 0:
-            raise DataError(f"{path} has no rows", remedy="empty data cannot be used: add rows")
-        values = {name: data.column(name).to_pylist() for name in wanted}
+        yield
     except UnicodeDecodeError as error:
         raise DataError(
             f"{path}: a text value is not valid UTF-8 ({error.reason})",
             remedy="write the file again with UTF-8 text",
         ) from None
-    except (pa.ArrowInvalid, OSError) as error:
-        raise _broken_parquet(path, error) from None
+    # Beside Arrow's own errors, those of values that Python cannot hold (a year 300000).
+    except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
+        raise DataError(
+            f"{path} is not a readable Parquet file: "
+            f"{next(iter(str(error).splitlines()), type(error).__name__)}",
+            remedy="the file may be truncated or of another format: write or download it again",
+        ) from None
+
+
+def _open_parquet(path: Path) -> Any:
+    import pyarrow.parquet as pq
+
+    _check_file(path)
+    with _parquet_errors(path):
+        return pq.ParquetFile(path)
+
+
+def _read_parquet(path: Path, columns: Sequence[str] | None, optional: Sequence[str]) -> Table:
+    file = _open_parquet(path)
+    wanted = list(_chosen(file.schema_arrow.names, columns, optional, str(path)))
+    with _parquet_errors(path):
+        data = file.read(columns=wanted)
+        values = {name: data.column(name).to_pylist() for name in wanted}
+    if data.num_rows == 0:
+        raise DataError(f"{path} has no rows", remedy="empty data cannot be used: add rows")
     return Table(_frame(values, data.num_rows), str(path))
 
 

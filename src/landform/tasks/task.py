@@ -40,6 +40,7 @@ from landform.tasks.sources import (
     Source,
     Table,
     is_plain_text,
+    is_text_table,
     missing_column,
     table_of,
 )
@@ -588,27 +589,34 @@ class Task:
         if "label" in wanted and self.kind == "classification":
             wanted["label"] = tuple(map(self._label_index, wanted["label"]))
         for name, values in wanted.items():
-            known = {str(value) for value in examples.column(name)}
-            for value in values if name != "label" else ():
-                if str(value) not in known:
-                    guess = nearest(str(value), known)
-                    raise DataError(
-                        f"filter {name} = {value!r}: no row of task {self.name!r} has this value",
-                        remedy=(f"did you mean {guess!r}? " if guess else "")
-                        + f"Values: {_values(known)}",
-                    )
+            if name != "label":
+                wanted[name] = self._found(examples, name, values)
         return examples.filter(**wanted) if wanted else examples
 
+    def _found(self, examples: Examples, name: str, values: Sequence[Any]) -> tuple[Any, ...]:
+        """The values of a column that are written like those wanted: 3 of a JSON file is "3" on a
+        command line."""
+        known: dict[str, list[Any]] = {}
+        for cell in dict.fromkeys(examples.column(name)):
+            known.setdefault(str(cell), []).append(cell)
+        for value in values:
+            if str(value) not in known:
+                guess = nearest(str(value), known)
+                raise DataError(
+                    f"filter {name} = {value!r}: no row of task {self.name!r} has this value",
+                    remedy=(f"did you mean {guess!r}? " if guess else "")
+                    + f"Values: {_values(known)}",
+                )
+        return tuple(cell for value in values for cell in known[str(value)])
+
     def _label_index(self, value: str | int | float) -> int:
-        loose = {columns.normalised(name): index for index, name in enumerate(self.label_names)}
-        if isinstance(value, str) and columns.normalised(value) in loose:
-            return loose[columns.normalised(value)]
-        if not isinstance(value, str) and value in range(len(self.label_names)):
-            return int(value)
-        raise ConfigError(
-            f"filter label = {value!r}: not a label of task {self.name!r}",
-            remedy=f"labels: {', '.join(self.label_names)}",
-        )
+        index = columns.class_finder(self.label_names)(value)
+        if index is None:
+            raise ConfigError(
+                f"filter label = {value!r}: not a label of task {self.name!r}",
+                remedy=f"labels: {', '.join(self.label_names)}",
+            )
+        return index
 
 
 # --------------------------------------------------------------------------------------- loading
@@ -800,6 +808,18 @@ def _refuse(config: TaskConfig, names: Sequence[str], reason: str, remedy: str) 
         raise ConfigError(f"option {given[0]} {reason}", remedy=remedy)
 
 
+def _check_format(config: TaskConfig, source: Source) -> None:
+    """Refuse options of text tables for rows that come from no text table."""
+    tables = isinstance(source, FileSource) and any(map(is_text_table, source.files.values()))
+    if not tables or (isinstance(source, FileSource) and source.form.plain is not None):
+        given = [n for n in ("quoting", "delimiter") if getattr(config, n) is not None]
+        given += ["skip_bad_rows"] if config.skip_bad_rows else []
+        if given:
+            raise ConfigError(
+                f"option {given[0]} is for text tables (.csv, .tsv, .txt)", remedy="leave it out"
+            )
+
+
 _KIND_OPTIONS: Mapping[str, tuple[str, ...]] = {
     "text-to-text": (
         *("file_prefix", "one_prefix", "task_prefix", "sentinel", "lowercase", "bos"),
@@ -825,6 +845,10 @@ def _check_kind_options(config: TaskConfig) -> None:
         refuse("percent_of", "needs percent", ", or give percent=")
     for name in ("resplit_seed", "resplit_of") if config.resplit is None else ():
         refuse(name, "needs resplit", ", or give resplit=20")
+    if config.kind in CORPUS_KINDS:
+        refuse("label_names", f"does not go with kind={config.kind!r}, which has no labels", "")
+    if config.denoising == "guided-dropout":
+        refuse("mean_span", "does not go with denoising='guided-dropout'", "")
 
 
 def _noise(config: TaskConfig) -> Noise | None:
@@ -891,6 +915,7 @@ def _text_task(config: TaskConfig, values: Mapping[str, Table] | None) -> Task:
             " label=",
         )
     if config.files is not None:
+        _refuse(config, ["task"], "was given beside files", "leave one of them out")
         source = source_of_files(_named_files(config.files), config)
     else:
         source = source_of_folder(_path(config.task or ""), config)
@@ -923,6 +948,7 @@ def _own_task(config: TaskConfig, source: Source, name: str) -> Task:
     _refuse(config, ["data_dir"], "needs a catalogue task", "name the files themselves")
     if not isinstance(source, HubSource):
         _refuse(config, ["subset", "revision"], "needs a hub data set", "leave it out")
+    _check_format(config, source)
     splits = source.splits
     plain = isinstance(source, FileSource) and source.form.plain is not None
     text = (PLAIN_TEXT,) if plain else config.text
@@ -1042,6 +1068,12 @@ def _must_look(config: TaskConfig) -> bool:
 
 def _checked_groups(task: Task) -> Task:
     groups = task.label_groups
+    if groups is None and task.config.merge is not None:
+        raise ConfigError(
+            "option merge says how the logits of gathered labels become one, and no labels are"
+            " gathered",
+            remedy="leave it out, or give label_groups",
+        )
     if groups is not None and set(groups) != set(task.label_names):
         raise LabelError(
             f"label_groups names {', '.join(groups)}; the labels of task {task.name!r} are"
@@ -1059,6 +1091,7 @@ def _catalogue_task(config: TaskConfig, name: str, entry: Entry) -> Task:
         "leave it out; for other columns give the files as {'train': path, 'validation': path}",
     )  # fmt: skip
     source, layout = _catalogue_source(config, name, entry)
+    _check_format(config, source)
     if corpus:
         entry, layout = (
             _without_labels(entry, cast(Kind, _kind_of_head(config.kind))),

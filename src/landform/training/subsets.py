@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 
 from landform.errors import ConfigError, DataError
+from landform.tasks.rows import check_row_ids, read_row_file
 from landform.tasks.task import Examples
 from landform.training.options import TrainConfig
 
@@ -21,10 +20,17 @@ def choose_rows(
     Rows are the first of one permutation under `subset_seed`, so that a smaller choice is part of
     a larger one; stratified, the same within every label, with counts rounded by largest
     remainder. With `part` they are chosen among the rows of that part (see `part_rows`). Raises
-    `DataError` where nothing is left.
+    `DataError` where nothing is left, and for rows that a row file cannot list.
     """
+    chosen = _chosen(examples, config, classes=classes)
+    if chosen is not None:  # the run will list them
+        check_row_ids(examples.ids[row] for row in chosen)
+    return chosen
+
+
+def _chosen(examples: Examples, config: TrainConfig, *, classes: bool) -> tuple[int, ...] | None:
     if config.row_file is not None:
-        return _listed(examples, config.row_file)
+        return tuple(read_row_file(config.row_file, examples.ids, missing="no training row"))
     labels = np.asarray(examples.labels) if classes else None
     whole = np.arange(len(examples))
     if config.part is not None:
@@ -107,33 +113,3 @@ def _shares(labels: np.ndarray, count: int) -> dict[int, int]:
     largest = np.argsort(-(exact - shares), kind="stable")[: count - int(shares.sum())]
     shares[largest] += 1
     return dict(zip(values.tolist(), shares.tolist(), strict=True))
-
-
-def _listed(examples: Examples, path: Path) -> tuple[int, ...]:
-    try:
-        lines = path.expanduser().read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(
-            f"row_file {path} cannot be read: {error}", remedy="name a text file with one id a line"
-        ) from None
-    where = {text_id: row for row, text_id in enumerate(examples.ids)}
-    chosen: dict[int, int] = {}
-    for number, line in enumerate(lines, start=1):
-        text_id = line.strip()
-        if not text_id:
-            continue
-        if text_id not in where:
-            raise DataError(
-                f"row_file {path}, line {number}: no training row has the id {text_id!r}",
-                remedy=f"ids look like {examples.ids[0]!r}",
-            )
-        row = where[text_id]
-        if row in chosen:
-            raise DataError(
-                f"row_file {path}, line {number}: {text_id!r} is already on line {chosen[row]}",
-                remedy="list each row once",
-            )
-        chosen[row] = number
-    if not chosen:
-        raise DataError(f"row_file {path} lists no rows", remedy="one text id per line")
-    return tuple(sorted(chosen))
