@@ -15,7 +15,7 @@ from landform.errors import ConfigError, DataError, NonFiniteError, SpaceMismatc
 from landform.evaluation.field import Field
 from landform.evaluation.points import Data, PointsWork
 from landform.geometry.curves import barrier_height
-from landform.geometry.descent import Descent, slices
+from landform.geometry.descent import Descent
 from landform.geometry.fitting import (
     CurveConfig,
     CurveShape,
@@ -169,7 +169,7 @@ def test_gradient_of_the_bends_against_autograd_through_the_mixing(ends, task, k
 def test_only_the_chosen_tensors_move(ends, task):
     field, fixed, config = open_field(ends, task, bends=2)
     chosen = field.space.subspace(("*layer.0*",))
-    where = slices(field.space, chosen)
+    where = field.space.spans(chosen.names)
     assert sum(stop - start for start, stop in where) == chosen.numel < field.space.numel
     descent = Descent(field, fixed, shape_of(config), config, where)
     for _ in range(3):

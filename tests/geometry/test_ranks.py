@@ -74,5 +74,5 @@ def test_bad_values():
         rank_correlation([1, 2], [1, 2])
     with pytest.raises(DataError, match="control"):
         rank_correlation([1, 2, 3, 4], [1, 2, 4, 3], [1, 2])
-    with pytest.raises(NonFiniteError, match="entry 1"):
+    with pytest.raises(NonFiniteError, match="x: checkpoint 1 has nan"):
         rank_correlation([1, np.nan, 3], [1, 2, 3])

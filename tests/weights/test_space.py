@@ -161,6 +161,17 @@ def test_groups_have_the_names_people_expect(tiny_model):
     assert [r.name.rpartition(".")[2] for r in sub] == ["weight", "bias"]
 
 
+def test_spans_are_where_tensors_lie_joined_where_they_touch():
+    names, shapes = ("a", "b", "c", "d", "e"), ((2, 3), (4,), (1,), (5,), ())
+    space = ParameterSpace(names, shapes, torch.float32)
+    views = space.unflatten(torch.arange(space.numel, dtype=torch.float32))
+    for chosen, joined in ((("b", "a"), 1), (("a", "c", "e"), 3), (("c", "d", "e"), 1), ((), 0)):
+        found = space.spans(chosen)
+        assert len(found) == joined
+        entries = [k for start, stop in found for k in range(start, stop)]
+        assert entries == [int(k) for n in names if n in chosen for k in views[n].reshape(-1)]
+
+
 def test_attention_heads_are_the_right_slices(tiny_model):
     """Zeroing a head's output columns and another head's inputs: only that head must matter."""
     model = tiny_model()

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any, Literal, Protocol
@@ -376,7 +376,7 @@ class FitWork:
             fixed,
             self.shape,
             self.config,
-            slices(space, chosen),
+            space.spans(chosen.names),
             shapes=chosen.shapes,
             fresh=partial(self._fresh, opened) if self.fresh else None,
         )
@@ -517,24 +517,6 @@ class FitWorker:
         so_far = [] if self.best is None else [self.best[0]]
         if best_of([*so_far, mean], higher=metric.higher_is_better) == len(so_far):
             self.best = (mean, self.loop.step, self.loop.free.cpu().clone())
-
-
-def slices(space: ParameterSpace, chosen: ParameterSpace) -> list[tuple[int, int]] | None:
-    """Where the tensors of a subspace lie in the flat vector, joined where they touch."""
-    return None if chosen.names == space.names else spans(space, chosen.names)
-
-
-def spans(space: ParameterSpace, names: Collection[str]) -> list[tuple[int, int]]:
-    """Where these tensors lie in the flat vector, joined where they touch."""
-    wanted, found = set(names), list[tuple[int, int]]()
-    for name, start, size in zip(space.names, space.offsets, space.sizes, strict=True):
-        if name not in wanted:
-            continue
-        if found and found[-1][1] == start:
-            found[-1] = (found[-1][0], start + size)
-        else:
-            found.append((start, start + size))
-    return found
 
 
 def check_apart(checkpoints: Sequence[Checkpoint], points: Sequence[Tensor]) -> None:

@@ -35,7 +35,7 @@ from landform.evaluation.evaluate import headline
 from landform.evaluation.field import Field
 from landform.evaluation.points import Data, PointsConfig, PointsWork, PointsWorker, unpack
 from landform.geometry.compared import metric_row, paired_differences
-from landform.geometry.descent import FitWork, check_apart, history_table, run_fit, spans
+from landform.geometry.descent import FitWork, check_apart, history_table, run_fit
 from landform.geometry.fitted import check_target, save_point
 from landform.geometry.fitting import ONLY_ROWS, SAME_ROWS, Named
 from landform.geometry.line import as_data_or_only, data_sets
@@ -139,7 +139,7 @@ class MixConfig(SelectConfig, LoopConfig):
 def group_spans(space: ParameterSpace, groups: GroupName) -> dict[str, list[tuple[int, int]]]:
     """Where the groups of a kind lie in the flat vector."""
     return {
-        name: spans(space, {region.name for region in regions})
+        name: space.spans({region.name for region in regions})
         for name, regions in space.groups(groups).items()
     }
 

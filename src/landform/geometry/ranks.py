@@ -13,9 +13,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import rankdata
 
-from landform.errors import ConfigError, DataError, NonFiniteError
+from landform.errors import ConfigError, DataError
 from landform.evaluation.intervals import known_interval, resample_counts
-from landform.geometry.statistics import partial_correlation
+from landform.geometry.statistics import finite_values, partial_correlation, pearson
 
 __all__ = ["RankCorrelation", "holm", "rank_correlation"]
 
@@ -55,18 +55,18 @@ def rank_correlation(
     N! of them up to N = 8, else (b + 1) / (m + 1) of m seeded ones. Raises `DataError` on lengths
     and `NonFiniteError` naming the entry.
     """
-    a, b = _finite(x, "x"), _finite(y, "y")
+    a, b = finite_values(x, "x"), finite_values(y, "y")
     n = len(a)
     if len(b) != n or n < 3:
         raise DataError(f"{n} and {len(b)} values: 3 or more pairs are needed")
     if permutations < 1:
         raise ConfigError(f"permutations={permutations} must be at least 1")
-    rho = _pearson(rankdata(a), rankdata(b))
+    rho = pearson(rankdata(a), rankdata(b))
     if np.isnan(rho):
         return RankCorrelation(rho, rho, rho, 1.0, rho, n)
     partial = float("nan")
     if control is not None and n > 3:
-        held = _finite(control, "control")
+        held = finite_values(control, "control")
         if len(held) != n:
             raise DataError(f"{len(held)} values of the control for {n} pairs")
         partial = partial_correlation(rankdata(a), rankdata(b), rankdata(held))
@@ -84,28 +84,12 @@ def holm(p_values: npt.ArrayLike) -> np.ndarray:
     return adjusted
 
 
-def _finite(values: npt.ArrayLike, name: str) -> np.ndarray:
-    found = np.asarray(values, dtype=np.float64)
-    bad = np.flatnonzero(~np.isfinite(found))
-    if found.ndim != 1 or len(bad):
-        where = f"entry {bad[0]} is {found[bad[0]]}" if len(bad) else f"shape {found.shape}"
-        raise NonFiniteError(f"{name}: {where}", remedy="leave that checkpoint out")
-    return found
-
-
-def _pearson(a: np.ndarray, b: np.ndarray) -> float:
-    """r of ranks; NaN where one side does not vary (ranks have no rounding errors)."""
-    x, y = a - a.mean(), b - b.mean()
-    scale = np.linalg.norm(x) * np.linalg.norm(y)
-    return float(np.clip(x @ y / scale, -1.0, 1.0)) if scale > 0 else float("nan")
-
-
 def _interval(
     a: np.ndarray, b: np.ndarray, replicates: int, seed: int, level: float
 ) -> tuple[float, float]:
     counts = resample_counts(len(a), replicates, seed).astype(np.int64)
     drawn = np.array(
-        [_pearson(rankdata(np.repeat(a, times)), rankdata(np.repeat(b, times))) for times in counts]
+        [pearson(rankdata(np.repeat(a, times)), rankdata(np.repeat(b, times))) for times in counts]
     )
     return known_interval(drawn, level)
 

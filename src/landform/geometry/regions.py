@@ -118,17 +118,8 @@ class _Slices:
     """All entries of some tensors, as ranges of the flat vector."""
 
     def __init__(self, space: ParameterSpace, chosen: ParameterSpace) -> None:
-        wanted = set(chosen.names)
-        ranges: list[tuple[int, int]] = []
-        for name, start, size in zip(space.names, space.offsets, space.sizes, strict=True):
-            if name not in wanted:
-                continue
-            if ranges and ranges[-1][1] == start:
-                ranges[-1] = (ranges[-1][0], start + size)
-            else:
-                ranges.append((start, start + size))
-        self.ranges = ranges
-        self.dimension = sum(stop - start for start, stop in ranges)
+        self.ranges = space.spans(chosen.names)
+        self.dimension = chosen.numel
 
     def pull(self, flat: Tensor) -> Tensor:
         return torch.cat([flat[start:stop] for start, stop in self.ranges])

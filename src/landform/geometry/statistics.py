@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+from scipy.stats import rankdata
 
 from landform.config import nearest
 from landform.errors import ConfigError, DataError, NonFiniteError
@@ -30,7 +31,9 @@ __all__ = [
     "basin_summary",
     "basin_table",
     "centroid_predictor",
+    "finite_values",
     "partial_correlation",
+    "pearson",
 ]
 
 Floats = npt.NDArray[np.float64]
@@ -104,8 +107,12 @@ class PredictorStatistics:
 # --- input ---------------------------------------------------------------------------------------
 
 
-def _finite(values: npt.ArrayLike, what: str) -> Floats:
-    """A finite float64 vector, or an error that names the checkpoint."""
+def finite_values(values: npt.ArrayLike, what: str) -> Floats:
+    """Values (N,), N >= 1, as float64: a Series, or anything that numpy reads as numbers.
+
+    Raises `DataError` for another shape and `NonFiniteError` that names the checkpoint; `what` is
+    what they are called.
+    """
     try:
         found = np.asarray(values, dtype=np.float64)
     except (TypeError, ValueError) as error:
@@ -181,7 +188,7 @@ def basin_statistics(
 
     Raises DataError on shapes and empty groups, NonFiniteError naming the checkpoint.
     """
-    numbers = _finite(values, "values")
+    numbers = finite_values(values, "values")
     member = _mask(_aligned(values, in_basin, "in_basin"), len(numbers))
     first = member if 2 * member.sum() >= len(member) else ~member
     return _compare(numbers, member, first, permutations, replicates, seed, level)
@@ -235,13 +242,6 @@ def _auc_interval(wins: Floats, replicates: int, seed: int, level: float) -> tup
     return float(low), float(high)
 
 
-def _ranks(values: Floats) -> Floats:
-    """Ranks from 1, the mean rank for ties."""
-    _, inverse, count = np.unique(values, return_inverse=True, return_counts=True)
-    last = np.cumsum(count)
-    return (last - (count - 1) / 2.0)[inverse]
-
-
 def _permutation_p(
     values: Floats, size: int, auc: float, permutations: int, seed: int
 ) -> tuple[float, bool]:
@@ -250,7 +250,7 @@ def _permutation_p(
         raise ConfigError(f"permutations={permutations} must be at least 1")
     n = len(values)
     few = min(size, n - size)
-    ranks = _ranks(values)
+    ranks = rankdata(values)
     # |AUC - 1/2| is the distance of the rank sum of either group from its expectation, over n1 n2.
     observed = abs(auc - 0.5) * size * (n - size)
     expected = few * (n + 1) / 2.0
@@ -272,8 +272,8 @@ def _permutation_p(
 # --- correlations --------------------------------------------------------------------------------
 
 
-def _pearson(x: Floats, y: Floats) -> float:
-    """Pearson's r; NaN where one side does not vary."""
+def pearson(x: Floats, y: Floats) -> float:
+    """Pearson's r of x and y (N,); NaN where one side does not vary."""
     a, b = x - x.mean(), y - y.mean()
     scale = np.linalg.norm(a) * np.linalg.norm(b)
     # A constant column leaves only rounding errors after the mean is taken off.
@@ -290,7 +290,7 @@ def partial_correlation(x: npt.ArrayLike, y: npt.ArrayLike, control: npt.ArrayLi
     """
     names = ("x", "y", "control")
     first, second, third = (
-        _finite(_aligned(x, values, name), name)
+        finite_values(_aligned(x, values, name), name)
         for values, name in zip((x, y, control), names, strict=True)
     )
     if not len(first) == len(second) == len(third) or len(first) < 3:
@@ -298,9 +298,9 @@ def partial_correlation(x: npt.ArrayLike, y: npt.ArrayLike, control: npt.ArrayLi
             f"x, y and control have lengths {len(first)}, {len(second)}, {len(third)}: "
             "three equal ones of at least 3 are needed"
         )
-    if np.isnan(_pearson(third, third)):
-        return _pearson(first, second)
-    if np.isnan(_pearson(first, first)) or np.isnan(_pearson(second, second)):
+    if np.isnan(pearson(third, third)):
+        return pearson(first, second)
+    if np.isnan(pearson(first, first)) or np.isnan(pearson(second, second)):
         return float("nan")
     centred = third - third.mean()
     left, right = (
@@ -310,7 +310,7 @@ def partial_correlation(x: npt.ArrayLike, y: npt.ArrayLike, control: npt.ArrayLi
     for rest, values in ((left, first), (right, second)):
         if np.linalg.norm(rest) <= 1e-9 * np.linalg.norm(values - values.mean()):
             return float("nan")
-    return _pearson(left, right)
+    return pearson(left, right)
 
 
 def centroid_predictor(
@@ -327,13 +327,13 @@ def centroid_predictor(
     p is the share of seeded permutations of the metric with at least the observed |r|,
     (b + 1) / (m + 1). Where one side does not vary, r and rho are NaN and p is 1.
     """
-    y = _finite(values, "values")
-    x = _finite(_aligned(values, difference, "difference"), "difference")
+    y = finite_values(values, "values")
+    x = finite_values(_aligned(values, difference, "difference"), "difference")
     if len(x) != len(y) or len(x) < 3:
         raise DataError(f"{len(x)} differences and {len(y)} values: 3 or more pairs are needed")
     if permutations < 1:
         raise ConfigError(f"permutations={permutations} must be at least 1")
-    r, rho = _pearson(x, y), _pearson(_ranks(x), _ranks(y))
+    r, rho = pearson(x, y), pearson(rankdata(x), rankdata(y))
     if np.isnan(r):
         return PredictorStatistics(r, rho, 1.0, len(x))
     a, b = x - x.mean(), y - y.mean()

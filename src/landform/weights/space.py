@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cached_property
@@ -232,6 +232,18 @@ class ParameterSpace:
         return ParameterSpace(
             tuple(self.names[i] for i in kept), tuple(self.shapes[i] for i in kept), self.dtype
         )
+
+    def spans(self, names: Collection[str]) -> list[tuple[int, int]]:
+        """Where these tensors lie in the flat vector: [start, stop), joined where they touch."""
+        wanted, found = set(names), list[tuple[int, int]]()
+        for name, start, size in zip(self.names, self.offsets, self.sizes, strict=True):
+            if name not in wanted:
+                continue
+            if found and found[-1][1] == start:
+                found[-1] = (found[-1][0], start + size)
+            else:
+                found.append((start, start + size))
+        return found
 
     def restrict(self, flat: Tensor, subspace: ParameterSpace) -> Tensor:
         """The coordinates of a point of this space in `subspace` (a copy)."""
