@@ -328,13 +328,13 @@ def test_the_padding_check_leaves_texts_of_one_token_alone(tmp_path, save_checkp
 
 
 def test_the_padding_check_costs_two_rows(checkpoint, task, monkeypatch):
-    from landform.evaluation import points
+    from landform.evaluation import prepared
     from landform.weights.checkpoint import resolve
 
     sizes = []
-    original = points.Objective.logits
+    original = prepared.Objective.logits
     monkeypatch.setattr(
-        points.Objective,
+        prepared.Objective,
         "logits",
         lambda s, m, b: sizes.append(tuple(b.inputs["input_ids"].shape)) or original(s, m, b),
     )

@@ -21,38 +21,33 @@ from typing import Any
 
 import numpy as np
 import torch
-from pydantic import Field
 from torch import Tensor
 
-from landform.errors import (
-    CheckpointError,
-    ConfigError,
-    DataError,
-    LabelError,
-    LandformError,
-    NonFiniteError,
-    SpaceMismatchError,
+from landform.errors import CheckpointError, ConfigError, LabelError, SpaceMismatchError
+from landform.evaluation.data import (
+    Data,
+    DataConfig,
+    PointsConfig,
+    find_split,
+    rows_identity,
+    task_identity,
 )
-from landform.evaluation.generation import Generation, generates, generation_of, token_settings
+from landform.evaluation.evaluator import Evaluator, RawOutputs, check_metrics
+from landform.evaluation.generation import generates, token_settings
+from landform.evaluation.prepared import (
+    PreparedData,
+    check_padding,
+    prepare,
+    target_length,
+    warn_if_cut,
+)
 from landform.store.artifacts import ArtifactStore, Contents
 from landform.store.fingerprint import fingerprint
 from landform.store.plan import Forecast, Job, Plan
-from landform.tasks.answers import references
-from landform.tasks.batching import (
-    Batch,
-    Encoded,
-    cut_batches,
-    encode,
-    fit_to_model,
-    longest_input,
-    position_limit,
-)
-from landform.tasks.metrics import Predictions, get_metric
-from landform.tasks.objective import Objective
+from landform.tasks.metrics import Predictions
 from landform.tasks.task import Examples, Task
 from landform.weights.checkpoint import (
     Checkpoint,
-    LoadConfig,
     check_loadable,
     check_same_architecture,
     load_model,
@@ -62,6 +57,7 @@ from landform.weights.distance import euclidean
 from landform.weights.points import Member
 from landform.weights.space import BoundModel, ParameterSpace, check_same_buffers
 
+# With what points are evaluated on: their homes are `data`, `prepared` and `evaluator`.
 __all__ = [
     "Data",
     "DataConfig",
@@ -70,411 +66,18 @@ __all__ = [
     "PointsWork",
     "PointsWorker",
     "PreparedData",
+    "RawOutputs",
     "check_metrics",
     "check_padding",
     "check_same_vocabulary",
+    "data_fingerprint",
     "find_split",
     "prepare",
     "rows_identity",
     "target_length",
+    "unpack",
     "warn_if_cut",
 ]
-
-
-class DataConfig(LoadConfig):
-    """How a model is loaded and a data set is read for it."""
-
-    rows: int | None = Field(None, ge=1)
-    """Use only the first ROWS examples of each data set (default: all)."""
-    max_length: int | None = Field(None, ge=2)
-    """Cut inputs at this many tokens (default: what model and tokenizer can take)."""
-    token_budget: int = Field(1024, ge=1)
-    """Padded tokens in one batch. 1024 keeps activations in a CPU's cache; use 16384 on a GPU."""
-    device: str = "auto"
-    """Where the model runs: cpu, cuda, cuda:1, or auto (a GPU when there is one)."""
-    model_labels: tuple[str, ...] | None = None
-    """The model's label names in its own order, where its config does not tell them."""
-    seed: int = Field(0, ge=0)
-    """Seed of whatever chance decides: resampling, masked tokens, sampled labels."""
-
-    def torch_device(self) -> torch.device:
-        """The device that `device` names."""
-        if self.device != "auto":
-            try:
-                device = torch.device(self.device)
-                torch.zeros(1, device=device).item()
-            except Exception as error:  # the type depends on what torch was built without
-                raise ConfigError(
-                    f"option device is {self.device!r}, which torch cannot use here: "
-                    f"{str(error).splitlines()[0]}",
-                    remedy="use cpu or auto, or install a torch build for that device",
-                ) from None
-            return device
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("cpu")
-
-
-class PointsConfig(DataConfig):
-    """How points are evaluated and how sure their numbers are."""
-
-    replicates: int = Field(1000, ge=20)
-    """Bootstrap replicates (resampled examples, the same for all that is compared)."""
-    level: float = Field(0.95, gt=0, lt=1)
-    """Coverage of the intervals."""
-    memory: float = Field(2.0, gt=0, allow_inf_nan=False)
-    """GiB for checkpoints held in memory at once; others are read again when needed."""
-    max_new_tokens: int | None = Field(None, ge=1)
-    """Cut generated answers at this many tokens, where a metric judges them (default: 64, or what
-    the model can take)."""
-
-
-@dataclass(frozen=True)
-class Data:
-    """One split of a task, asked to be evaluated."""
-
-    task: Task
-    split: str
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.task, Task):
-            raise ConfigError(
-                f"{self.task!r} is not a task", remedy="make one with landform.load_task(...)"
-            )
-
-    @property
-    def name(self) -> str:
-        """`task:split`, as tables call it."""
-        return f"{self.task.name}:{self.task.resolve(self.split)}"
-
-    def examples(self, rows: int | None) -> Examples:
-        """Its examples, at most the first `rows`; warns where those leave out a class."""
-        chosen = self.task.examples(self.split, rows=rows)
-        if rows is not None and self.task.kind == "classification":
-            missing = set(self.task.examples(self.split).labels) - set(chosen.labels)
-            if missing:
-                names = ", ".join(self.task.label_names[label] for label in sorted(missing))
-                warnings.warn(
-                    f"{self.name}: the first {rows} rows have no example of {names}; the file "
-                    "may be sorted, so take more rows or shuffle it: shuffle_seed=0",
-                    stacklevel=2,
-                )
-        return chosen
-
-
-def find_split(task: Task, split: str) -> str:
-    """`split` where the task has it; for a missing train or validation, the only split there is."""
-    try:
-        task.resolve(split)
-    except DataError:
-        if split not in ("train", "validation") or len(task.parts) != 1:
-            raise
-        return next(iter(task.parts))
-    return split
-
-
-def rows_identity(
-    checkpoint: Checkpoint, task: Task, examples: Examples, config: DataConfig
-) -> dict[str, Any]:
-    """What decides the outputs of one model on rows, but the seed: parts of the key of a job."""
-    return {
-        "weights": checkpoint.fingerprint,
-        "tokenizer": checkpoint.tokenizer_fingerprint,
-        "examples": examples.fingerprint,
-        "kind": task.kind,
-        "codes": task.label_names,
-        "groups": task.label_groups and dict(task.label_groups),
-        "merge": task.merge,
-        "model_labels": config.model_labels,
-        "max_length": config.max_length,
-        "token_budget": config.token_budget,
-        "dtype": config.dtype,
-        "device": config.torch_device().type,
-    }
-
-
-@dataclass(frozen=True)
-class PreparedData:
-    """A data set as batches on the device."""
-
-    name: str
-    objective: Objective
-    batches: tuple[Batch, ...]
-    size: int
-    ids: tuple[str, ...]
-    truncated: int
-    encoded: Encoded
-    """the same examples unpadded, for whoever cuts other batches of them"""
-    generation: Generation | None = None
-    """how answers are generated, where a metric judges them"""
-
-    @property
-    def tokens(self) -> int:
-        """Padded tokens of one pass over the data."""
-        return sum(batch.inputs["input_ids"].numel() for batch in self.batches)
-
-
-@dataclass(frozen=True)
-class RawOutputs:
-    """What one model says of one data set, in the order of the examples."""
-
-    losses: np.ndarray
-    """(N,) mean loss over the valid positions of an example, float64 (0 where it has none)"""
-    tokens: np.ndarray
-    """(N,) number of valid positions (of several references: their mean)"""
-    logits: np.ndarray | None
-    """(N, C) or (N,), in the task's label order; None for token tasks"""
-    correct: np.ndarray | None
-    """(N,) valid positions predicted right, for token tasks"""
-    margins: np.ndarray | None = None
-    """(N,) `Objective.margins` in nats, float64, where they were asked for"""
-    texts: tuple[str, ...] | None = None
-    """N generated answers, where they were asked for"""
-    cut: int = 0
-    """how many of these were cut at the maximum length"""
-
-    def predictions(self, examples: Examples, kind: str) -> Predictions:
-        """What metrics read."""
-        sequence = kind in ("classification", "regression")
-        return Predictions(
-            logits=self.logits,
-            labels=np.asarray(examples.labels) if sequence else None,
-            losses=self.losses,
-            tokens=self.tokens,
-            texts=self.texts,
-            references=None if self.texts is None else references(examples),
-            correct=self.correct,
-        )
-
-
-class Evaluator:
-    """Runs one model over prepared data sets, wherever its parameters stand at the moment."""
-
-    def __init__(
-        self, model: torch.nn.Module, data: Sequence[PreparedData], *, margins: bool = False
-    ) -> None:
-        self.model = model
-        self.data = tuple(data)
-        self.margins = margins
-        self.evaluations = 0
-
-    def run(self, where: str = "the model") -> tuple[RawOutputs, ...]:
-        """Evaluate all data sets; `where` names the point in the error for a NaN loss."""
-        self.evaluations += 1
-        self.model.eval()  # dropout at a point would make its loss a random number
-        with torch.inference_mode():
-            return tuple(self._run(data, where) for data in self.data)
-
-    def _run(self, data: PreparedData, where: str) -> RawOutputs:
-        sums, counts, logits, correct, margins = [], [], [], [], []
-        texts: list[str] = []
-        cut = 0
-        sequence = data.objective.kind in ("classification", "regression")
-        for batch in data.batches:
-            # The encoder's outputs serve the loss and the generated answers.
-            memory = data.objective.encode(self.model, batch) if data.generation else None
-            z = data.objective.logits(self.model, batch, memory)
-            losses = data.objective.losses(
-                z.double() if sequence else z, data.objective.targets(batch)
-            ).per_example(batch)
-            if self.margins:
-                margins.append(
-                    batch.per_example(data.objective.margins(z, data.objective.targets(batch)))
-                )
-            if data.generation is not None and memory is not None:
-                answers, short = data.generation.run(self.model, batch, memory)
-                texts += answers
-                cut += short
-            sums.append(losses.sums.double())
-            counts.append(losses.counts.double())
-            if sequence:
-                logits.append(z)
-            elif losses.correct is not None:
-                correct.append(losses.correct.double())
-        order = torch.cat([batch.rows for batch in data.batches]).argsort()
-
-        def restore(parts: list[Tensor]) -> np.ndarray:
-            values = torch.cat(parts)[order]
-            # numpy has no bfloat16; float32 holds every bfloat16 and float16 value exactly.
-            wide = values if values.dtype in (torch.float32, torch.float64) else values.float()
-            return wide.cpu().numpy()
-
-        total, count = restore(sums), restore(counts)
-        if not np.isfinite(total).all():
-            row = int(np.flatnonzero(~np.isfinite(total))[0])
-            raise NonFiniteError(
-                f"{where}: the loss of example {data.ids[row]} of {data.name} is {total[row]}",
-                remedy="the weights are too large there: use another checkpoint (while training, "
-                "a lower learning rate), or dtype float32",
-            )
-        return RawOutputs(
-            total / np.where(count > 0, count, 1),
-            count,
-            restore(logits) if sequence else None,
-            restore(correct) if correct else None,
-            restore(margins) if margins else None,
-            tuple(texts[i] for i in order.tolist()) if data.generation else None,
-            cut,
-        )
-
-
-def prepare(
-    data: Data,
-    checkpoint: Checkpoint,
-    model: Any,
-    tokenizer: Any,
-    config: DataConfig,
-    examples: Examples | None = None,
-) -> PreparedData:
-    """Tokenise a data set (or the `examples` chosen of it) and move its batches to the device."""
-    examples = data.examples(config.rows) if examples is None else examples
-    length = longest_input(tokenizer, model, config.max_length)
-    encoded = encode(
-        examples,
-        tokenizer,
-        data.task.kind,
-        max_length=length,
-        mask_seed=config.seed,
-        max_target_length=target_length(data.task, model),
-    )
-    warn_if_cut(data.name, encoded, length)
-    try:
-        objective = Objective.of(data.task, checkpoint.label_names(), given=config.model_labels)
-    except LabelError as error:
-        raise LabelError(
-            f"{checkpoint.spec} and {data.name}: {error.what}", remedy=error.remedy
-        ) from None
-    encoded = fit_to_model(encoded, model, tokenizer, f"{checkpoint.spec} and {data.name}")
-    device = config.torch_device()
-    batches = tuple(batch.to(device) for batch in cut_batches(encoded, config.token_budget))
-    generation = None
-    if isinstance(config, PointsConfig):
-        generation = generation_of(data.task, model, tokenizer, config.max_new_tokens)
-    return PreparedData(
-        data.name,
-        objective,
-        batches,
-        len(examples),
-        examples.ids,
-        encoded.truncated,
-        encoded,
-        generation,
-    )
-
-
-def target_length(task: Task, model: Any) -> int | None:
-    """Tokens at which the targets of a text-to-text task are cut; None: where inputs are."""
-    if task.form is None:
-        return None
-    return position_limit(model, task.form.max_target_length, "max_target_length")
-
-
-def check_padding(model: Any, data: PreparedData, spec: str) -> None:
-    """Raise `CheckpointError` where padding changes what the model says of a row.
-
-    XLNet's classifier reads the last position, FNet mixes all positions: their numbers would
-    depend on which rows share a batch. One row is run alone and with three padded positions, where
-    some batch has padding at all. A causal language model must not see what follows either.
-    """
-    model.eval()
-    _check_causal(model, data, spec)
-    for batch in data.batches:
-        lengths = batch.inputs["attention_mask"].sum(-1)
-        row, width = int(lengths.argmin()), batch.inputs["attention_mask"].shape[1]
-        length = int(lengths[row])
-        if length < width:
-            break
-    else:
-        return
-    with torch.inference_mode():
-        alone, padded = (
-            data.objective.logits(model, _cut_row(batch, row, size, data.objective.kind))
-            for size in (length, min(length + 3, width))
-        )
-    if not alone.numel():  # a text of one token has no next one
-        return
-    if alone.dim() == 3:
-        padded = padded[:, : alone.shape[1]]
-    difference = float((padded - alone).abs().max())
-    # Another width rounds otherwise, which is worth far less than half the digits; NaN is no
-    # matter of padding and is reported where losses are.
-    tolerance = math.sqrt(torch.finfo(alone.dtype).eps) * (1 + float(alone.abs().max()))
-    if difference > tolerance:
-        raise CheckpointError(
-            f"{spec}: its outputs depend on padding (a logit of one row of {data.name} changes by "
-            f"{difference:.3g} with {min(3, width - length)} padded positions), so they would "
-            "depend on which rows share a batch",
-            remedy="use token_budget 1: every row alone, without padding",
-        )
-
-
-def _check_causal(model: Any, data: PreparedData, spec: str) -> None:
-    """Raise `CheckpointError` where a model that is asked for next tokens sees them.
-
-    An encoder such as BERT loads as a causal model and reads the answer off its input. Its longest
-    row is run with and without its last token.
-    """
-    batch = data.batches[-1]
-    length = int(batch.inputs["attention_mask"].sum(-1).max())
-    if data.objective.kind != "causal-lm" or length < 3:
-        return
-    row = int(batch.inputs["attention_mask"].sum(-1).argmax())
-    with torch.inference_mode():
-        whole, shorter = (
-            data.objective.logits(model, _cut_row(batch, row, size, data.objective.kind))
-            for size in (length, length - 1)
-        )
-    difference = float((whole[:, : shorter.shape[1]] - shorter).abs().max())
-    if difference > math.sqrt(torch.finfo(whole.dtype).eps) * (1 + float(whole.abs().max())):
-        raise CheckpointError(
-            f"{spec}: what it says of a token depends on the tokens after it (a logit of one row of"
-            f" {data.name} changes by {difference:.3g} without the last token), so it is no causal"
-            " language model",
-            remedy="use kind='masked-lm' for an encoder, or a decoder such as GPT-2",
-        )
-
-
-def _cut_row(batch: Batch, row: int, width: int, kind: str) -> Batch:
-    """One row of a batch at another width."""
-    inputs = {name: values[row : row + 1, :width] for name, values in batch.inputs.items()}
-    labels = batch.labels if batch.owners is None else batch.labels[batch.owners >= row]
-    labels = labels[row : row + 1] if batch.owners is None else labels[:1]
-    aligned = kind in ("token-classification", "masked-lm", "causal-lm")
-    return Batch(inputs, labels[:, :width] if aligned else labels, batch.rows[row : row + 1])
-
-
-def warn_if_cut(name: str, encoded: Encoded, length: int) -> None:
-    """Warn of examples that lost their ends: their numbers are those of shorter texts."""
-    if encoded.truncated:
-        warnings.warn(
-            f"{name}: {encoded.truncated} of {len(encoded)} examples are longer than {length} "
-            "tokens and were cut",
-            stacklevel=2,
-        )
-
-
-def check_metrics(task: Task, names: Sequence[str]) -> None:
-    """Raise for a metric that does not fit the kind of the task, which two made-up examples show.
-
-    Found after the forward passes, it would cost them.
-    """
-    classes, regression = task.kind == "classification", task.kind == "regression"
-    answered = task.kind == "seq2seq" and task.noise is None  # what is hidden is no answer
-    two = np.arange(2)
-    made_up = Predictions(
-        logits=np.eye(2, max(task.n_labels, 2)) if classes else two * 1.0 if regression else None,
-        labels=two if classes else two * 1.0 if regression else None,
-        losses=np.ones(2),
-        tokens=np.ones(2),
-        texts=("0", "1") if answered else None,
-        references=(("0",), ("1",)) if answered else None,
-        correct=None if classes or regression else np.ones(2),
-    )
-    for name in names:
-        try:
-            get_metric(name).aggregate(made_up)
-        except LandformError as error:
-            raise ConfigError(f"task {task.name!r}: {error.what}", remedy=error.remedy) from None
 
 
 def _peak_memory() -> int:
@@ -549,10 +152,7 @@ class PointsWork:
                 {
                     "name": data.name,
                     "examples": data.examples(config.rows).fingerprint,
-                    "kind": data.task.kind,
-                    "labels": data.task.label_names,
-                    "groups": data.task.label_groups and dict(data.task.label_groups),
-                    "merge": data.task.merge,
+                    **_task_identity(data.task),
                 }
                 for data in self.data
             ],
@@ -725,6 +325,12 @@ class PointsWorker:
         self.space.check_finite(flat, checkpoint.spec)
         self.loads += 1
         return flat
+
+
+def _task_identity(task: Task) -> dict[str, Any]:
+    """`task_identity` as mixes have it, which say `labels` for the codes."""
+    parts = task_identity(task)
+    return {"labels": parts.pop("codes"), **parts}
 
 
 def _head(kind: str) -> str:

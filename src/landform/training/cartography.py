@@ -26,9 +26,10 @@ from landform.evaluation.cartography import (
     read_dynamics,
     refuse_regression,
 )
-from landform.evaluation.points import Data, PreparedData, target_length, warn_if_cut
+from landform.evaluation.data import Data
+from landform.evaluation.prepared import PreparedData, check_padding, tokenise
 from landform.store.atomic import check_place, read_tensors, write_tensors
-from landform.tasks.batching import Encoded, cut_batches, encode, fit_to_model, longest_input
+from landform.tasks.batching import Encoded
 from landform.tasks.objective import Objective
 from landform.tasks.task import Task
 
@@ -112,8 +113,11 @@ class CartographyCallback(TrainerCallback):
     default all that model and tokenizer take), `token_budget` the padded tokens of a batch,
     `model_labels` the labels of the model's outputs in their order, where its config does not tell
     them (LABEL_0, LABEL_1). A training that is resumed from a checkpoint goes on with the record in
-    `out`. Several processes on one training write one record. Raises `ConfigError` for a regression
-    and `LabelError` where the labels of the model are not those of the task.
+    `out`. Several processes on one training write one record.
+
+    Raises `ConfigError` for a regression, `LabelError` where the labels of the model are not those
+    of the task, and `CheckpointError` where padding changes what the model says of a row (with
+    `token_budget=1` there is none).
     """
 
     def __init__(
@@ -204,27 +208,20 @@ class CartographyCallback(TrainerCallback):
         return [(float(e), Measured(p, c, m)) for e, p, c, m in parts if e <= epoch + 1e-9]
 
     def _prepare(self, model: Any) -> PreparedData:
-        task = self.data.task
-        length = longest_input(self.tokenizer, model, self.max_length)
-        encoded = encode(
-            self.examples,
-            self.tokenizer,
-            task.kind,
-            max_length=length,
-            max_target_length=target_length(task, model),
+        examples, name = self.examples, self.data.name
+        encoded = tokenise(
+            name, self.data.task, examples, model, self.tokenizer, max_length=self.max_length
         )
-        warn_if_cut(self.data.name, encoded, length)
-        encoded = fit_to_model(encoded, model, self.tokenizer, self.data.name)
-        batches = tuple(batch.to(model.device) for batch in cut_batches(encoded, self.token_budget))
-        return PreparedData(
-            self.data.name,
+        prepared = PreparedData.of(
+            name,
             self._objective(model),
-            batches,
-            len(self.examples),
-            self.examples.ids,
-            encoded.truncated,
             encoded,
+            examples.ids,
+            token_budget=self.token_budget,
+            device=model.device,
         )
+        check_padding(model, prepared, "the model")
+        return prepared
 
     def _objective(self, model: Any) -> Objective:
         names = getattr(model.config, "id2label", None) or {}

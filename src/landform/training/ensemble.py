@@ -25,21 +25,13 @@ from torch import Tensor, nn
 from transformers import get_scheduler
 
 from landform.errors import ConfigError, DataError, NonFiniteError
-from landform.evaluation.points import Data, warn_if_cut
+from landform.evaluation.data import Data, task_identity, torch_device
+from landform.evaluation.prepared import PreparedData, check_padding, tokenise
 from landform.store.artifacts import ArtifactStore, Contents, MemoryStore
 from landform.store.engines import run_plan
 from landform.store.fingerprint import fingerprint, fingerprint_array
 from landform.store.plan import Forecast, Job, Plan
-from landform.tasks.batching import (
-    Batch,
-    Encoded,
-    collate,
-    cut_batches,
-    encode,
-    fit_to_model,
-    longest_input,
-    set_padding,
-)
+from landform.tasks.batching import Batch, Encoded, collate, set_padding
 from landform.tasks.objective import Objective
 from landform.tasks.task import Examples, Task
 from landform.training.loop import count_steps, cpu_threads, length_parts
@@ -49,7 +41,6 @@ from landform.training.options import (
     WATCH_OPTIONS,
     TrainConfig,
     identity,
-    options_given,
 )
 from landform.training.seeds import DataOrder, Seeds, isolated_randomness
 from landform.training.stacked import NotStackable, Single, Stack, check_stack
@@ -132,15 +123,7 @@ class EnsembleWork:
     @cached_property
     def device(self) -> torch.device:
         """Where models are trained."""
-        wanted = self.config.device
-        if wanted == "auto":
-            wanted = "cuda" if torch.cuda.is_available() else "cpu"
-        if wanted == "cuda" and not torch.cuda.is_available():
-            raise ConfigError(
-                f"option device is {wanted!r}, but torch finds no such device",
-                remedy="use device='cpu', or install a torch build for it",
-            )
-        return torch.device(wanted)
+        return torch_device(self.config.device)
 
     def check(self) -> None:
         """Raise for whatever can be seen to be wrong before a model is loaded."""
@@ -158,7 +141,7 @@ class EnsembleWork:
                 "in numbers by full fine-tuning with adamw only",
                 remedy="leave tuning and optimizer out",
             )
-        chosen = options_given(self.config, ROW_OPTIONS)
+        chosen = self.config.options_given(ROW_OPTIONS)
         if chosen:
             raise ConfigError(
                 f"option {chosen[0]} chooses training rows, which the subsets do already",
@@ -242,13 +225,7 @@ class EnsembleWork:
 
 
 def _task_spec(task: Task, labels: tuple[str, ...]) -> dict[str, Any]:
-    return {
-        "kind": task.kind,
-        "labels": labels,
-        "codes": task.label_names,
-        "groups": task.label_groups and dict(task.label_groups),
-        "merge": task.merge,
-    }
+    return {"labels": labels, **task_identity(task)}
 
 
 def _check_subset(number: int, rows: np.ndarray, size: int) -> None:
@@ -362,14 +339,19 @@ class EnsembleWorker:
         with isolated_randomness():
             model = self.starting(work.seeds[0])
         self.objective = Objective.of(work.task, work.labels)
-        encoded = self._encode(work.task, work.split, work.examples, model)
+        encoded = self._tokenise(Data(work.task, work.split), work.examples, model)
         self.lengths = encoded.lengths
         every = collate(encoded.rows, range(len(encoded)), pad_id=encoded.pad_id)
         self.inputs, self.targets = every.inputs, self.objective.targets(every)
-        self.questions = self._encode(
-            work.queries.task, work.queries.split, work.query_examples, model
-        )
+        self.questions = self._tokenise(work.queries, work.query_examples, model)
         self.answers = Objective.of(work.queries.task, work.labels)
+        check_padding(
+            model,
+            self.asked(1),
+            work.checkpoint.spec,
+            remedy="models that are retrained in numbers share padded batches: start from another "
+            "architecture (BERT, RoBERTa, GPT-2, ...)",
+        )
         self.stackable = work.together > 1 and self._stackable(model)
 
     def _starting(self, seed: int) -> Any:
@@ -381,12 +363,20 @@ class EnsembleWorker:
         set_padding(model, self.tokenizer)
         return model.to(self.device)
 
-    def _encode(self, task: Task, split: str, examples: Examples, model: Any) -> Encoded:
-        where = f"{task.name}:{split}"
-        length = longest_input(self.tokenizer, model, self.work.config.max_length)
-        encoded = encode(examples, self.tokenizer, task.kind, max_length=length)
-        warn_if_cut(where, encoded, length)
-        return fit_to_model(encoded, model, self.tokenizer, where)
+    def _tokenise(self, data: Data, examples: Examples, model: Any) -> Encoded:
+        most = self.work.config.max_length
+        return tokenise(data.name, data.task, examples, model, self.tokenizer, max_length=most)
+
+    def asked(self, models: int) -> PreparedData:
+        """The queries as batches for so many models at once."""
+        return PreparedData.of(
+            self.work.queries.name,
+            self.answers,
+            self.questions,
+            self.work.query_examples.ids,
+            token_budget=max(4096 // models, 256),
+            device=self.device,
+        )
 
     def _stackable(self, model: nn.Module) -> bool:
         rows = np.resize(np.argsort(self.lengths, kind="stable")[[0, len(self.lengths) // 2]], 4)
@@ -572,18 +562,15 @@ class _Group:
         """(models, queries, outputs): what the models say of the queries, without dropout."""
         models, worker = len(self.members), self.worker
         self.models.model.eval()
-        values: list[Tensor] = []
-        batches = cut_batches(worker.questions, max(4096 // models, 256))
+        data, values = worker.asked(models), list[Tensor]()
         with torch.no_grad():
-            for batch in batches:
+            for batch in data.batches:
                 inputs = {
-                    name: x.to(worker.device).repeat(models, *[1] * (x.dim() - 1))
-                    for name, x in batch.inputs.items()
+                    name: x.repeat(models, *[1] * (x.dim() - 1)) for name, x in batch.inputs.items()
                 }
                 logits = worker.answers.read(self.models.logits(inputs)).float()
                 values.append(logits.view(models, len(batch), -1))
-        order = torch.cat([batch.rows for batch in batches]).argsort()
-        return torch.cat(values, 1).cpu()[:, order].numpy()
+        return torch.cat(values, 1)[:, data.order].cpu().numpy()
 
 
 def _step_rows(member: Member, config: TrainConfig) -> Iterator[np.ndarray]:

@@ -28,17 +28,11 @@ from landform.errors import (
     StoreError,
 )
 from landform.evaluation.cartography import FILE, Probe, closed_answers, refuse_regression
+from landform.evaluation.data import Data, task_identity, torch_device
 from landform.evaluation.evaluate import metric_names
+from landform.evaluation.evaluator import Evaluator, RawOutputs, check_metrics
 from landform.evaluation.generation import Generation, generation_of
-from landform.evaluation.points import (
-    Data,
-    Evaluator,
-    PreparedData,
-    RawOutputs,
-    check_metrics,
-    target_length,
-    warn_if_cut,
-)
+from landform.evaluation.prepared import PreparedData, tokenise, unpadded
 from landform.results import Result
 from landform.store.artifacts import Contents, MemoryStore, environment
 from landform.store.atomic import file_errors, remove_leftovers
@@ -46,16 +40,10 @@ from landform.store.engines import run_plan
 from landform.store.fingerprint import to_plain
 from landform.store.plan import Forecast, Job, Plan
 from landform.store.progress import track
-from landform.tasks.batching import (
-    Encoded,
-    cut_batches,
-    encode,
-    fit_to_model,
-    longest_input,
-    set_padding,
-)
+from landform.tasks.batching import Encoded, set_padding
 from landform.tasks.metrics import get_metric
 from landform.tasks.objective import Objective
+from landform.tasks.rows import ROW_FILE, write_row_file
 from landform.tasks.task import Examples, Task
 from landform.training.cartography import EpochRecorder, steps_per_epoch
 from landform.training.consolidation import ConsolidationCallback, common_tensors
@@ -85,6 +73,11 @@ __all__ = [
     "train",
     "train_all",
 ]
+
+
+EVALUATED_TOKENS = 4096
+"""Padded tokens of one batch of an evaluation: enough for a matrix product, few enough for a
+cache."""
 
 
 @dataclass(frozen=True)
@@ -498,15 +491,7 @@ class TrainWork:
     @cached_property
     def device(self) -> torch.device:
         """Where the model is trained."""
-        wanted = self.config.device
-        if wanted == "auto":
-            wanted = "cuda" if torch.cuda.is_available() else "cpu"
-        if wanted == "cuda" and not torch.cuda.is_available():
-            raise ConfigError(
-                f"option device is {wanted!r}, but torch finds no such device",
-                remedy="use device='cpu', or install a torch build for it",
-            )
-        return torch.device(wanted)
+        return torch_device(self.config.device)
 
     @cached_property
     def _shared_spec(self) -> dict[str, Any]:
@@ -515,12 +500,8 @@ class TrainWork:
             "tokenizer": self.checkpoint.tokenizer_fingerprint,
             "task": {
                 "name": self.task.name,
-                "kind": self.task.kind,
                 "labels": self.labels,
-                # What the codes in the data mean: the same rows under other names are another task.
-                "codes": self.task.label_names,
-                "groups": self.task.label_groups and dict(self.task.label_groups),
-                "merge": self.task.merge,
+                **task_identity(self.task),
             },
             "metrics": self.metrics,
             "train": self.rows.fingerprint,
@@ -709,8 +690,7 @@ class TrainWorker:
             rows = range(len(self.work.rows)) if chosen is None else chosen
             recorder.dynamics(rows).write(target / FILE)
         if self.work.chosen is not None:
-            ids = "".join(f"{text_id}\n" for text_id in self.work.rows.ids)
-            (target / "train_rows.txt").write_text(ids, encoding="utf-8")
+            write_row_file(self.work.rows.ids, target / ROW_FILE)
 
     def _summary(self, name: str, seeds: Seeds, history: pd.DataFrame) -> dict[str, Any]:
         trained = history.dropna(subset="loss")
@@ -739,39 +719,46 @@ class TrainWorker:
     # --- data ------------------------------------------------------------------------------
 
     def _prepare(self, model: Any) -> Encoded:
+        """The training rows, and, at the first call, what is evaluated."""
+        work = self.work
         if self.encoded is None:
-            self.encoded = self._encode(self.work.rows, self.work.split, model)
-            for split in self.work.eval_splits:
-                data = Data(self.work.task, split)
+            self.encoded = self._tokenise(work.rows, Data(work.task, work.split).name, model)
+            for split in work.eval_splits:
+                data = Data(work.task, split)
                 examples = data.examples(None)
-                encoded = self._encode(examples, data.split, model)
-                # 4096 tokens at once: enough for a matrix product, little enough for a cache.
-                batches = tuple(b.to(self.work.device) for b in cut_batches(encoded, 4096))
-                prepared = PreparedData(
-                    data.name,
-                    self.work.objective,
-                    batches,
-                    len(examples),
-                    examples.ids,
-                    0,
-                    encoded,
-                    self._generation(model),
+                encoded = self._tokenise(examples, data.name, model)
+                prepared = self._batches(
+                    data.name, encoded, examples.ids, model, self._generation(model)
                 )
                 self.evaluation.append((split, examples, prepared))
         return self.encoded
 
-    def _encode(self, examples: Examples, split: str, model: Any) -> Encoded:
-        task = self.work.task
-        length = longest_input(self.tokenizer, model, self.work.config.max_length)
-        encoded = encode(
-            examples,
-            self.tokenizer,
-            task.kind,
-            max_length=length,
-            max_target_length=target_length(task, model),
+    def _tokenise(self, examples: Examples, name: str, model: Any) -> Encoded:
+        task, most = self.work.task, self.work.config.max_length
+        return tokenise(name, task, examples, model, self.tokenizer, max_length=most)
+
+    def _batches(
+        self,
+        name: str,
+        encoded: Encoded,
+        ids: tuple[str, ...],
+        model: Any,
+        generation: Generation | None = None,
+    ) -> PreparedData:
+        """What is evaluated while a model is trained, as padded batches on its device."""
+        work = self.work
+        prepared = PreparedData.of(
+            name,
+            work.objective,
+            encoded,
+            ids,
+            token_budget=EVALUATED_TOKENS,
+            device=work.device,
+            generation=generation,
         )
-        warn_if_cut(f"{task.name}:{split}", encoded, length)
-        return fit_to_model(encoded, model, self.tokenizer, f"{task.name}:{split}")
+        if work.config.dropout_compat is not None:  # noise in evaluation too: nothing to compare
+            return prepared
+        return unpadded(model.to(work.device), prepared, work.checkpoint.spec)
 
     def _generation(self, model: Any) -> Generation | None:
         most = self.work.config.max_new_tokens
@@ -795,10 +782,7 @@ class TrainWorker:
         data = Data(work.task, work.split)
         encoded, rows = self._prepare(model), work.rows
         if self.mapped is None:
-            batches = tuple(batch.to(work.device) for batch in cut_batches(encoded, 4096))
-            self.mapped = PreparedData(
-                data.name, work.objective, batches, len(rows), rows.ids, 0, encoded
-            )
+            self.mapped = self._batches(data.name, encoded, rows.ids, model)
         seq2seq = work.task.kind == "seq2seq"
         answers = closed_answers(data.examples(None)) if seq2seq else None
         probe = Probe(model, self.mapped, rows, tokenizer=self.tokenizer, answers=answers)
