@@ -216,6 +216,14 @@ def test_a_cartography_of_other_data(ends, task):
         knowledge_along_path(*ends, task, cartography=holes)
 
 
+@pytest.mark.parametrize(
+    "options", [{"controls": 50}, {"partial": True}], ids=["controls", "partial"]
+)
+def test_options_of_a_cartography_that_is_not_there(ends, task, options):
+    with pytest.raises(ConfigError, match=f"{next(iter(options))} has no effect without"):
+        knowledge_along_path(*ends, task, **options)
+
+
 def test_a_cartography_of_a_part(ends, task):
     whole = knowledge_along_path(*ends, task)
     table = known(whole)

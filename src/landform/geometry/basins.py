@@ -4,7 +4,22 @@ The convexity gaps of all pairs become affinities S = exp(-D^2 / 2 s^2). The nor
 I - W^{-1/2} S W^{-1/2}, W = diag(row sums of S), has k small eigenvalues where there are k groups
 (von Luxburg 2007, A Tutorial on Spectral Clustering). Juneja et al. 2023 (arXiv 2205.12411) fix
 s = 1 nat and k = 2; here the data choose both, and one basin, or a basin for every checkpoint,
-are possible answers.
+are possible answers. How:
+
+1. *Groups that stand apart.* For 24 scales between the floor and the largest gap, k is the number
+   between 2 and N - 1 with the largest eigengap lambda_{k+1} - lambda_k of the normalised
+   Laplacian, and the division into k that of k-means on its first k eigenvectors over the square
+   roots of W. Taken is the division with the highest confidence, the smaller of eigengap and mean
+   silhouette, if its silhouette reaches 0.6. The silhouette is (b - a) / max(a, b, 2 floors): b is
+   a checkpoint's mean gap to the nearest other basin, a to its own (alone in its basin: the mean
+   gap within all basins); splitting noise earns nothing.
+2. *The size of the gaps.* Where 1 finds nothing: with s = 2 floors, k from 1 to N has the largest
+   eigengap (lambda_{N+1} = 1). Gaps within the noise give one basin; gaps that all stand well above
+   it (about four floors) give N basins. A division of 1 with a confidence under 0.5 gives way to
+   this one if this is finer and more confident.
+
+Self-affinities S_ii = 1 are part of W, unlike in scikit-learn: without them a checkpoint far from
+all others has next to no weight, and its basin of one is invisible at small scales.
 """
 
 from __future__ import annotations
@@ -112,25 +127,8 @@ def cluster(
     or one per pair; see `curve_statistics`): gaps up to it count as zero, and it is the unit for
     "large". It is also the place to say which ridge is too low to matter. Default: 0.01 nats.
 
-    How the division is chosen (`n_basins` and `scale` left to the data):
-
-    1. *Groups that stand apart.* For 24 scales between the floor and the largest gap, k is the
-       number between 2 and N - 1 with the largest eigengap lambda_{k+1} - lambda_k of the
-       normalised Laplacian, and the division into k that of k-means on its first k
-       eigenvectors over the square roots of W. Taken is the division with the highest
-       confidence, the smaller of eigengap and mean silhouette, if its silhouette reaches 0.6.
-       The silhouette is (b - a) / max(a, b, 2 floors): b is a checkpoint's mean gap to the nearest
-       other basin, a to its own (alone in its basin: the mean gap within all basins); splitting
-       noise earns nothing.
-    2. *The size of the gaps.* Where 1 finds nothing: with s = 2 floors, k from 1 to N has the
-       largest eigengap (lambda_{N+1} = 1). Gaps within the noise give one basin; gaps that all
-       stand well above it (about four floors) give N basins. A division of 1 with a confidence
-       under 0.5 gives way to this one if this is finer and more confident.
-
-    Self-affinities S_ii = 1 are part of W, unlike in scikit-learn: without them a checkpoint far
-    from all others has next to no weight, and its basin of one is invisible at small scales.
-
-    `n_basins` or `scale` fix the choice. `compat=True` is Juneja et al. 2023: s = 1 nat, two
+    How the division is chosen is in the module's docstring; `n_basins` or `scale` fix the number or
+    the scale s of the affinities. `compat=True` is Juneja et al. 2023: s = 1 nat, two
     basins, scikit-learn's `SpectralClustering` with seed 42, no floor; with gaps of 0 to 0.1 nats
     all its affinities exceed 0.99. `seed` starts k-means.
 

@@ -355,7 +355,31 @@ def _minima(curves: Floats, everywhere: bool) -> npt.NDArray[np.intp]:
 
 @dataclass(frozen=True)
 class CurveStatistics:
-    """What curves say and how sure they are: arrays over the curves (...), losses (..., P)."""
+    """What curves say and how sure they are: arrays over the curves (...), losses (..., P).
+
+    **Noise floor.** The gap is a maximum over sub-segments, so noise raises it: on a straight line
+    with independent noise of deviation s at 10 points its mean is 2.48 s. Among convex curves the
+    straight line is the worst (any curvature hides noise), and the gap ignores straight lines, so
+    the gaps of the deviations L_r - L of the replicates r follow the null distribution. Their
+    `level` quantile is the floor; `gap_p_value` = (1 + #{gap(L_r - L) >= gap(L)}) / (1 + R).
+
+    **Intervals.** With q the (1 +- level)/2 quantiles of the replicates' barriers (or gaps) and h
+    the observed one, low = max(0, 2 h - q_high) and high = max(q_high, 2 h - q_low): the lower end
+    of the basic interval, which undoes the upward bias, and the larger of both upper ends, because
+    that of the basic interval comes too early where it is clipped. A gap within the noise floor
+    gets low = 0. Coverage of the gap at a nominal 95 % (512 examples with heavy-tailed losses, 10
+    points, 1,000 runs, the worse of two noise levels; `tests/geometry/test_noise.py` repeats it):
+
+        true curve                    percentile   basic, clipped   this one
+        straight line, gap 0                0.00             0.90       0.94
+        weakly convex, gap 0                0.00             0.93       0.97
+        U with a hump, gap .0036            0.82             0.82       0.99
+        line with a hump, gap .0087         0.34             0.85       0.93
+        two humps, gap .0185                0.54             0.92       0.95
+        ridge, gap .0702                    0.93             0.94       0.96
+
+    The barrier's interval is built in the same way: 0.94 to 1.00 on the same curves.
+    """
 
     loss: Floats
     """mean loss at every point (..., P), nats"""
@@ -397,28 +421,7 @@ def curve_statistics(
     same for all points and curves: L_kr = sum_n c_rn w_n l_kn / sum_n c_rn w_n, one matrix product.
     Examples are shared between points, so what makes one example hard cancels from the shape.
 
-    **Noise floor.** The gap is a maximum over sub-segments, so noise raises it: on a straight line
-    with independent noise of deviation s at 10 points its mean is 2.48 s. Among convex curves the
-    straight line is the worst (any curvature hides noise), and the gap ignores straight lines, so
-    the gaps of the deviations L_r - L follow the null distribution. Their `level` quantile is the
-    floor; `gap_p_value` = (1 + #{gap(L_r - L) >= gap(L)}) / (1 + R).
-
-    **Intervals.** With q the (1 +- level)/2 quantiles of the replicates' barriers (or gaps) and h
-    the observed one, low = max(0, 2 h - q_high) and high = max(q_high, 2 h - q_low): the lower end
-    of the basic interval, which undoes the upward bias, and the larger of both upper ends, because
-    that of the basic interval comes too early where it is clipped. A gap within the noise floor
-    gets low = 0. Coverage of the gap at a nominal 95 % (512 examples with heavy-tailed losses, 10
-    points, 1,000 runs, the worse of two noise levels; `tests/geometry/test_noise.py` repeats it):
-
-        true curve                    percentile   basic, clipped   this one
-        straight line, gap 0                0.00             0.90       0.94
-        weakly convex, gap 0                0.00             0.93       0.97
-        U with a hump, gap .0036            0.82             0.82       0.99
-        line with a hump, gap .0087         0.34             0.85       0.93
-        two humps, gap .0185                0.54             0.92       0.95
-        ridge, gap .0702                    0.93             0.94       0.96
-
-    The barrier's interval is built in the same way: 0.94 to 1.00 on the same curves.
+    How noise floor and intervals are made of the replicates is said in `CurveStatistics`.
 
     `distance` (a number or (...)) scales the area under the curve. Memory stays under about 100 MB
     beside the input, however many curves there are. Raises NonFiniteError naming curve, point
@@ -443,7 +446,7 @@ def curve_statistics(
         block = np.array(flat[start : start + chunk], dtype=np.float64)
         _check_finite(block, shape, start)
         rows = np.ascontiguousarray(block.transpose(1, 0, 2)).reshape(-1, examples)
-        rows *= w
+        rows *= w  # in place: the losses of a chunk are held once
         loss = (rows.sum(axis=1) / w.sum()).reshape(points, -1)
         drawn = rows @ counts.T
         drawn /= totals

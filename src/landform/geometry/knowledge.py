@@ -235,23 +235,8 @@ def knowledge_along_path(
     config = KnowledgeConfig.parse({**options, "points": points}, where="knowledge_along_path")
     data = as_data_or_only(task, split, NOT_TRAINED)
     metric = _metric(data)
-    unread = config.options_given(["controls", "partial"]) if cartography is None else []
-    if unread:
-        raise ConfigError(
-            f"option {unread[0]} has no effect without a cartography",
-            remedy="leave it out, or name a run that was trained with cartography",
-        )
-    known = None if cartography is None else known_of(cartography, data, config)
-    kept = open_store(store)
-    if path is None:
-        work = line_work(a, b, data.task, data.split, (), config)
-        ends = work.checkpoints
-        walk = walk_line(work, config, kept, progress=progress)
-        ts, predictions, kind = walk.ts, walk.points[0], "line"
-    else:
-        ends = _check_ends(a, b, path)
-        ts, predictions = _along_curve(path, data, config, kept, progress)
-        kind = path.fit.kind
+    known = _known(cartography, data, config)
+    ends, ts, predictions = _predictions(a, b, path, data, config, open_store(store), progress)
     scores = np.stack([example_scores(data.task, point, metric) for point in predictions])
     examples = data.examples(config.rows)
     log = example_log(data.task, examples, predictions[0])
@@ -266,12 +251,48 @@ def knowledge_along_path(
         data=data.name,
         kind=data.task.kind,
         metric=metric,
-        path=kind,
+        path="line" if path is None else path.fit.kind,
         provenance={
             "weights": [c.fingerprint for c in ends],
             "examples": examples.fingerprint,
         },
     )
+
+
+def _known(
+    cartography: Named | pd.DataFrame | None, data: Data, config: KnowledgeConfig
+) -> pd.DataFrame | None:
+    """What training said of the examples; without it, options about it are refused."""
+    if cartography is not None:
+        return known_of(cartography, data, config)
+    unread = config.options_given(["controls", "partial"])
+    if unread:
+        raise ConfigError(
+            f"option {unread[0]} has no effect without a cartography",
+            remedy="leave it out, or name a run that was trained with cartography",
+        )
+    return None
+
+
+def _predictions(
+    a: Named,
+    b: Named,
+    path: FittedPath | None,
+    data: Data,
+    config: KnowledgeConfig,
+    store: ArtifactStore,
+    progress: bool,
+) -> tuple[Sequence[Checkpoint], tuple[float, ...], Sequence[Predictions]]:
+    """The ends, and positions and predictions of the points: of the line, or of a fitted curve
+    (whose positions are shares of its arc length)."""
+    if path is None:
+        work = line_work(a, b, data.task, data.split, (), config)
+        walk = walk_line(work, config, store, progress=progress)
+        return work.checkpoints, walk.ts, walk.points[0]
+    ends = _check_ends(a, b, path)
+    curve = _walk_work(path, data, config)
+    found = curve.predictions(store, progress=progress)[0]
+    return ends, tuple(float(t) for t in curve.places[1]), found
 
 
 def forecast_knowledge(
@@ -303,15 +324,6 @@ def _check_ends(a: Named, b: Named, path: FittedPath) -> tuple[Checkpoint, Check
                 remedy="name the two checkpoints that the path was fitted between, in its order",
             )
     return path.checkpoints
-
-
-def _along_curve(
-    path: FittedPath, data: Data, config: KnowledgeConfig, store: ArtifactStore, progress: bool
-) -> tuple[tuple[float, ...], list[Predictions]]:
-    """Shares of the arc length and predictions at points of a fitted curve."""
-    work = _walk_work(path, data, config)
-    found = work.predictions(store, progress=progress)[0]
-    return tuple(float(t) for t in work.places[1]), found
 
 
 def _walk_work(path: FittedPath, data: Data, config: KnowledgeConfig) -> WalkWork:
