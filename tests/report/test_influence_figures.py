@@ -14,7 +14,7 @@ from scipy import stats
 
 import attribution_results as results
 from landform.errors import ConfigError
-from landform.report import figures
+from landform.report import factor_figures, figures, method_figures
 from landform.report import influence_figures as own
 from landform.report.style import percent
 
@@ -250,7 +250,7 @@ def test_the_share_above_the_damping_is_in_the_title():
         {"module": "m", "factor": "lambda", "quantile": at, "eigenvalue": 10.0 ** (-10 * at)}
     )
     summary = dataclasses.replace(results.make_factors(1), spectra=spectra)
-    row = own.effective_ranks(summary, damping=1e-4).iloc[0]
+    row = factor_figures.effective_ranks(summary, damping=1e-4).iloc[0]
     assert row["above_damping"] == pytest.approx(0.4)
     axes = figures.plot_spectra(summary, damping=1e-4).axes[0]
     assert "40 % above 1e-04" in axes.get_title(loc="left")
@@ -266,13 +266,15 @@ def test_effective_rank_of_a_spectrum_with_its_head_kept(n, fall):
     )
     full = values[fall].astype(float)
     expected = full.sum() ** 2 / (full**2).sum() / n
-    assert own._effective_rank(places / (n - 1), full[places]) == pytest.approx(expected, rel=0.01)
+    assert factor_figures._effective_rank(places / (n - 1), full[places]) == pytest.approx(
+        expected, rel=0.01
+    )
 
 
 def test_no_effective_rank_is_given_where_the_kept_points_leave_it_open():
     values = np.r_[5.0, np.full(9999, 1e-3)]
     places = np.linspace(0, 9999, 200).round().astype(int)
-    assert np.isnan(own._effective_rank(places / 9999, values[places]))
+    assert np.isnan(factor_figures._effective_rank(places / 9999, values[places]))
 
 
 def test_factors_without_eigenvalues_have_no_spectra():
@@ -294,11 +296,11 @@ def test_the_bars_of_the_phases_are_their_seconds():
 
 
 def test_a_method_looks_the_same_in_every_figure():
-    styles = own.method_styles(["random", "ekfac", "ekfac, empirical", "kfac", "mine"])
+    styles = method_figures.method_styles(["random", "ekfac", "ekfac, empirical", "kfac", "mine"])
     assert len(set(styles.values())) == 5
-    alone = own.method_styles(["kfac"])
+    alone = method_figures.method_styles(["kfac"])
     assert alone["kfac"] == styles["kfac"]
-    assert len(own.method_styles([f"method {k}" for k in range(20)])) == 20
+    assert len(method_figures.method_styles([f"method {k}" for k in range(20)])) == 20
 
 
 def test_lds_is_drawn_with_its_interval():

@@ -37,6 +37,7 @@ from landform.report.connectivity_pages import CONNECTIVITY_KINDS, transitivity_
 from landform.report.dropout_figures import DROPOUT_KINDS
 from landform.report.example_pages import EXAMPLE_KINDS
 from landform.report.fisher_figures import FISHER_KINDS
+from landform.report.heatmap_figures import HEIGHTS, SHARES
 from landform.report.influence_pages import INFLUENCE_KINDS
 from landform.report.knowledge_pages import KNOWLEDGE_KINDS
 from landform.report.landscape_figures import LANDSCAPE_KINDS
@@ -461,8 +462,8 @@ def _explorer(result: Any) -> Row:
             {
                 "key": key,
                 "label": figures.quantity_label(result, key),
-                "height": key in figures.HEIGHTS,
-                "share": key in figures.SHARES,
+                "height": key in HEIGHTS,
+                "share": key in SHARES,
             }
             for key in figures.QUANTITIES
             if key in result.pairs

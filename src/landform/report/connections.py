@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.lines import Line2D
 
-from landform.report.style import MUTED, BasinStyle, basin_styles, unknown
+from landform.report.style import MUTED, BasinStyle, basin_styles, ordered_basins, unknown
 
 if TYPE_CHECKING:
     from landform.studies.connect import Connection
 
 __all__ = [
+    "basin_handles",
     "basins_of",
     "by_name",
     "checkpoint_order",
@@ -110,6 +112,15 @@ def styles_of(connection: Connection) -> tuple[pd.Series, dict[int, BasinStyle]]
     names = list(connection.names)
     nobody = BasinStyle(MUTED, "o", f"basins not determined (n = {len(names)})")
     return pd.Series(0, index=names), {0: nobody}
+
+
+def basin_handles(styles: dict[int, BasinStyle], shown: Sequence[int]) -> list[Line2D]:
+    """Legend entries of the basins that are shown."""
+    entries = [s for s in ordered_basins(styles) if any(styles[int(b)] == s for b in shown)]
+    return [
+        Line2D([], [], color=s.colour, marker=s.marker, linestyle="none", label=s.label)
+        for s in entries
+    ]
 
 
 def metric_columns(table: pd.DataFrame) -> list[str]:

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from landform.report import connectivity_figures as figures
+from landform.report import path_figures, sharpness_figures
 from landform.report.parts import (
     Kind,
     Row,
@@ -179,7 +180,9 @@ def _sharpness(result: Any, anchor: str, few: bool) -> Row:
             facts.append(_fact(label, as_text(number, 3), note))
     return {
         "facts": facts,
-        "figure": picture(figures.plot_climb, result, alt="Loss over the steps of every restart"),
+        "figure": picture(
+            sharpness_figures.plot_climb, result, alt="Loss over the steps of every restart"
+        ),
         "steps": data_table(
             _first(result.table), "steps of the ascent", caption=_caption(result.table, "Steps.")
         ),
@@ -196,7 +199,7 @@ def _comparison(result: Any, anchor: str, few: bool) -> Row:
     return {
         "facts": facts,
         "figure": picture(
-            figures.plot_sharpness_scatter,
+            sharpness_figures.plot_sharpness_scatter,
             result,
             alt="An out-of-distribution metric against sharpness, a panel per method",
             caption="Bars are the intervals of the sharpness over examples.",
@@ -245,10 +248,10 @@ def _path(result: Any, anchor: str, few: bool) -> Row:
     return {
         "facts": facts,
         "figure": picture(
-            figures.plot_path, result, alt="Loss along the path and along the straight line"
+            path_figures.plot_path, result, alt="Loss along the path and along the straight line"
         ),
         "distances": picture(
-            figures.plot_path_distances,
+            path_figures.plot_path_distances,
             result,
             alt="Distances to both ends",
             caption="How far every point is from both ends. Full: the path. Dashed: the line.",
@@ -275,7 +278,7 @@ def _fit(result: Any, anchor: str, few: bool) -> Row:
     ]
     return {
         "facts": facts,
-        "figure": picture(figures.plot_fit, result, alt="Loss while the path was fitted"),
+        "figure": picture(path_figures.plot_fit, result, alt="Loss while the path was fitted"),
     }
 
 
@@ -292,7 +295,7 @@ def _complex(result: Any, anchor: str, few: bool) -> Row:
     return {
         "facts": facts,
         "figure": picture(
-            figures.plot_complex,
+            path_figures.plot_complex,
             result,
             alt="Loss of random points of every simplex, and the history of the fit",
             caption="Left: points drawn uniformly from every simplex, their mean as a bar.",
@@ -316,7 +319,7 @@ def _clique_table(result: Any) -> Row | None:
     ]
     table = samples.groupby(keys, sort=False)[numbers].mean().reset_index()
     worst = samples.groupby(keys, sort=False)["loss"].max().to_numpy()
-    table["clique"] = [figures.clique_label(result, clique) for clique in table["clique"]]
+    table["clique"] = [path_figures.clique_label(result, clique) for clique in table["clique"]]
     table.insert(len(keys) + 1, "highest loss", worst)
     return data_table(table, "means over the points of every simplex", caption="Means of points.")
 

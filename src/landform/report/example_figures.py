@@ -18,12 +18,14 @@ from landform.errors import ConfigError
 from landform.report.style import (
     COLUMN,
     INK,
+    MINUS,
     MUTED,
     PAGE,
     PALETTE,
     Figure,
     loss_unit_of,
     new_figure,
+    number,
     styled,
     unknown,
 )
@@ -36,7 +38,6 @@ __all__ = ["EXAMPLE_FIGURES", "plot_barrier", "plot_examples", "plot_examples_ma
 
 LOWERS, RAISES = PALETTE[0], PALETTE[1]
 DIVERGING = LinearSegmentedColormap.from_list("signed", [PALETTE[0], "#f7f7f5", PALETTE[1]])
-MINUS = "\N{MINUS SIGN}"
 MANY = 3000  # dots of one panel; more are drawn as a random part
 
 WORDS = {
@@ -77,7 +78,7 @@ def plot_examples_matrix(result: ExampleTable) -> Figure:
     for i in range(size):
         for j in range(size):
             if np.isfinite(values[i, j]):
-                _number(axes, i, j, values[i, j], sure[i, j])
+                _cell_number(axes, i, j, values[i, j], sure[i, j])
     axes.set_xticks(range(size), [_words(n) for n in names], rotation=40, ha="right")
     axes.set_yticks(range(size), [_words(n) for n in names])
     axes.tick_params(length=0)
@@ -92,11 +93,12 @@ def plot_examples_matrix(result: ExampleTable) -> Figure:
     return figure
 
 
-def _number(axes: Axes, i: int, j: int, value: float, sure: bool) -> None:
+def _cell_number(axes: Axes, i: int, j: int, value: float, sure: bool) -> None:
     dark = abs(value) > 0.6
     colour = "white" if dark else INK if sure else MUTED
-    text = f"{value:.2f}".replace("-", MINUS)
-    axes.text(j, i, text, ha="center", va="center", fontsize=6, color=colour)
+    axes.text(
+        j, i, number(value, ".2f"), ha="center", va="center", fontsize=6, color=colour
+    )  # fmt: skip
 
 
 @styled

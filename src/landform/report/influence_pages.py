@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from landform.errors import ConfigError
+from landform.report import factor_figures, method_figures
 from landform.report import influence_figures as figures
 from landform.report.parts import (
     Kind,
@@ -21,7 +22,7 @@ from landform.report.parts import (
     rounded,
     with_interval,
 )
-from landform.report.style import is_known, percent, shorten
+from landform.report.style import MINUS, is_known, percent, shorten
 
 __all__ = ["INFLUENCE_KINDS"]
 
@@ -166,7 +167,7 @@ def _side(result: Any, query: int, harmful: bool) -> list[Row]:
 
 def _score(value: float) -> str:
     if 1000 <= abs(value) < 1e9:
-        return f"{float(f'{value:.3g}'):,.0f}".replace("-", "\N{MINUS SIGN}")
+        return f"{float(f'{value:.3g}'):,.0f}".replace("-", MINUS)
     return as_text(value, 3)
 
 
@@ -223,7 +224,7 @@ def _timings(result: Any) -> Row:
     return {
         "timings": data_table(frame, "seconds of every phase"),
         "timings_figure": picture(
-            figures.plot_timings, result, alt="Seconds of every phase as bars"
+            factor_figures.plot_timings, result, alt="Seconds of every phase as bars"
         ),
     }
 
@@ -265,7 +266,7 @@ def _factors(result: Any, anchor: str, few: bool) -> Row:
         ("precision", result.dtype, ""),
     ]
     spectra = picture(
-        figures.plot_spectra,
+        factor_figures.plot_spectra,
         result,
         alt="Eigenvalues of the factors of every module on a log axis",
         caption="A line per module. Effective rank: (sum of eigenvalues)² / sum of their squares,"
@@ -288,7 +289,7 @@ def _factors(result: Any, anchor: str, few: bool) -> Row:
 def _coverage(result: Any) -> pd.DataFrame:
     """The coverage with the effective ranks of every module that has spectra."""
     table = pd.DataFrame(result.coverage).reset_index(drop=True)
-    ranks = figures.effective_ranks(result)
+    ranks = factor_figures.effective_ranks(result)
     names = {"activation": "A", "gradient": "S", "lambda": "\N{GREEK CAPITAL LETTER LAMDA}"}
     for factor, short in names.items():
         values = ranks[ranks["factor"] == factor].set_index("module")
@@ -311,7 +312,7 @@ def _self_influence(result: Any, anchor: str, few: bool) -> Row:
     table = result.table.sort_values("score", ascending=False, kind="stable").head(SUSPECTS)
     return {
         "figure": picture(
-            figures.plot_self_influence,
+            method_figures.plot_self_influence,
             result,
             alt="Self-influence of every row against its loss",
         ),
@@ -347,7 +348,7 @@ def _mislabel(result: Any, anchor: str, few: bool) -> Row:
     return {
         "facts": _measures(result),
         "recall": picture(
-            figures.plot_mislabel,
+            method_figures.plot_mislabel,
             result,
             alt="Share of the mislabelled rows found against the share of rows inspected",
             caption=f"The grey band holds what a random order finds with probability {level:g}.",
@@ -395,10 +396,10 @@ def _lds(result: Any, anchor: str, few: bool) -> Row:
     return {
         "facts": [{"label": label, "value": value, "note": note} for label, value, note in facts],
         "methods": picture(
-            figures.plot_lds, result, alt="Linear datamodelling score of every method"
+            method_figures.plot_lds, result, alt="Linear datamodelling score of every method"
         ),
         "by_query": picture(
-            figures.plot_lds_queries,
+            method_figures.plot_lds_queries,
             result,
             alt="Linear datamodelling score of every query, a strip per method",
         ),
@@ -448,7 +449,7 @@ def _counterfactual(result: Any, anchor: str, few: bool) -> Row:
             " the number of comparisons.",
         ),
         "figure": picture(
-            figures.plot_counterfactual,
+            method_figures.plot_counterfactual,
             result,
             alt="Share of the targets that flip by number of removed training rows",
             caption="Solid: flipped at this size, with its interval. Faint: flipped at it or at a"

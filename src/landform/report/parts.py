@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from landform.errors import ConfigError
-from landform.report.style import Figure, styled
+from landform.report.style import MINUS, Figure, styled
 from landform.store.fingerprint import to_plain
 
 __all__ = [
@@ -113,7 +113,7 @@ def as_text(value: Any, digits: int = 4) -> str:
     if isinstance(value, int | np.integer):
         return str(int(value))
     if isinstance(value, float | np.floating):
-        return f"{float(value):.{digits}g}".replace("-", "\N{MINUS SIGN}")
+        return f"{float(value):.{digits}g}".replace("-", MINUS)
     return str(value)
 
 

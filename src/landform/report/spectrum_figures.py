@@ -13,6 +13,7 @@ from landform.errors import ConfigError
 from landform.report.parts import Kind, Row, as_text, data_table, picture, with_interval
 from landform.report.style import (
     COLUMN,
+    MINUS,
     MUTED,
     PAGE,
     PALETTE,
@@ -129,9 +130,6 @@ def _draw_eigenvalues(panel: Axes, result: Spectrum) -> None:
     panel.set_xlabel("rank")
     panel.set_ylabel("eigenvalue")
     panel.set_title(f"with {100 * result.level:.0f} % intervals over examples")
-
-
-MINUS = "\N{MINUS SIGN}"
 
 
 @styled

@@ -34,6 +34,7 @@ __all__ = [
     "COLUMN",
     "GRID",
     "INK",
+    "MINUS",
     "MUTED",
     "PAGE",
     "PALETTE",
@@ -52,6 +53,7 @@ __all__ = [
     "loss_unit_of",
     "metric_label",
     "new_figure",
+    "number",
     "ordered_basins",
     "percent",
     "pick",
@@ -69,6 +71,8 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 COLUMN, PAGE = 3.5, 7.0  # inches
+
+MINUS = "\N{MINUS SIGN}"  # a hyphen is too short beside digits
 
 INK, MUTED, GRID = "#1d2430", "#69717d", "#dfe3e8"
 
@@ -326,6 +330,11 @@ def short_labels(names: Sequence[str], limit: int) -> list[str]:
         for name, core in zip(names, cores, strict=True)
     ]
     return labels if len(set(labels)) == len(set(names)) else list(names)
+
+
+def number(value: float, form: str = ".3g") -> str:
+    """A number with a true minus sign."""
+    return f"{value:{form}}".replace("-", MINUS)
 
 
 def format_p(p: float) -> str:
