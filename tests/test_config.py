@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from landform.config import read_yaml
+from landform.cli.app import run
+from landform.config import as_flags, read_yaml
 from landform.errors import ConfigError
 
 
@@ -36,3 +37,38 @@ def test_what_a_file_says(tmp_path: Path) -> None:
     file = tmp_path / "study.yaml"
     file.write_text("a: 1\nb: {c: [x, 2.5], d: null}\n")
     assert read_yaml(file) == {"a": 1, "b": {"c": ["x", 2.5], "d": None}}
+
+
+FLAGS = {
+    name: f"--{name.replace('_', '-')}"
+    for name in ("text", "metrics", "kind", "files", "one_prefix", "label_groups", "rows")
+}
+
+
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        ("pass text=, or text=(first, second)", "pass --text, or --text first second"),
+        ("use metrics='answer_accuracy'", "use --metrics answer_accuracy"),
+        ("metrics=('a', 'b'); kind='masked-lm'.", "--metrics a b; --kind masked-lm."),
+        ("one_prefix=True or one_prefix=False", "--one-prefix or --no-one-prefix"),
+        ("files={'train': a.tsv, 'validation': b}", "--files.train a.tsv --files.validation b"),
+        ("give {'train': path} with text= and", "give --files.train path with --text and"),
+        ("rows=1, colour=2, model.rows=3", "--rows 1, colour=2, model.rows=3"),
+        ("--rows=3 stays", "--rows=3 stays"),
+        ("a == b, kind=None", "a == b, kind=None"),
+    ],
+)
+def test_options_as_flags(said: str, shown: str) -> None:
+    assert as_flags(said, FLAGS) == shown
+    assert as_flags(said, {}) == said
+
+
+def test_a_remedy_on_the_command_line_is_spelled_as_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "rows.tsv").write_text("sentence\tlabel\na\tx\n")
+    assert run(["evaluate", "nowhere", "--task", str(tmp_path / "rows.tsv")]) == 1
+    assert "pass --text, or --text first second for pairs" in capsys.readouterr().err
+    assert run(["evaluate", "nowhere", "--task", "embedded", "--replicates", "-3"]) == 2
+    assert "what to do: replicates: Bootstrap replicates" in capsys.readouterr().err

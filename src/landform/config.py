@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -11,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from landform.errors import ConfigError
 
-__all__ = ["Config", "describe", "nearest", "read_yaml"]
+__all__ = ["Config", "as_flags", "describe", "nearest", "read_yaml", "remedy_of"]
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
@@ -53,12 +54,7 @@ class Config(BaseModel):
         try:
             return cls.model_validate(dict(options))
         except ValidationError as error:
-            first = str(next(iter(error.errors()[0]["loc"]), ""))
-            about = cls.model_fields[first].description if first in cls.model_fields else None
-            raise ConfigError(
-                f"{where}: {describe(error)}",
-                remedy=f"{first}: {about}" if about else "give options that agree",
-            ) from None
+            raise ConfigError(f"{where}: {describe(error)}", remedy=remedy_of(error, cls)) from None
 
     def options_given(self, names: Iterable[str] | None = None) -> list[str]:
         """Those of `names` (default: of all options) that are not at their default, in the order of
@@ -99,6 +95,55 @@ class Config(BaseModel):
 def describe(error: ValidationError) -> str:
     """One line per fault of a pydantic error: option, what is wrong, what was given."""
     return "; ".join(map(_fault, error.errors()))
+
+
+def remedy_of(error: ValidationError, kind: type[Config] | None = None) -> str | None:
+    """What the documentation of the first faulty option says; None where no option set is known
+    that the error is of (`kind`, else the one that is called as the error says)."""
+    kind = kind or next((k for k in _kinds(Config) if k.__name__ == error.title), None)
+    if kind is None:
+        return None
+    first = str(next(iter(error.errors()[0]["loc"]), ""))
+    about = kind.model_fields[first].description if first in kind.model_fields else None
+    return f"{first}: {about}" if about else "give options that agree"
+
+
+def _kinds(kind: type[Config]) -> Iterator[type[Config]]:
+    for below in kind.__subclasses__():
+        yield below
+        yield from _kinds(below)
+
+
+_MAPPING = r"\{'\w+': [^{}]*\}"
+_OPTION = re.compile(
+    rf"(?<![\w.\[-])(?:(?P<name>[a-z]\w*)=(?P<value>\([^()]*\)|{_MAPPING}|'[^']*'|[\w.]*)|{_MAPPING})"
+)
+
+
+def as_flags(text: str, flags: Mapping[str, str]) -> str:
+    """`text` with options that are spelled as in Python spelled as on a command line.
+
+    `flags` are the command's own, by the name of the option: {"label_names": "--label-names"};
+    what none of them means stays. `metrics=('accuracy', 'f1')` becomes `--metrics accuracy f1`,
+    `one_prefix=True` becomes `--one-prefix`, and a mapping of splits `--files.train FILE`.
+    """
+
+    def spelled(found: re.Match[str]) -> str:
+        flag = flags.get(found["name"] or "files")
+        if flag is None:
+            return found[0]
+        value = found["value"] if found["name"] else found[0]
+        if value.startswith("{"):
+            pairs = re.findall(r"'(\w+)': ([^,{}]+)", value)
+            return " ".join(f"{flag}.{key} {item.strip()}" for key, item in pairs)
+        if value in ("True", "False"):
+            return flag if value == "True" else flag.replace("--", "--no-", 1)
+        if value == "None":
+            return found[0]
+        words = re.sub(r"[()',]", "", value)
+        return f"{flag} {words}" if words else flag
+
+    return _OPTION.sub(spelled, text)
 
 
 def _fault(fault: Any) -> str:

@@ -11,7 +11,7 @@ import os
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from typing import TextIO
 
 from cyclopts import App, CycloptsError, Parameter
@@ -270,7 +270,7 @@ def _run_command(arguments: Sequence[str] | None) -> int:
     except CycloptsError as error:
         return _say(_usage(error), 2)
     except LandformError as error:
-        return _say(str(error), 1)
+        return _say(_spoken(error, arguments), 1)
     except KeyboardInterrupt:
         return _say(
             "interrupted; what was finished is kept, the same command goes on from there", 130
@@ -302,14 +302,33 @@ def _say(message: str, status: int) -> int:
     return status
 
 
+def _spoken(error: LandformError, arguments: Sequence[str] | None) -> str:
+    """The error with options spelled as the flags of the command that it comes from."""
+    from landform.config import as_flags
+
+    flags: dict[str, str] = {}
+    with suppress(CycloptsError):
+        _, apps, _ = app.parse_commands(arguments)
+        for argument in apps[-1].assemble_argument_collection():
+            for flag in argument.names:
+                option = flag.rpartition(".")[2].removeprefix("--").replace("-", "_")
+                # An option of the command itself goes before one of its trainings.
+                if flag.startswith("--") and ("." not in flag or option not in flags):
+                    flags[option] = flag
+    return as_flags(str(error), flags)
+
+
 def _usage(error: CycloptsError) -> str:
     """The error in one line, with pydantic's decorations taken off."""
     from pydantic import ValidationError
 
-    from landform.config import describe
+    from landform.config import describe, remedy_of
 
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, ValidationError):
         cause = cause.__cause__ or cause.__context__
-    text = describe(cause) if isinstance(cause, ValidationError) else " ".join(str(error).split())
-    return f"{text}\n  what to do: see 'landform {' '.join(error.command_chain or ())} --help'"
+    page = f"see 'landform {' '.join(error.command_chain or ())} --help'"
+    if not isinstance(cause, ValidationError):
+        return f"{' '.join(str(error).split())}\n  what to do: {page}"
+    about = remedy_of(cause)
+    return f"{describe(cause)}\n  what to do: {f'{about} ({page})' if about else page}"
