@@ -33,6 +33,18 @@ class Result:
         """The result as JSON-ready values."""
         raise NotImplementedError
 
+    @property
+    def subject(self) -> tuple[str, ...]:
+        """The checkpoints, or the run, that it is about, as they were named; () of other results.
+
+        Results are kept under short names (seed0), which two of them may share.
+        """
+        found: list[str] = []
+        for name in ("checkpoint", "run", "a", "b", "checkpoints"):
+            value = getattr(self, name, ())
+            found += [value] if isinstance(value, str) else [v for v in value if isinstance(v, str)]
+        return tuple(found)
+
     def plot(self, **options: Any) -> Figure:
         """The result's main figure (see `landform.report.figures` for all of them)."""
         # Looked up by name at call time: figures live on a floor above the results they draw,

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import itertools
 import re
+from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from landform.errors import StoreError
-from landform.results import from_parts
+from landform.results import Result, from_parts
 from landform.store.artifacts import Contents, MemoryStore
-from landform.store.study import load_results, slug
+from landform.store.study import kept_name, kept_names, load_results, publish, slug
 
 
 def test_simple_names_are_their_words():
@@ -70,3 +72,53 @@ def test_a_result_that_is_none():
     store.publish("odd", Contents(records={"other": 1}))
     with pytest.raises(StoreError, match="results/odd holds no result"):
         load_results(store)
+
+
+@dataclass(frozen=True)
+class Found(Result):
+    """A result about one checkpoint; `landform.` so that it can be read again."""
+
+    checkpoint: str
+    value: int = 0
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+
+Found.__module__ = "landform.results"
+
+
+def test_results_about_two_checkpoints_of_one_name_are_both_kept(monkeypatch, tmp_path):
+    """evaluate a/seed0, then evaluate b/seed0 into one study: the second replaced the first."""
+    monkeypatch.setattr("landform.results.Found", Found, raising=False)
+    store = MemoryStore()
+    first, second = Found("a/seed0", 1), Found("b/seed0", 2)
+    assert publish(store, "evaluate-seed0", first) == "evaluate-seed0"
+    other = publish(store, "evaluate-seed0", second)
+    assert re.fullmatch(r"evaluate-seed0\+[0-9a-f]{6}", other)
+    assert load_results(store) == {"evaluate-seed0": first, other: second}
+    # Again, in any order, with other options: each in its own place.
+    assert publish(store, "evaluate-seed0", Found("b/seed0", 3)) == other
+    assert publish(store, "evaluate-seed0", Found("a/seed0", 4)) == "evaluate-seed0"
+    assert publish(store, "evaluate-seed0", Found("./a/seed0/", 5)) == "evaluate-seed0"
+    assert {name: r.value for name, r in load_results(store).items()} == {
+        "evaluate-seed0": 5, other: 3,
+    }  # fmt: skip
+    assert kept_names(store, ("x", "evaluate-seed0"), second) == ("x", other)
+    assert kept_names(store, ("evaluate-seed0",) * 2, (first, second)) == ("evaluate-seed0", other)
+
+
+def test_a_checkpoint_named_in_another_way_is_the_same(monkeypatch, tmp_path):
+    monkeypatch.setattr("landform.results.Found", Found, raising=False)
+    store = MemoryStore()
+    here = tmp_path / "runs" / "seed0"
+    here.mkdir(parents=True)
+    publish(store, "fisher", Found(str(here), provenance={"weights": "w"}))
+    for same in (
+        Found("runs/seed0"), Found("seed0"), Found("else/seed0", provenance={"weights": "w"})
+    ):  # fmt: skip
+        assert kept_name(store, "fisher", same) == "fisher"
+    moved = Found(str(tmp_path / "moved" / "seed0"), provenance={"weights": "v"})
+    assert kept_name(store, "fisher", moved) != "fisher"
+    here.rmdir()  # the whole study lies elsewhere now
+    assert kept_name(store, "fisher", moved) == "fisher"
+    store.publish("fisher", Contents(records={"result": {"class": "landform.gone:R"}}))
+    assert kept_name(store, "fisher", moved) == "fisher"  # what cannot be read may go

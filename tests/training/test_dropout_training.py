@@ -177,6 +177,13 @@ def test_dropout_inserted_in_a_llama(llama, task, tmp_path):
     assert record(tmp_path / "number")["dropout"] == dict.fromkeys(sites, 0.2)
     plain = AutoModelForSequenceClassification.from_pretrained(tmp_path / "runs" / "seed0")
     assert same(plain.state_dict(), weights(tmp_path / "runs" / "seed0"))
+    # One number for a model of which it reaches a part: said, not passed over.
+    places = r"reaches 2 of the 7 places .*\(2 x attention\); the others \(1 x embeddings, 2 x att"
+    with pytest.warns(UserWarning, match=places):
+        fit(llama, task, tmp_path / "part", dropout=0.1)
+    inside = {name: 0.1 for name in sites if name.endswith("attention_dropout")}
+    assert record(tmp_path / "part")["dropout"] == inside and len(inside) == 2
+    fit(llama, task, tmp_path / "off", dropout=0.0)
     fit(llama, task, tmp_path / "none")
     first, second = (weights(tmp_path / name / "seed0") for name in ("runs", "none"))
     assert not same(first, second)

@@ -5,13 +5,15 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+from collections.abc import Sequence
+from pathlib import Path, PurePath
 from typing import Any
 
 from landform.errors import StoreError
 from landform.results import Result, from_parts, to_parts
 from landform.store.artifacts import ArtifactStore, Contents, MemoryStore, Store
 
-__all__ = ["load_results", "open_store", "publish", "slug"]
+__all__ = ["kept_name", "kept_names", "load_results", "open_store", "publish", "slug"]
 
 
 def open_store(store: str | os.PathLike[str] | ArtifactStore | None) -> ArtifactStore:
@@ -42,11 +44,69 @@ def _slug(part: str) -> str:
     return f"{plain or 'x'}+{digits}"
 
 
-def publish(store: ArtifactStore, name: str, result: Result) -> None:
-    """Keep `result` under `results/<name>/`: its tables as Parquet, the rest as JSON."""
+def publish(store: ArtifactStore, name: str, result: Result) -> str:
+    """Keep `result` under `results/<name>/`: its tables as Parquet, the rest as JSON.
+
+    Returns the name, which is `name` unless a result about something else stands there
+    (`kept_name`): evaluations of a/seed0 and b/seed0 do not replace one another.
+    """
+    name = kept_name(store, name, result)
     tables, record = to_parts(result)
     provenance: dict[str, Any] = getattr(result, "provenance", {})
     store.publish(name, Contents(tables=tables, records={"result": record}), provenance=provenance)
+    return name
+
+
+def kept_name(store: ArtifactStore, name: str, result: Result) -> str:
+    """The name under which a store keeps `result`, before and after it does.
+
+    That is `name` where nothing stands there, or a result about the same checkpoints; else `name`
+    with `+` and a few digits of the hash of those of `result`.
+    """
+    if not result.subject or name not in store.results():
+        return name
+    try:
+        contents = store.published(name)
+        other = from_parts(contents.tables, contents.records["result"])
+    except (StoreError, KeyError):  # of another version, or damaged: it may go
+        return name
+    if _same_subject(result, other):
+        return name
+    digits = hashlib.sha256("\n".join(result.subject).encode("utf-8", "surrogatepass")).hexdigest()
+    return f"{name[:121]}+{digits[:6]}"
+
+
+def kept_names(store: ArtifactStore, names: Sequence[str], found: Any) -> tuple[str, ...]:
+    """`kept_name` of one result under several names, or of as many results as names."""
+    results = found if isinstance(found, tuple) and len(found) == len(names) else [found]
+    if len(results) != len(names):
+        results = [found[0] if isinstance(found, tuple) else found] * len(names)
+    return tuple(
+        kept_name(store, name, result) if isinstance(result, Result) else name
+        for name, result in zip(names, results, strict=True)
+    )
+
+
+def _same_subject(one: Result, other: Any) -> bool:
+    """Whether two results are about the same checkpoints, however those were named.
+
+    A name may begin at another directory (runs/seed0, /home/x/runs/seed0), the same weights may
+    have moved, and what was named by a whole path that is gone has moved as well.
+    """
+    mine, theirs = one.subject, getattr(other, "subject", ())
+    weights = [getattr(r, "provenance", {}).get("weights") for r in (one, other)]
+    if weights[0] is not None and weights[0] == weights[1]:
+        return True
+    return len(mine) == len(theirs) and all(map(_same_place, mine, theirs))
+
+
+def _same_place(mine: str, theirs: str) -> bool:
+    parts = [PurePath(os.path.normpath(name)).parts for name in (mine, theirs)]
+    depth = min(map(len, parts))
+    if parts[0][-depth:] == parts[1][-depth:]:
+        return True
+    before = Path(theirs if Path(theirs).exists() else theirs.rpartition("@")[0] or theirs)
+    return before.is_absolute() and not before.exists()
 
 
 def load_results(store: ArtifactStore) -> dict[str, Any]:

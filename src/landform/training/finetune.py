@@ -101,6 +101,11 @@ class Training(Result):
         return tuple(self.runs.path)
 
     @property
+    def subject(self) -> tuple[str, ...]:
+        """The directory of the runs."""
+        return tuple(dict.fromkeys(str(Path(path).parent) for path in self.paths))
+
+    @property
     def reading(self) -> str:
         """One line for a person."""
         metrics = [str(name) for name in self.runs if "/" in str(name)]

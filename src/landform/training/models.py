@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import warnings
+from collections import Counter
 from contextlib import suppress
 from typing import Any
 
@@ -16,7 +18,7 @@ from landform.training.dropout import dropout_in_force, put_dropout
 from landform.training.options import TrainConfig
 from landform.training.seeds import Seeds, add_noise
 from landform.weights.checkpoint import Checkpoint, load_model
-from landform.weights.sites import dropout_sites
+from landform.weights.sites import ADAPTER, HEAD, dropout_sites
 from landform.weights.tuning import method_name, tune
 
 __all__ = ["label_order", "refuse_tuned", "starting_model"]
@@ -64,8 +66,8 @@ def label_order(checkpoint: Checkpoint, task: Task, *, new_head: bool) -> tuple[
     except LabelError as error:
         raise LabelError(
             f"{checkpoint.spec}: its head does not fit the task {task.name}: {error.what}",
-            remedy="pass new_head to draw a new head for this task"
-            + (f"; or {error.remedy}" if error.remedy else ""),
+            remedy="pass new_head to draw a new head for this task, or set id2label in its "
+            "config.json to the labels of its outputs",
         ) from error
     return labels
 
@@ -93,8 +95,30 @@ def starting_model(
     if config.tuning != "full":
         # The head draws first, from the same stream: what is drawn next does not repeat it.
         model = tune(model, config, head=task.kind in _HEADED)
+    if rate and not config.insert_dropout:
+        _warn_of_places_without(model, rate)
     model.landform_dropout = _put_dropout(model, config)
     return model
+
+
+def _warn_of_places_without(model: Any, rate: float) -> None:
+    """Warn where a rate for the whole model reaches a part of it only (LLaMA's attention)."""
+    sites = [site for site in dropout_sites(model) if site.kind not in (HEAD, ADAPTER)]
+    there, absent = (
+        Counter(site.kind for site in sites if (site.how == "insert") == lacks)
+        for lacks in (False, True)
+    )
+    if absent:
+        reached, others = (
+            ", ".join(f"{n} x {kind}" for kind, n in kinds.items()) or "none"
+            for kinds in (there, absent)
+        )
+        warnings.warn(
+            f"dropout {rate:g} reaches {there.total()} of the {len(sites)} places for it in this "
+            f"{type(model).__name__} ({reached}); the others ({others}) have none unless it is "
+            "inserted there: insert_dropout",
+            stacklevel=2,
+        )
 
 
 def _put_dropout(model: Any, config: TrainConfig) -> dict[str, float] | None:

@@ -52,6 +52,7 @@ __all__ = [
     "resolve",
     "select",
     "short_names",
+    "unique_tails",
 ]
 
 _AUTO_CLASSES = {
@@ -238,7 +239,7 @@ _FOREIGN = (".h5", ".msgpack", ".ckpt.index", ".onnx", ".gguf")
 # --- tuned models -------------------------------------------------------------------------------
 
 # Keys that say where the base is, how training started and ran, which version wrote them, or which
-# tensors are stored, as the tensors themselves do.
+# tensors are stored, as the tensors themselves do (MiSS's init_weights "bat" has other shapes).
 _NOT_TUNING = frozenset(
     (
         *("base_model_name_or_path", "revision", "auto_mapping", "inference_mode", "task_type"),
@@ -691,7 +692,15 @@ def _natural(text: str) -> list[tuple[int, int | str]]:
 
 def short_names(checkpoints: Sequence[Checkpoint]) -> tuple[str, ...]:
     """Unique short names: the shortest tails of the specs that tell all of them apart."""
-    parts = [Path(c.spec).parts or (c.spec,) for c in checkpoints]
+    return unique_tails([checkpoint.spec for checkpoint in checkpoints])
+
+
+def unique_tails(specs: Sequence[str]) -> tuple[str, ...]:
+    """The shortest tails of paths or hub names that tell all of them apart: a/seed0, b/seed0.
+
+    Raises `ConfigError` where one of them occurs twice.
+    """
+    parts = [Path(spec).parts or (spec,) for spec in specs]
     for depth in range(1, max(map(len, parts), default=0) + 1):
         names = ["/".join(p[-depth:]) for p in parts]
         if len(set(names)) == len(names):
