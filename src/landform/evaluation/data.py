@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,9 @@ __all__ = [
     "Data",
     "DataConfig",
     "PointsConfig",
+    "as_data",
+    "as_data_or_only",
+    "data_sets",
     "find_split",
     "rows_identity",
     "task_identity",
@@ -101,6 +105,46 @@ def find_split(task: Task, split: str) -> str:
             raise
         return next(iter(task.parts))
     return split
+
+
+def as_data(task: Task | Data | tuple[Task, str], split: str = "validation") -> Data:
+    """A data set to evaluate on: a task (its `split`), or a task with a split of its own."""
+    if isinstance(task, Data):
+        return task
+    if isinstance(task, tuple):
+        return Data(*task)
+    if not isinstance(task, Task):
+        raise ConfigError(f"{task!r} is not a task", remedy="make one with landform.load_task(...)")
+    return Data(task, split)
+
+
+def data_sets(
+    task: Task | Data | tuple[Task, str],
+    split: str,
+    also: Sequence[Task | Data | tuple[Task, str]],
+) -> tuple[Data, ...]:
+    """A data set and further ones, for tables that know them by their names: each is there once."""
+    data = (as_data(task, split), *(as_data(item, split) for item in also))
+    names = [item.name for item in data]
+    for name in names:
+        if names.count(name) > 1:
+            raise ConfigError(
+                f"two data sets are called {name}", remedy="give a task another name="
+            )
+    return data
+
+
+def as_data_or_only(task: Task | Data | tuple[Task, str], split: str, meaning: str) -> Data:
+    """`as_data`, with `find_split`; warns of what it means that another split was taken."""
+    if not isinstance(task, Task):
+        return as_data(task, split)
+    found = find_split(task, split)
+    if found != split:
+        warnings.warn(
+            f"task {task.name!r} has the split {found!r} only, no {split!r}: {meaning}",
+            stacklevel=4,
+        )
+    return Data(task, found)
 
 
 def torch_device(name: str) -> torch.device:

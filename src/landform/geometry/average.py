@@ -23,10 +23,10 @@ from torch import Tensor
 
 from landform.curvature.fisher import Fisher, load_fisher
 from landform.errors import ConfigError, CurvatureError
+from landform.evaluation.data import data_sets
 from landform.evaluation.points import Data, PointsConfig, PointsWork, PointsWorker, unpack
 from landform.geometry.compared import metric_row, paired_differences
 from landform.geometry.fitted import check_target, save_point
-from landform.geometry.line import data_sets
 from landform.results import Result
 from landform.store.artifacts import ArtifactStore
 from landform.store.engines import run_plan

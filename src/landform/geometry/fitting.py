@@ -18,6 +18,7 @@ from pydantic import Field as Option
 from pydantic import field_validator, model_validator
 
 from landform.errors import ConfigError, StoreError
+from landform.evaluation.data import as_data_or_only, data_sets
 from landform.evaluation.evaluate import metric_names, metric_replicates, metric_table
 from landform.evaluation.intervals import known_interval
 from landform.evaluation.points import Data, PointsConfig, PointsWork, unpack
@@ -32,7 +33,7 @@ from landform.geometry.fitted import (
     save_point,
     space_of,
 )
-from landform.geometry.line import SUMMARY_FIELDS, as_data_or_only, data_sets, line_predictions
+from landform.geometry.line import SUMMARY_FIELDS, line_predictions
 from landform.geometry.loop import SelectConfig
 from landform.geometry.paths import (
     Course,

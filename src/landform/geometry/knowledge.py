@@ -15,6 +15,7 @@ from pydantic import Field
 from landform.errors import ConfigError, DataError
 from landform.evaluation.cartography import cartography as summary_of
 from landform.evaluation.cartography import read_dynamics
+from landform.evaluation.data import as_data_or_only
 from landform.evaluation.evaluate import example_log
 from landform.evaluation.points import Data, PointsConfig
 from landform.evaluation.scores import example_scores
@@ -29,13 +30,7 @@ from landform.geometry.forgetting import (
     score_lists,
     step_summary,
 )
-from landform.geometry.line import (
-    LineConfig,
-    as_data_or_only,
-    forecast_line,
-    line_work,
-    walk_line,
-)
+from landform.geometry.line import LineConfig, forecast_line, line_work, walk_line
 from landform.results import Result
 from landform.store.artifacts import ArtifactStore
 from landform.store.plan import Forecast, Plan

@@ -23,8 +23,8 @@ import numpy as np
 import pandas as pd
 
 from landform.errors import ConfigError
+from landform.evaluation.data import data_sets
 from landform.evaluation.points import Data, PointsWork
-from landform.geometry.line import data_sets
 from landform.geometry.masks import FisherLike, masks_of
 from landform.geometry.surface import Surface, SurfaceConfig, SurfaceStudy, around_one
 from landform.results import Result

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -15,9 +14,9 @@ import numpy.typing as npt
 import pandas as pd
 from pydantic import Field, field_validator
 
-from landform.errors import ConfigError
+from landform.evaluation.data import data_sets
 from landform.evaluation.evaluate import metric_names, metric_table
-from landform.evaluation.points import Data, PointsConfig, PointsWork, find_split, unpack
+from landform.evaluation.points import Data, PointsConfig, PointsWork, unpack
 from landform.geometry.better import better_than_ends, count_better, say_better
 from landform.geometry.curves import (
     CurveStatistics,
@@ -39,10 +38,6 @@ __all__ = [
     "Interpolation",
     "LineConfig",
     "Walk",
-    "as_data",
-    "as_data_or_only",
-    "data_sets",
-    "find_split",
     "forecast_line",
     "interpolate",
     "line_predictions",
@@ -151,46 +146,6 @@ class Interpolation(Result):
             "better": [] if self.better is None else self.better.to_dict("records"),
             "provenance": self.provenance,
         }
-
-
-def as_data(task: Task | Data | tuple[Task, str], split: str = "validation") -> Data:
-    """A data set to evaluate on: a task (its `split`), or a task with a split of its own."""
-    if isinstance(task, Data):
-        return task
-    if isinstance(task, tuple):
-        return Data(*task)
-    if not isinstance(task, Task):
-        raise ConfigError(f"{task!r} is not a task", remedy="make one with landform.load_task(...)")
-    return Data(task, split)
-
-
-def data_sets(
-    task: Task | Data | tuple[Task, str],
-    split: str,
-    also: Sequence[Task | Data | tuple[Task, str]],
-) -> tuple[Data, ...]:
-    """A data set and further ones, for tables that know them by their names: each is there once."""
-    data = (as_data(task, split), *(as_data(item, split) for item in also))
-    names = [item.name for item in data]
-    for name in names:
-        if names.count(name) > 1:
-            raise ConfigError(
-                f"two data sets are called {name}", remedy="give a task another name="
-            )
-    return data
-
-
-def as_data_or_only(task: Task | Data | tuple[Task, str], split: str, meaning: str) -> Data:
-    """`as_data`, with `find_split`; warns of what it means that another split was taken."""
-    if not isinstance(task, Task):
-        return as_data(task, split)
-    found = find_split(task, split)
-    if found != split:
-        warnings.warn(
-            f"task {task.name!r} has the split {found!r} only, no {split!r}: {meaning}",
-            stacklevel=4,
-        )
-    return Data(task, found)
 
 
 def interpolate(

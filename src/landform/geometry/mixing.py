@@ -31,6 +31,7 @@ from pydantic import field_validator, model_validator
 from torch import Tensor
 
 from landform.errors import StoreError
+from landform.evaluation.data import as_data_or_only, data_sets
 from landform.evaluation.evaluate import headline
 from landform.evaluation.field import Field
 from landform.evaluation.points import Data, PointsConfig, PointsWork, PointsWorker, unpack
@@ -38,7 +39,6 @@ from landform.geometry.compared import metric_row, paired_differences
 from landform.geometry.descent import FitWork, check_apart, history_table, run_fit
 from landform.geometry.fitted import check_target, save_point
 from landform.geometry.fitting import ONLY_ROWS, SAME_ROWS, Named
-from landform.geometry.line import as_data_or_only, data_sets
 from landform.geometry.loop import Landscape, Loop, LoopConfig, SelectConfig, seed_of
 from landform.results import Result
 from landform.store.artifacts import ArtifactStore, Contents

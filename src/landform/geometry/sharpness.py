@@ -20,9 +20,9 @@ import numpy as np
 import pandas as pd
 
 from landform.errors import ConfigError
+from landform.evaluation.data import as_data
 from landform.evaluation.intervals import known_interval, resample_counts
 from landform.evaluation.points import Data, PointsWork, data_fingerprint, unpack
-from landform.geometry.line import as_data
 from landform.geometry.regions import AVERAGES, Perturbation
 from landform.geometry.sharpness_jobs import KeptPoint, SharpnessWork
 from landform.geometry.sharpness_options import SharpnessConfig

@@ -17,12 +17,12 @@ import torch
 from pydantic import Field as Option
 
 from landform.errors import ConfigError
+from landform.evaluation.data import as_data_or_only, data_sets
 from landform.evaluation.evaluate import metric_names, metric_table
 from landform.evaluation.points import Data, PointsConfig, PointsWork, unpack
 from landform.geometry.descent import FitConfig, FitWork, history_table, run_fit
 from landform.geometry.fitted import as_fitted, load_fitted, save_fitted, space_of
 from landform.geometry.fitting import ONLY_ROWS, SAME_ROWS, Named
-from landform.geometry.line import as_data_or_only, data_sets
 from landform.geometry.volumes import maximal_cliques, total_volume
 from landform.results import Result
 from landform.store.artifacts import ArtifactStore

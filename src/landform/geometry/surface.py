@@ -28,10 +28,10 @@ import pandas as pd
 from pydantic import Field, field_validator, model_validator
 
 from landform.errors import ConfigError
+from landform.evaluation.data import data_sets
 from landform.evaluation.evaluate import metric_names, metric_table
 from landform.evaluation.points import Data, PointsConfig, PointsWork, unpack
 from landform.geometry.grid import Cell, Grid, evaluate_cells, hits, regular, with_coordinate
-from landform.geometry.line import data_sets
 from landform.geometry.masks import (
     FisherLike,
     Mask,
@@ -117,6 +117,11 @@ class SurfaceConfig(MaskConfig, PointsConfig):
                 raise ValueError(
                     f"compat {self.compat} means {name} {known[-1]}, not {getattr(self, name)}"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _refined(self) -> SurfaceConfig:
+        self.check_read(self.refine, ["tolerance"], "without refine")
         return self
 
     @model_validator(mode="after")

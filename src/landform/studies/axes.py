@@ -24,7 +24,8 @@ from landform.errors import ConfigError, StoreError
 from landform.evaluation.evaluate import headline
 from landform.evaluation.points import Data
 from landform.geometry.drop import DROP_FIELDS
-from landform.geometry.line import InterpolateConfig, data_sets, interpolate
+from landform.evaluation.data import data_sets
+from landform.geometry.line import InterpolateConfig, interpolate
 from landform.results import Result
 from landform.store.artifacts import ArtifactStore, Store
 from landform.store.study import load_results, open_store, publish, slug

@@ -45,10 +45,10 @@ from landform.errors import ConfigError
 from landform.evaluation.field import Field
 from landform.evaluation.intervals import percentile_interval, resample_counts
 from landform.evaluation.points import Data, PointsConfig, PointsWork
+from landform.evaluation.data import as_data
 from landform.geometry.line import (
     InterpolateConfig,
     Walk,
-    as_data,
     forecast_line,
     line_work,
     walk_line,

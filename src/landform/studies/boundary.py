@@ -42,7 +42,7 @@ from landform.evaluation.points import (
     check_same_vocabulary,
     unpack,
 )
-from landform.geometry.line import as_data
+from landform.evaluation.data import as_data
 from landform.geometry.overlap import NUMBERS, overlap_numbers, overlap_regions
 from landform.results import Result
 from landform.store.artifacts import ArtifactStore

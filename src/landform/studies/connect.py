@@ -25,13 +25,8 @@ from landform.errors import ConfigError
 from landform.evaluation.points import Data, PointsWork, unpack
 from landform.geometry.basins import Clustering, cluster
 from landform.geometry.landmarks import Landmarks
-from landform.geometry.line import (
-    SUMMARY_FIELDS,
-    LineConfig,
-    data_sets,
-    line_predictions,
-    line_statistics,
-)
+from landform.evaluation.data import data_sets
+from landform.geometry.line import SUMMARY_FIELDS, LineConfig, line_predictions, line_statistics
 from landform.geometry.similarity import (
     SIMILARITIES,
     error_agreement,

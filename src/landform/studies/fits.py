@@ -23,7 +23,7 @@ from landform.geometry.fitting import (
     fit_curve,
     plan_path,
 )
-from landform.geometry.line import as_data, as_data_or_only
+from landform.evaluation.data import as_data, as_data_or_only
 from landform.geometry.paths import Spacing
 from landform.geometry.simplexes import (
     ComplexConfig,

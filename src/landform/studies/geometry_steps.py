@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from landform.geometry.average import AverageConfig, AverageStudy
 from landform.geometry.fitting import STARTS
 from landform.geometry.landscape import LandscapeStudy, surface_study
-from landform.geometry.line import InterpolateConfig, find_split, interpolate
+from landform.evaluation.data import find_split
+from landform.geometry.line import InterpolateConfig, interpolate
 from landform.geometry.mixing import MixConfig, MixStudy
 from landform.geometry.ridge import RidgeConfig, ridge
 from landform.geometry.surface import SurfaceConfig, SurfaceStudy

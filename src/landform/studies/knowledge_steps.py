@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from landform.geometry.fitting import FittedPath
 from landform.geometry.knowledge import KnowledgeConfig, forecast_knowledge, knowledge_along_path
-from landform.geometry.line import find_split
+from landform.evaluation.data import find_split
 from landform.results import Result
 from landform.store.artifacts import ArtifactStore, MemoryStore
 from landform.store.study import publish, slug

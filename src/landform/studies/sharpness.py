@@ -20,7 +20,7 @@ from pydantic import Field, field_validator
 
 from landform.errors import ConfigError
 from landform.evaluation.points import Data, PointsWork
-from landform.geometry.line import data_sets
+from landform.evaluation.data import data_sets
 from landform.geometry.ranks import holm, rank_correlation
 from landform.geometry.regions import Method
 from landform.geometry.sharpness import Sharpness, SharpnessComparison, SharpnessPlan
