@@ -19,6 +19,7 @@ from landform.errors import (
     NonFiniteError,
 )
 from landform.tasks import metrics as module
+from landform.tasks import text_metrics
 from landform.tasks.metrics import (
     METRICS,
     CalibrationError,
@@ -237,7 +238,7 @@ def test_rouge_l_by_hand() -> None:
 
 
 def test_rouge_l_without_its_package_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    module._rouge.cache_clear()
+    text_metrics._rouge.cache_clear()
     for name in [m for m in sys.modules if m.split(".")[0] == "rouge_score"]:
         monkeypatch.setitem(sys.modules, name, None)
     monkeypatch.setitem(sys.modules, "rouge_score", None)
