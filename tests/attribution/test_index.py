@@ -135,6 +135,7 @@ def test_a_search_gives_exact_scores(fitted: dict[str, Any], exact: np.ndarray) 
         assert found.queries[name].tolist() == pytest.approx(full.queries[name].tolist())
     assert found.measurement == "margin"
     assert found.better == 1
+    assert found.query_set == full.query_set == "small:validation"
 
 
 def test_with_all_rows_as_candidates_nothing_is_missed(

@@ -15,6 +15,7 @@ from brute_force import curvature, pairwise_scores, per_example_gradients, self_
 from landform.errors import ConfigError, DataError, NonFiniteError
 from landform.evaluation.points import Data
 from small_cases import CASES, small_case, small_task
+from tuned import family
 
 STRATEGIES = ("identity", "diagonal", "kfac", "ekfac")
 
@@ -191,6 +192,20 @@ def test_the_parts_of_the_tokens_add_up(cases: Any, kind: str, architecture: str
     for batch in data.batches:
         real = batch.inputs["attention_mask"].sum(-1).tolist()
         assert [lengths[row] for row in batch.rows.tolist()] == real
+
+
+def test_a_layer_that_is_used_twice_gives_each_token_the_sum_of_both(
+    tmp_path: Path, word_tokenizer: Any
+) -> None:
+    """ALBERT's blocks share their weights: what the second use of a layer gave its tokens was put
+    behind the last token of the text, and cut off there."""
+    names = {"id2label": {0: "a", 1: "b", 2: "c"}, "label2id": {"a": 0, "b": 1, "c": 2}}
+    family("albert", **names).save_pretrained(tmp_path)
+    word_tokenizer.save_pretrained(tmp_path)
+    factors = fit((tmp_path, small_task("classification")))
+    scores = lf.influence(factors, per_token=True, damping=1e-3)
+    added = scores.tokens.groupby("example")[[str(q) for q in range(5)]].sum().to_numpy()
+    assert close(added.T, scores.values, 1e-11)
 
 
 def test_a_token_score_is_the_product_with_that_token_alone(cases: Any) -> None:
@@ -401,6 +416,9 @@ def test_bad_rows_and_options_are_refused(cases: Any) -> None:
     ):
         with pytest.raises(error, match=message):
             lf.influence(factors, **options)
+    for name, value in (("top", 3), ("per_token", True), ("query_rank", 1), ("aggregate", "both")):
+        with pytest.raises(ConfigError, match=f"option {name} has no effect in self_influence"):
+            lf.self_influence(factors, **{name: value})
     scores = lf.influence(factors)
     with pytest.raises(ConfigError, match="there are 5 queries"):
         scores.top(query=5)

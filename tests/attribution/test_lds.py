@@ -21,6 +21,7 @@ from landform.attribution.lds import (
     reliability,
 )
 from landform.errors import ConfigError, DataError, NonFiniteError
+from landform.evaluation.intervals import percentile_interval, resample_counts
 from landform.results import from_parts, to_parts
 
 
@@ -152,6 +153,25 @@ def test_queries_that_never_change_are_left_out():
     assert r.table.lds[0] == pytest.approx(np.nanmean(r.per_query.lds))
     with pytest.raises(DataError, match="m: no query has both"):
         linear_datamodelling({"m": np.zeros_like(scores)}, kept, targets, replicates=20)
+
+
+def test_differences_are_paired_where_a_method_has_no_value_in_some_replicates():
+    """A replicate without a value was taken out of one method's list only: all later ones were
+    subtracted from those of other resamples."""
+    scores, kept, targets = world(masks=8, queries=1)
+    kept[:, 0] = np.arange(8) == 3  # row 0 is in one mask: a third of the replicates lack it
+    rare = np.zeros_like(scores)
+    rare[:, 0] = 1.0
+    found = linear_datamodelling({"rare": rare, "all": scores}, kept, targets, replicates=200)
+    differences = []
+    for counts in resample_counts(8, 200, 0).astype(int):
+        masks, truth = (np.repeat(x, counts, axis=0) for x in (kept, targets))
+        one, other = (linear_datamodelling_score(x, masks, truth)[0] for x in (rare, scores))
+        differences.append(one - other)
+    known = np.array(differences)[np.isfinite(differences)]
+    assert 100 < len(known) < 180
+    low, high = percentile_interval(known, 0.95)
+    assert found.differences[["low", "high"]].iloc[0].tolist() == pytest.approx([low, high])
 
 
 def test_what_does_not_fit_is_named():

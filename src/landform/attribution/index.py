@@ -41,7 +41,6 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
@@ -54,7 +53,7 @@ from torch import Tensor
 
 from landform.attribution.influence import Influence, InfluenceStudy
 from landform.attribution.measurement import Function, Measurement
-from landform.attribution.rows import Rows, Side, label_names_of
+from landform.attribution.rows import Rows, Side
 from landform.attribution.scoring import (
     DampingConfig,
     InfluenceConfig,
@@ -497,7 +496,7 @@ class GradientIndex:
             measurement=measured.name,
             better=measured.better,
             damping=self.config.words,
-            queries=_query_table(side, self.factors.task, facts),
+            queries=side.described(facts),
             train=self.train.table(self.factors.task),
             scores=None,
             best=_best(scores, rows, k),
@@ -509,6 +508,7 @@ class GradientIndex:
                 "total": sum([*self.timings.values(), *spent.values()]),
             },
             provenance={**work.provenance(), "search": about},
+            query_set=side.data.name,
         )
 
     def estimate(
@@ -593,13 +593,3 @@ def _best(scores: np.ndarray, rows: np.ndarray, k: int) -> pd.DataFrame:
             order = np.concatenate([order[:k], order[-k:]])
         tables.append(pd.DataFrame({"query": query, "row": rows[order], "score": values[order]}))
     return pd.concat(tables, ignore_index=True)
-
-
-def _query_table(side: Side, task: Task, facts: Mapping[str, np.ndarray]) -> pd.DataFrame:
-    table = side.table(task)
-    for name in ("prediction", "loss", "value"):
-        if name in facts:
-            table[name] = facts[name]
-    if "prediction" in table:
-        table["prediction"] = label_names_of(side.data.task, table["prediction"].to_numpy())
-    return table

@@ -23,7 +23,7 @@ import numpy as np
 import pandas as pd
 
 from landform.attribution.measurement import Function, Measurement
-from landform.attribution.rows import Rows, Side, label_names_of
+from landform.attribution.rows import Rows, Side
 from landform.attribution.scoring import (
     DampingConfig,
     InfluenceConfig,
@@ -289,7 +289,7 @@ def self_influence(
     measurement "loss": <W o G_b, G_b>. Another one: <W o G_m, G_b> with G_m the gradient of minus
     that measurement of the same row. Options are damping, relative_damping and memory.
     """
-    config = InfluenceConfig.parse(options, where="self_influence")
+    config = _self_config(options)
     side = Side.of(factors, split, rows, "rows")
     measured = Measurement.of(measurement)
     work = InfluenceWork(factors, side, side, measured, config, kept=store is not None)
@@ -297,12 +297,8 @@ def self_influence(
     kept, shown = shared(open_store(store), ranks), progress and ranks.rank == 0
     executed = run_plan(plan, work, kept, progress=shown, description="self-influence", unit="rows")
     parts = [kept.read(job.key) for job in plan.jobs]
-    table = side.table(factors.task)
-    for name in ("prediction", "loss", "value", "score"):
-        if name in parts[0].tensors:
-            table[name] = np.concatenate([part.tensors[name] for part in parts])
-    if "prediction" in table:
-        table["prediction"] = label_names_of(factors.task, table["prediction"].to_numpy())
+    names = parts[0].tensors
+    facts = {name: np.concatenate([part.tensors[name] for part in parts]) for name in names}
     return SelfInfluence(
         checkpoint=factors.checkpoint.spec,
         task=factors.task.name,
@@ -311,10 +307,23 @@ def self_influence(
         labels=factors.labels,
         measurement=work.measurement.name,
         damping=config.words,
-        table=table,
+        table=side.described(facts),
         timings={**factors.timings, "scores": executed.seconds},
         provenance=work.provenance(),
     )
+
+
+def _self_config(options: Mapping[str, Any]) -> InfluenceConfig:
+    """The options of a self-influence; raises for those that are about pairs of rows."""
+    config = InfluenceConfig.parse(dict(options), where="self_influence")
+    given = config.model_dump(exclude={"damping", "relative_damping", "memory"})
+    unread = [name for name, value in given.items() if value not in (None, False)]
+    if unread:
+        raise ConfigError(
+            f"option {unread[0]} has no effect in self_influence, which has one score a row",
+            remedy="leave it out, or call influence with the rows as queries",
+        )
+    return config
 
 
 @dataclass(frozen=True)
@@ -371,7 +380,6 @@ def _assemble(work: InfluenceWork, parts: Sequence[Contents], seconds: float) ->
     grid: dict[tuple[int, int], dict[tuple[int, int], Contents]] = {}
     for job, part in zip(jobs, parts, strict=True):
         grid.setdefault(tuple(job.spec["query_rows"]), {})[tuple(job.spec["train_rows"])] = part
-    queries = _query_table(work, grid)
     spent = {"queries": 0.0, "scores": 0.0}
     for part in parts:
         for name, value in part.records["about"]["seconds"].items():
@@ -389,7 +397,7 @@ def _assemble(work: InfluenceWork, parts: Sequence[Contents], seconds: float) ->
         measurement=work.measurement.name,
         better=work.measurement.better,
         damping=config.words,
-        queries=queries,
+        queries=_query_table(work, grid),
         train=work.train.table(factors.task),
         scores=None if config.top else _frame(_join(grid, "scores", config)),
         best=_best(grid, config.top) if config.top else None,
@@ -421,14 +429,14 @@ def _frame(values: np.ndarray) -> pd.DataFrame:
 
 
 def _query_table(work: InfluenceWork, grid: Grid) -> pd.DataFrame:
-    table = work.queries.table(work.factors.task)
     first = [next(iter(row.values())) for row in grid.values()]
-    for name in ("prediction", "loss", "value"):
-        if f"query.{name}" in first[0].tensors:
-            table[name] = np.concatenate([part.tensors[f"query.{name}"] for part in first])
-    if "prediction" in table:
-        table["prediction"] = label_names_of(work.queries.data.task, table["prediction"].to_numpy())
-    return table
+    names = [name for name in first[0].tensors if name.startswith("query.")]
+    return work.queries.described(
+        {
+            name.removeprefix("query."): np.concatenate([part.tensors[name] for part in first])
+            for name in names
+        }
+    )
 
 
 def _best(grid: Grid, k: int) -> pd.DataFrame:
@@ -452,7 +460,7 @@ def _best(grid: Grid, k: int) -> pd.DataFrame:
 
 def _token_frame(work: InfluenceWork, grid: Grid) -> pd.DataFrame:
     """example, position, and a column per query; only positions that the example has."""
-    lengths = work._lengths(work.train).astype(int)
+    lengths = work.lengths(work.train).astype(int)
     columns: list[np.ndarray] = []
     index: list[tuple[int, int]] = []
     for number, row in enumerate(grid.values()):

@@ -244,19 +244,25 @@ def _ranks(values: Floats, counts: Floats) -> Floats:
 
 
 def _mean_over_queries(values: Floats, shares: Floats) -> Floats:
-    """(R,) means of (Q, R), each replicate over its own resample of the queries that have one."""
+    """(R,) means of (Q, R), each replicate over its own resample of the queries that have a value
+    in it; NaN where none has. Replicate r is the same resample for every method."""
     there = np.isfinite(values)
     weights = shares * there
     with np.errstate(invalid="ignore", divide="ignore"):
         means: Floats = (weights * np.where(there, values, 0.0)).sum(0) / weights.sum(0)
-    return means[np.isfinite(means)]
+    return means
+
+
+def _interval(replicates: Floats, level: float) -> tuple[float, float]:
+    """Percentiles of the replicates that have a value."""
+    low, high = percentile_interval(replicates[np.isfinite(replicates)], level)
+    return float(low), float(high)
 
 
 def _table(found: Mapping[str, tuple[Any, Floats]], level: float) -> pd.DataFrame:
     rows = []
     for name, (estimate, replicates) in found.items():
-        low, high = percentile_interval(replicates, level)
-        rows.append((name, float(estimate), float(low), float(high)))
+        rows.append((name, float(estimate), *_interval(replicates, level)))
     return pd.DataFrame(rows, columns=["method", "lds", "low", "high"])
 
 
@@ -265,10 +271,8 @@ def _differences(
 ) -> pd.DataFrame:
     rows = []
     for one, other in combinations(single, 2):
-        length = min(len(means[one]), len(means[other]))
-        low, high = percentile_interval(means[one][:length] - means[other][:length], level)
-        difference = np.nanmean(single[one]) - np.nanmean(single[other])
-        rows.append((one, other, float(difference), float(low), float(high)))
+        difference = float(np.nanmean(single[one]) - np.nanmean(single[other]))
+        rows.append((one, other, difference, *_interval(means[one] - means[other], level)))
     return pd.DataFrame(rows, columns=["method", "other", "difference", "low", "high"])
 
 

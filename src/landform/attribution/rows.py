@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -85,6 +85,18 @@ class Side:
                 columns[name] = list(texts)
         columns["label"] = _label_column(self.data.task, examples)
         return pd.DataFrame(columns)
+
+    def described(self, facts: Mapping[str, np.ndarray]) -> pd.DataFrame:
+        """`table` with what the model said of the rows: prediction (a label's name), loss, value
+        and score, as far as they are among `facts`, (rows,) each."""
+        table = self.table(self.data.task)
+        for name in ("prediction", "loss", "value", "score"):
+            if name in facts:
+                table[name] = facts[name]
+        if "prediction" in table:
+            named = label_names_of(self.data.task, table["prediction"].to_numpy())
+            table["prediction"] = named
+        return table
 
 
 def _label_column(task: Task, examples: Examples) -> list[Any]:

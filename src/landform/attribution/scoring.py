@@ -11,7 +11,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
@@ -48,6 +48,10 @@ __all__ = [
 ]
 
 
+CURVATURE_OPTIONS = ("damping", "relative_damping", "labels", "eigen_dtype")
+"""Options of factors and scores that strategy identity, which has no curvature, does not read."""
+
+
 class DampingConfig(Config):
     """How the eigenvalues are damped before they are inverted."""
 
@@ -55,6 +59,13 @@ class DampingConfig(Config):
     """Added to every eigenvalue. None: `relative_damping` decides."""
     relative_damping: float | None = Field(None, ge=0, allow_inf_nan=False)
     """Add this times the mean eigenvalue of each layer instead (kronfluence's None is 0.1)."""
+
+    @model_validator(mode="after")
+    def _one_damping(self) -> Self:
+        # None leaves it to the other; any number beside a relative one would be passed over.
+        if self.relative_damping is not None and self.damping is not None:
+            self.check_read(False, ["damping"], "beside relative_damping")
+        return self
 
     @property
     def words(self) -> str:
@@ -139,7 +150,7 @@ class InfluenceWork:
 
     def _chunks(self, side: Side, budget: float) -> list[tuple[int, int]]:
         """Row ranges whose tokens fit into a number of bytes, by a cheap upper bound of lengths."""
-        lengths = self._lengths(side)
+        lengths = self.lengths(side)
         most = max(1.0, budget / self.factors.session().token_bytes)
         chunks, start, held = [], 0, 0.0
         for row, length in enumerate(lengths):
@@ -149,18 +160,17 @@ class InfluenceWork:
             held += length
         return [*chunks, (start, len(lengths))]
 
-    def _lengths(self, side: Side) -> np.ndarray:
+    def lengths(self, side: Side) -> np.ndarray:
+        """(rows,) tokens of every row; of a text and its targets together, at most so many."""
         key = (side.data.name, side.rows)
         if key not in self._length_cache:
-            tokenizer, session = self.factors.session().tokenizer, self.factors.session()
-            prepared = session.prepare(side.data, side.examples)
+            prepared = self.factors.session().prepare(side.data, side.examples)
             lengths = np.zeros(len(side.rows))
             for batch in prepared.batches:
                 sizes = batch.inputs["attention_mask"].sum(-1)
                 if prepared.objective.kind == "seq2seq":
-                    sizes = sizes + (batch.labels.shape[1])
+                    sizes = sizes + batch.labels.shape[1]
                 lengths[batch.rows.cpu().numpy()] = sizes.cpu().numpy()
-            del tokenizer
             self._length_cache[key] = lengths
         return self._length_cache[key]
 
@@ -214,7 +224,7 @@ class InfluenceWork:
 
     def bytes_at_once(self) -> float:
         """Bytes of factors, model and gradients at the peak."""
-        tokens = sum(float(self._lengths(side).sum()) for side in (self.queries, self.train))
+        tokens = sum(float(self.lengths(side).sum()) for side in (self.queries, self.train))
         session = self.factors.session()
         held = sum(layer.parameters for layer in session.layers) * session.dtype.itemsize
         basis = sum(
@@ -391,7 +401,7 @@ class InfluenceWorker:
                     add_right=add_right,
                 )
             if tokens is not None:
-                tokens.add(number, self.weights[number], self.space, add_left=add_left)
+                tokens.add(number, self.weights[number], self.space)
             if config.per_module:
                 parts[layer.name] = part
                 total += part
@@ -480,14 +490,18 @@ class _TokenScores:
 
     def __init__(self, session: Session, asked: Captured, rows: Captured) -> None:
         self.session, self.asked, self.rows = session, asked, rows
-        self.width = max(piece.inputs.shape[1] for layer in rows.layers for piece in layer.pieces)
+        self.width = max(
+            piece.inputs.shape[1] // uses
+            for layer, uses in zip(rows.layers, rows.store.uses, strict=True)
+            for piece in layer.pieces
+        )
         queries = len(asked)
         options: dict[str, Any] = {"dtype": session.wide, "device": session.device}
         self.tokens = torch.zeros(queries, len(rows), self.width, **options)
         self.rest = torch.zeros(queries, len(rows), **options)
 
-    def add(self, number: int, weight: Tensor | None, space: Workspace, *, add_left: bool) -> None:
-        """Add the part of one layer."""
+    def add(self, number: int, weight: Tensor | None, space: Workspace) -> None:
+        """Add the part of one layer; a token's is the sum over the uses of the layer."""
         name, axes = self.session.layers[number].name, self.rows.store.axes[number]
         gradients, asked = self.rows.layers[number], self.asked.layers[number]
         if axes == {"example"}:
@@ -504,7 +518,9 @@ class _TokenScores:
             each = LayerGradients([piece]).per_token()
             part = self.tokens.new_zeros(len(self.asked), count * width)
             sum_of_products(asked, each, weight, part, space)
-            self.tokens[:, first : first + count, :width] += part.view(-1, count, width)
+            uses = self.rows.store.uses[number]
+            folded = part.view(-1, count, uses, width // uses).sum(2)
+            self.tokens[:, first : first + count, : width // uses] += folded
             first += count
 
     def tensors(self, add_left: bool) -> dict[str, np.ndarray]:

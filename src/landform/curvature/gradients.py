@@ -93,13 +93,20 @@ def make_piece(
     """The tokens of the `size` examples of a batch in one layer, rotated.
 
     Tokens without any gradient (all but the first in the last block of a classifier) are left out:
-    they add nothing to G, unless `drop` is off and token t must stay token t. `cache` holds rotated
-    inputs for the layers that share them; it is made anew for each batch.
+    they add nothing to G, unless `drop` is off and token t must stay token t: a module that is used
+    several times then has the tokens of each use after those of the one before, use after use.
+    `cache` holds rotated inputs for the layers that share them; it is made anew for each batch.
 
     The rows of missing tokens are rotated with the others, as `GradientStore.rotate` does later
     with tokens that were kept raw: a product over fewer rows may round otherwise, and a run that
     goes on in a new process would not get the very numbers of one that was never stopped.
     """
+    if not drop and len(uses) > 1:
+        each = [make_piece([use], basis, size, cache, drop=False) for use in uses]
+        return Piece(
+            torch.cat([piece.inputs for piece in each], 1),
+            torch.cat([piece.gradients for piece in each], 1),
+        )
     gradients = [use.gradients() for use in uses]
     kept = [g.ne(0).any(-1) if drop else g.new_ones(len(g), dtype=torch.bool) for g in gradients]
     owners = torch.cat([u.positions.examples[k] for u, k in zip(uses, kept, strict=True)])
@@ -360,6 +367,8 @@ class GradientStore:
         self.layers = [LayerGradients() for _ in self.bases]
         self.axes: list[set[str]] = [set() for _ in self.bases]
         """what the tokens of each layer are: see `Positions.axis`"""
+        self.uses: list[int] = [1 for _ in self.bases]
+        """how often each layer is used in one forward pass"""
         self.rows: list[Tensor] = []
 
     def visitor(self, rows: Tensor) -> _Filler:
@@ -415,3 +424,4 @@ class _Filler:
         piece = make_piece(uses, store.bases[layer], self.size, self.cache, drop=store.drop)
         store.layers[layer].pieces.append(piece)
         store.axes[layer] |= {use.positions.axis for use in uses}
+        store.uses[layer] = len(uses)
