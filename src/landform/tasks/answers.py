@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from landform.errors import ConfigError
 
 if TYPE_CHECKING:
-    from landform.tasks.task import Examples
+    from landform.tasks.examples import Examples
 
 __all__ = ["SENTINEL", "TARGET_LENGTH", "TextForm", "answer_start", "encode_targets", "references"]
 

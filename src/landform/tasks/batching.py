@@ -26,7 +26,7 @@ from landform.tasks.corruption import Denoising
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from landform.tasks.task import Examples
+    from landform.tasks.examples import Examples
 
 __all__ = [
     "IGNORED",

@@ -23,7 +23,7 @@ from landform.tasks.embedded import study_rows
 from landform.tasks.sources import FileFormat, FileSource
 
 if TYPE_CHECKING:
-    from landform.tasks.task import Kind, Merge
+    from landform.tasks.options import Kind, Merge
 
 __all__ = [
     "CATALOGUE",

@@ -17,10 +17,10 @@ from torch import Tensor
 
 from landform.errors import ConfigError, LabelError
 from landform.tasks.columns import normalised
+from landform.tasks.options import Merge
 
 __all__ = ["SYNONYMS", "LabelMap", "reconcile"]
 
-Merge = Literal["max", "sum", "logsumexp"]
 ModelLabels = Sequence[str] | Mapping[int, str] | Mapping[str, str]
 
 SYNONYMS: Mapping[str, str] = {

@@ -23,7 +23,7 @@ from landform.errors import DataError
 from landform.store.atomic import atomic_path
 
 if TYPE_CHECKING:
-    from landform.tasks.task import Examples
+    from landform.tasks.examples import Examples
 
 __all__ = [
     "ROW_FILE",

@@ -9,25 +9,29 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from dataclasses import replace as replaced
-from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast
+from typing import Any, cast
 
-import numpy as np
-import pandas as pd
-from pydantic import BeforeValidator, Field, field_validator
-
-from landform.config import Config, nearest
+from landform.config import nearest
 from landform.errors import ConfigError, DataError, LabelError
 from landform.tasks import catalogue, columns
 from landform.tasks.answers import TextForm
 from landform.tasks.catalogue import Entry, Layout, Part
-from landform.tasks.corruption import Noise, Variant
+from landform.tasks.corruption import Noise
+from landform.tasks.examples import Examples, feed, joined, some_of
 from landform.tasks.metrics import get_metric
+from landform.tasks.options import (
+    CORPUS_KINDS,
+    SPLIT_ALIASES,
+    Kind,
+    Merge,
+    TaskConfig,
+    TaskKind,
+    shard_of,
+)
 from landform.tasks.rows import Resplit, share, shuffled
 from landform.tasks.sources import (
     PLAIN_TEXT,
@@ -47,6 +51,7 @@ from landform.tasks.sources import (
 from landform.tasks.text_to_text import metric_of, source_of_files, source_of_folder
 
 __all__ = [
+    "CORPUS_KINDS",
     "Examples",
     "Kind",
     "Merge",
@@ -57,25 +62,6 @@ __all__ = [
     "loss_unit",
 ]
 
-Kind = Literal[
-    "classification", "regression", "token-classification", "masked-lm", "causal-lm", "seq2seq"
-]
-TaskKind = Kind | Literal["text-to-text", "denoising"]
-"""What a task may be asked to be. Two more names of seq2seq tasks: text-to-text is read from files
-of answers, denoising asks for what was hidden of a text (see `tasks.corruption`)."""
-CORPUS_KINDS = ("masked-lm", "causal-lm", "denoising")
-"""The losses of pre-training, which need text and no labels."""
-Merge = Literal["max", "sum", "logsumexp"]
-
-SPLIT_ALIASES: Mapping[str, str] = {
-    "dev": "validation",
-    "val": "validation",
-    "valid": "validation",
-    "development": "validation",
-    "training": "train",
-}
-"""Other names that people use for the usual splits."""
-
 DEFAULT_METRICS: Mapping[str, tuple[str, ...]] = {
     "classification": ("accuracy",),
     "regression": ("pearson", "spearman"),
@@ -85,306 +71,6 @@ DEFAULT_METRICS: Mapping[str, tuple[str, ...]] = {
     "seq2seq": ("loss", "token_accuracy"),
 }
 """The metrics of a task that names none, headline first."""
-
-
-def _as_tuple(value: Any) -> Any:
-    return (value,) if isinstance(value, str) else value
-
-
-def _as_filters(value: Any) -> Any:
-    if not isinstance(value, Mapping):
-        return value
-    return {name: (wanted,) if _is_single(wanted) else wanted for name, wanted in value.items()}
-
-
-def _as_paths(value: Any) -> Any:
-    if not isinstance(value, Mapping):
-        return value
-    return {
-        split: os.fspath(path) if isinstance(path, os.PathLike) else path
-        for split, path in value.items()
-    }
-
-
-def _as_subsets(value: Any) -> Any:
-    if isinstance(value, str):
-        return ((value,),)
-    if isinstance(value, Sequence):
-        return tuple(_as_tuple(group) for group in value)
-    return value
-
-
-def _as_percent(value: Any) -> Any:
-    return value.strip().removesuffix("%") if isinstance(value, str) else value
-
-
-def _is_single(value: Any) -> bool:
-    return isinstance(value, str | int | float)
-
-
-_Names = Annotated[tuple[str, ...], BeforeValidator(_as_tuple)]
-_Percent = Annotated[float, BeforeValidator(_as_percent)]
-
-
-def _shard(text: str) -> tuple[int, int]:
-    """The number of a shard, from 1, and of how many: "2/8" is (2, 8)."""
-    found = re.fullmatch(r"\s*(\d+)\s*/\s*(\d+)\s*", text)
-    if found is None or not 1 <= int(found[1]) <= int(found[2]):
-        raise ValueError("expected NUMBER/SHARDS, counted from 1, such as 2/8")
-    return int(found[1]), int(found[2])
-
-
-class TaskConfig(Config):
-    """Everything that defines a task, in a form that can be written down and used again."""
-
-    task: str | None = None
-    """A catalogue name (`sst2`), a hub data set (`owner/name`), or one local file or folder."""
-    files: Annotated[dict[str, str], BeforeValidator(_as_paths)] | None = None
-    """One local file per split: CSV, TSV, JSONL, JSON or Parquet (--files.train a.tsv
-    --files.validation b.tsv on the command line). With a catalogue task: files of its columns."""
-    text: _Names | None = None
-    """The column that holds the text; two columns for pairs such as premise and hypothesis."""
-    label: str | None = None
-    """The column that holds the label (the target text of text-to-text tasks)."""
-    id: str | None = None
-    """The column that holds a unique text id. Default: rows are numbered."""
-    label_names: _Names | None = None
-    """The class names, in the order of the integer codes 0, 1, ... of the label column."""
-    kind: TaskKind | None = None
-    """What is predicted. Default: found from the labels (classes, or scores when some label is
-    not a whole number, or tags when labels are lists). text-to-text reads files without a header:
-    input, then one or more accepted answers, separated by tabs. masked-lm, causal-lm and denoising
-    need no labels, and read plain text files."""
-    metrics: _Names | None = None
-    """Metrics to report, the headline metric first."""
-    name: str | None = None
-    """The name to show. Default: the catalogue name, or that of the file or folder."""
-    data_dir: str | None = None
-    """A local folder with the published files of a catalogue task, instead of the hub."""
-    subset: str | None = None
-    """The subset (configuration) of a hub data set."""
-    revision: str | None = None
-    """The revision of a hub data set."""
-    quoting: bool | None = None
-    """Whether double quotes enclose fields. Default: in .csv yes, in .tsv and .txt no."""
-    delimiter: str | None = None
-    """The character between the fields of a text table. Default: a comma in .csv, else a tab."""
-    skip_bad_rows: bool = False
-    """Leave out rows with the wrong number of columns, with a warning, instead of failing."""
-    empty_text: bool = False
-    """Accept texts that are empty."""
-    filters: Annotated[dict[str, tuple[str | int | float, ...]], BeforeValidator(_as_filters)] = (
-        Field(default_factory=dict)
-    )
-    """Keep only rows whose column has one of these values (--filters.COLUMN VALUE on the command
-    line); the column `label` takes label names."""
-    shard: str | None = None
-    """Keep one shard of the rows, after filters: 2/8 is the second of eight, made of the rows 2,
-    10, 18, ... Together the shards are the whole."""
-    shuffle_seed: int | None = Field(None, ge=0)
-    """Put the rows of every split in a random order (after filters and shard), the same one
-    for the same seed, so that the first rows are a sample. Default: the order of the file."""
-    percent: _Percent | None = Field(None, gt=0, le=100)
-    """Keep this percentage of the training rows (at least one), drawn under `shuffle_seed` (or 0)
-    after everything else. A smaller percentage is part of a larger one."""
-    percent_of: _Names | None = None
-    """The splits that `percent` shortens. Default: train and its parts; where there is no train,
-    all."""
-    resplit: _Percent | None = Field(None, gt=0, lt=100)
-    """Merge train and validation, shuffle them, and cut them anew before everything else: this
-    percentage is the new validation, the rest the new train (20: the 80/20 splits of the guided
-    dropout paper)."""
-    resplit_seed: int | None = Field(None, ge=0)
-    """Seed of `resplit` (default: `shuffle_seed`, or 0)."""
-    resplit_of: _Names | None = None
-    """The splits that `resplit` merges; the last becomes its percentage, the first the rest.
-    Default: train and validation."""
-    subsets: Annotated[tuple[tuple[str, ...], ...], BeforeValidator(_as_subsets)] | None = None
-    """Groups of columns (or `label`) by which metrics are broken down."""
-    label_groups: dict[str, tuple[str, ...]] | None = None
-    """For a model with finer labels: which of its labels make up each label of the task
-    (--label-groups.LABEL MODEL-LABEL ... on the command line)."""
-    merge: Merge | None = None
-    """How the logits of gathered labels become one: max (as published HANS accuracies), sum, or
-    logsumexp (adds the probabilities)."""
-
-    blocks: bool = False
-    """Plain text: one text per block of lines with blank lines between blocks, not per line."""
-    mask_rate: float = Field(0.15, gt=0, le=1)
-    """masked-lm: the share of tokens that are hidden, at least one of every text."""
-    noise_density: float = Field(0.15, gt=0, lt=1)
-    """denoising: the share of tokens that are hidden, at least one of every text."""
-    mean_span: float = Field(3.0, ge=1, allow_inf_nan=False)
-    """denoising: the mean length of the hidden spans, in tokens."""
-    denoising: Variant = "spans"
-    """denoising: spans, each behind a sentinel, as T5 is pre-trained; or guided-dropout: single
-    tokens, each behind its own, no last sentinel, as in that paper's Fisher information of T5."""
-
-    file_prefix: str | None = None
-    """text-to-text: of a folder with several tasks, the one whose files are PREFIX_train.tsv,
-    PREFIX_dev.tsv, ..."""
-    one_prefix: bool = False
-    """text-to-text: of a folder with several tasks, the first (by name)."""
-    task_prefix: bool = True
-    """text-to-text: put the task's name in brackets before every input."""
-    sentinel: str | None = "auto"
-    """text-to-text: the token that targets begin with, or none. auto: <extra_id_0> where the
-    tokenizer has it, else none."""
-    lowercase: bool = False
-    """text-to-text: lower-case inputs and answers."""
-    bos: str = ""
-    """text-to-text: text before every input and target (the original offers "<s> ")."""
-    max_target_length: int | None = Field(None, ge=1)
-    """text-to-text: cut targets at this many tokens (default: 64, or what the model can take)."""
-    references: Literal["mean", "first"] = "mean"
-    """text-to-text: the loss of an example with several answers is that of all of them, on
-    average (training draws one in every epoch), or that of the first."""
-
-    @field_validator("shard")
-    @classmethod
-    def _check_shard(cls, shard: str | None) -> str | None:
-        if shard is not None:
-            _shard(shard)
-        return shard
-
-    def placed(self, base: Path) -> TaskConfig:
-        """The same task with its relative paths starting from `base`, where the file lies that
-        describes it."""
-        changes: dict[str, Any] = {}
-        if self.files is not None:
-            changes["files"] = {split: str(base / path) for split, path in self.files.items()}
-        if self.data_dir is not None:
-            changes["data_dir"] = str(base / self.data_dir)
-        # A folder that happens to be called hans is not meant by the name of the task.
-        named = self.task is None or catalogue.find(self.task) is not None
-        if self.task is not None and not named and (base / self.task).exists():
-            changes["task"] = str(base / self.task)
-        return self.replace(**changes) if changes else self
-
-
-# -------------------------------------------------------------------------------------- examples
-
-
-@dataclass(frozen=True, eq=False)
-class Examples:
-    """Rows of one split, in the order of the file.
-
-    `texts[i]` holds the text of row i, or premise and hypothesis; for token classification it is
-    the tuple of words. `labels`: classification int64 (N,), indices into `Task.label_names`;
-    regression float64 (N,); token classification a tuple of tuples of int (-100: left out);
-    seq2seq a tuple of target texts, or (text-to-text) of tuples of accepted answers; language
-    modelling and denoising None. `columns` holds the other columns. `form`: how text-to-text
-    examples are written for a model. `noise`: how much of a text denoising hides (and masked
-    language modelling, where that is not 15 %).
-    """
-
-    ids: tuple[str, ...]
-    texts: tuple[tuple[str, ...], ...]
-    labels: Any
-    columns: pd.DataFrame
-    form: TextForm | None = None
-    noise: Noise | None = None
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def take(self, rows: Sequence[int] | np.ndarray) -> Examples:
-        """The given rows (0-based), in the given order."""
-        index = np.asarray(rows, dtype=np.int64).reshape(-1)
-        if len(index) and not (index.min() >= 0 and index.max() < len(self)):
-            bad = next(int(row) for row in index if not 0 <= row < len(self))
-            raise DataError(
-                f"row {bad} was asked for; the rows are 0 to {len(self) - 1}",
-                remedy="choose rows that exist",
-            )
-        order = index.tolist()
-        labels = self.labels
-        if isinstance(labels, np.ndarray):
-            labels = labels[index]
-        elif labels is not None:
-            labels = tuple(labels[row] for row in order)
-        return Examples(
-            tuple(self.ids[row] for row in order),
-            tuple(self.texts[row] for row in order),
-            labels,
-            self.columns.iloc[index].reset_index(drop=True),
-            self.form,
-            self.noise,
-        )
-
-    def filter(self, **equals: Any) -> Examples:
-        """Rows whose columns have the given value, or one of several given values.
-
-        `label=` takes the class index (of classification tasks). `DataError` when a column is not
-        there or nothing is left.
-        """
-        keep = np.ones(len(self), dtype=bool)
-        for name, wanted in equals.items():
-            accepted = (wanted,) if _is_single(wanted) else tuple(wanted)
-            keep &= np.fromiter(
-                (value in accepted for value in self.column(name)), dtype=bool, count=len(self)
-            )
-        if not keep.any():
-            shown = ", ".join(f"{name} = {value!r}" for name, value in equals.items())
-            raise DataError(
-                f"all {len(self)} examples were filtered out by {shown}",
-                remedy="; ".join(
-                    f"values of {name}: {_values(self.column(name))}" for name in equals
-                ),
-            )
-        return self.take(np.flatnonzero(keep))
-
-    def column(self, name: str) -> list[Any]:
-        """The values of one of `columns`, or of `label`."""
-        if name in self.columns.columns:
-            return list(self.columns[name].tolist())
-        if name == "label" and isinstance(self.labels, np.ndarray):
-            return list(self.labels.tolist())
-        raise missing_column(name, (*map(str, self.columns.columns), "label"), "these examples")
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """SHA-256 (hex) over ids, texts, labels and columns: changes when any of them does."""
-        digest = hashlib.sha256()
-        _feed(digest, "ids", self.ids)
-        _feed(digest, "texts", (text for row in self.texts for text in (str(len(row)), *row)))
-        labels = self.labels
-        if isinstance(labels, np.ndarray):
-            digest.update(f"{labels.dtype.str}{labels.shape}".encode())
-            digest.update(np.ascontiguousarray(labels).tobytes())
-        elif labels is not None:
-            _feed(digest, "labels", map(_label_text, labels))
-        for name in self.columns.columns:
-            cells = (f"{type(cell).__name__}:{cell}" for cell in self.columns[name].tolist())
-            _feed(digest, f"column {name}", cells)
-        if self.form is not None:
-            _feed(digest, "form", (f"{name}={value!r}" for name, value in self.form.spec().items()))
-        if self.noise is not None:
-            noise = self.noise.spec().items()
-            _feed(digest, "noise", (f"{name}={value!r}" for name, value in noise))
-        return digest.hexdigest()
-
-
-def _plain(label: Any) -> str:
-    return label if isinstance(label, str) else ",".join(map(str, label))
-
-
-def _label_text(label: Any) -> str:
-    if not isinstance(label, str) and label and isinstance(label[0], str):
-        return "".join(f"{len(answer)}:{answer}" for answer in label)  # answers may hold commas
-    return _plain(label)
-
-
-def _feed(digest: Any, title: str, texts: Iterable[str]) -> None:
-    # Lengths before texts: no two different sequences give the same bytes.
-    parts = [f"{len(text)}:{text}" for text in texts]
-    digest.update(f"{title} {len(parts)}\n".encode())
-    digest.update("".join(parts).encode("utf-8", "surrogatepass"))
-
-
-def _values(values: Iterable[Any], most: int = 12) -> str:
-    distinct = sorted({str(value) for value in values})
-    return ", ".join(distinct[:most]) + (", ..." if len(distinct) > most else "")
 
 
 # ------------------------------------------------------------------------------------------ task
@@ -486,9 +172,9 @@ class Task:
         """SHA-256 (hex) of what an evaluation on `split` depends on: rows, kind and labels."""
         groups = self.label_groups or {}
         digest = hashlib.sha256(self.examples(split, rows=rows).fingerprint.encode())
-        _feed(digest, "kind", (self.kind, self.merge))
-        _feed(digest, "labels", self.label_names)
-        _feed(digest, "groups", (f"{name}={_plain(groups[name])}" for name in sorted(groups)))
+        feed(digest, "kind", (self.kind, self.merge))
+        feed(digest, "labels", self.label_names)
+        feed(digest, "groups", (f"{name}={joined(groups[name])}" for name in sorted(groups)))
         return digest.hexdigest()
 
     def _table(self, split: str) -> Table:
@@ -548,7 +234,7 @@ class Task:
         """The rows of the config's shard, in the order of its shuffle, as far as its percentage."""
         rows = list(range(len(examples)))
         if self.config.shard is not None:
-            number, shards = _shard(self.config.shard)
+            number, shards = shard_of(self.config.shard)
             # Every n-th row: the shards of a file that is sorted by class look alike.
             rows = rows[number - 1 :: shards]
             if not rows:
@@ -605,7 +291,7 @@ class Task:
                 raise DataError(
                     f"filter {name} = {value!r}: no row of task {self.name!r} has this value",
                     remedy=(f"did you mean {guess!r}? " if guess else "")
-                    + f"Values: {_values(known)}",
+                    + f"Values: {some_of(known)}",
                 )
         return tuple(cell for value in values for cell in known[str(value)])
 

@@ -26,7 +26,7 @@ from landform.errors import ConfigError, DataError
 from landform.tasks.sources import Table, missing_column, read_text
 
 if TYPE_CHECKING:
-    from landform.tasks.task import TaskConfig
+    from landform.tasks.options import TaskConfig
 
 __all__ = ["TASK_METRICS", "AnswerSource", "metric_of", "source_of_files", "source_of_folder"]
 
