@@ -19,7 +19,7 @@ shrinking ones that follow refine.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
@@ -28,34 +28,24 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from landform.geometry.loop import LossField
 from landform.geometry.regions import Region
 
-__all__ = ["Ascent", "Climb", "Landscape", "Optimizer", "climb"]
+__all__ = ["Ascent", "Climb", "ClimbedField", "Optimizer", "climb"]
 
 Optimizer = Literal["sign", "gradient", "adam", "sgd"]
 
 
-class Landscape(Protocol):
+class ClimbedField(LossField, Protocol):
     """What is climbed: `landform.evaluation.field.Field`, or anything with its verbs."""
 
     dropout: bool
 
-    @property
-    def flat(self) -> Tensor:
-        """Where the model stands, (n,); written into to move."""
-
-    @property
-    def size(self) -> int:
-        """Number of examples."""
-
-    def batches(self, rows: Sequence[int] | np.ndarray) -> Any:
-        """Some of the examples."""
-
     def loss(self, batches: Any = None) -> float:
-        """The loss there."""
+        """The loss here, of all examples or of these."""
 
     def gradient(self, batches: Any = None) -> tuple[float, Tensor]:
-        """The loss there and its gradient (n,)."""
+        """The loss here and its gradient (n,), of all examples or of these."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +82,7 @@ class Climb:
     """the first-order gain at the centre (`Region.gain`); None for a climb from elsewhere"""
 
 
-def climb(field: Landscape, region: Region, ascent: Ascent, restart: int = 0) -> Climb:
+def climb(field: ClimbedField, region: Region, ascent: Ascent, restart: int = 0) -> Climb:
     """Maximise the loss over the region from start number `restart` (0: the centre).
 
     The point kept is the best of all iterates on the whole data (with keep "last", the last one).
@@ -122,7 +112,7 @@ def climb(field: Landscape, region: Region, ascent: Ascent, restart: int = 0) ->
 
 
 def _measure(
-    field: Landscape, ascent: Ascent, step: int, rows: np.random.Generator
+    field: ClimbedField, ascent: Ascent, step: int, rows: np.random.Generator
 ) -> tuple[float, Tensor]:
     """The loss on all rows, and the gradient on all of them or on those of this step."""
     if ascent.batch_rows is None and not ascent.dropout:
@@ -144,7 +134,7 @@ def _measure(
         field.dropout = False
 
 
-def _whole_slope(field: Landscape, region: Region, ascent: Ascent, h: Tensor) -> Tensor:
+def _whole_slope(field: ClimbedField, region: Region, ascent: Ascent, h: Tensor) -> Tensor:
     """dL/du on all rows without dropout: `h` where it is that already."""
     if ascent.batch_rows is None and not ascent.dropout:
         return h

@@ -35,13 +35,12 @@ from landform.store.plan import Forecast, Job, Plan
 from landform.store.study import open_store, slug
 from landform.tasks.metrics import Predictions, best_of, mean_loss
 from landform.tasks.task import Task, loss_unit
-from landform.weights.checkpoint import Checkpoint, load_model, resolve, short_names
+from landform.weights.checkpoint import Checkpoint, CheckpointLike, load_model, resolve, short_names
 from landform.weights.points import Grafted, Member, ReadPoint, head_tensors
 from landform.weights.space import ParameterSpace
 
 __all__ = ["Average", "AverageConfig", "AverageStudy", "Averaged", "average", "fisher_shares"]
 
-Named = str | os.PathLike[str] | Checkpoint
 NamedFisher = Fisher | str | os.PathLike[str]
 LARGEST = 1 << 22
 """Entries of a tensor that are averaged at once, in float64."""
@@ -266,7 +265,7 @@ def _span(row: Mapping[str, Any]) -> str:
 
 
 def average(
-    checkpoints: Sequence[Named],
+    checkpoints: Sequence[CheckpointLike],
     task: Task | Data | tuple[Task, str],
     *,
     fisher: Sequence[NamedFisher] = (),
@@ -313,7 +312,7 @@ class AverageStudy:
     @classmethod
     def of(
         cls,
-        checkpoints: Sequence[Named],
+        checkpoints: Sequence[CheckpointLike],
         task: Task | Data | tuple[Task, str],
         *,
         fisher: Sequence[NamedFisher] = (),

@@ -35,7 +35,7 @@ from landform.evaluation.points import (
     PointsWorker,
     data_fingerprint,
 )
-from landform.geometry.loop import WHERE_ONLY, Landscape, Loop, LoopConfig, seed_of
+from landform.geometry.loop import WHERE_ONLY, Loop, LoopConfig, LossField, seed_of
 from landform.geometry.paths import squared_distances
 from landform.geometry.volumes import Cliques, log_volume
 from landform.store.artifacts import ArtifactStore, Contents, MemoryStore
@@ -46,7 +46,7 @@ from landform.tasks.metrics import best_of, get_metric
 from landform.weights.checkpoint import Checkpoint, draw_tuned
 from landform.weights.space import ParameterSpace
 
-__all__ = ["Descent", "FitConfig", "FitWork", "Landscape", "Shape", "run_fit"]
+__all__ = ["Descent", "FitConfig", "FitWork", "Shape", "run_fit"]
 
 Floats = npt.NDArray[np.float64]
 
@@ -119,7 +119,7 @@ class Descent(Loop):
 
     def __init__(
         self,
-        landscape: Landscape,
+        landscape: LossField,
         fixed: Sequence[Tensor],
         shape: Shape,
         config: FitConfig,

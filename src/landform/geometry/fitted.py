@@ -23,6 +23,7 @@ from landform.store.atomic import (
 )
 from landform.weights.checkpoint import (
     Checkpoint,
+    CheckpointLike,
     LoadConfig,
     load_model,
     load_tokenizer,
@@ -34,8 +35,6 @@ from landform.weights.space import ParameterSpace
 from landform.weights.tuning import save_model
 
 __all__ = ["as_fitted", "check_target", "load_fitted", "save_fitted", "save_point", "space_of"]
-
-Named = str | os.PathLike[str] | Checkpoint
 
 
 def space_of(checkpoint: Checkpoint, kind: str, config: LoadConfig) -> ParameterSpace:
@@ -78,7 +77,7 @@ def save_fitted(
 
 
 def load_fitted(
-    directory: str | os.PathLike[str], own: str, named: Sequence[Named] | None, name: str
+    directory: str | os.PathLike[str], own: str, named: Sequence[CheckpointLike] | None, name: str
 ) -> tuple[tuple[Checkpoint, ...], tuple[Vertex, ...], Any]:
     """What `save_fitted` kept: checkpoints, vertices, fit. `named` are checkpoints that moved.
 
@@ -139,7 +138,7 @@ def _save_points(
 
 
 def _load_checkpoints(
-    source: Path, kept: Sequence[Mapping[str, str]], named: Sequence[Named] | None
+    source: Path, kept: Sequence[Mapping[str, str]], named: Sequence[CheckpointLike] | None
 ) -> tuple[Checkpoint, ...]:
     """The checkpoints that `_save_points` noted, where they are now."""
     if named is not None and len(named) != len(kept):

@@ -51,6 +51,7 @@ from landform.tasks.metrics import Predictions, best_of, get_metric
 from landform.tasks.task import Task, loss_unit
 from landform.weights.checkpoint import (
     Checkpoint,
+    CheckpointLike,
     LoadConfig,
     check_same_architecture,
     expand,
@@ -74,7 +75,6 @@ __all__ = [
 ]
 
 Floats = npt.NDArray[np.float64]
-Named = str | os.PathLike[str] | Checkpoint
 STARTS = ("chord", "midpoint", "random")
 SAME_ROWS = "fitted on the rows it is evaluated on"
 ONLY_ROWS = "evaluated on those, which may be the rows it was fitted on"
@@ -368,7 +368,11 @@ def headline_column(table: pd.DataFrame) -> str:
 
 
 def curve_work(
-    a: Named, b: Named, task: Task | Data | tuple[Task, str], split: str, config: CurveConfig
+    a: CheckpointLike,
+    b: CheckpointLike,
+    task: Task | Data | tuple[Task, str],
+    split: str,
+    config: CurveConfig,
 ) -> FitWork:
     """The fit of a curve, before anything is loaded."""
     ends = [resolve(a), resolve(b)]
@@ -411,8 +415,8 @@ def curve_work(
 
 
 def fit_curve(
-    a: Named,
-    b: Named,
+    a: CheckpointLike,
+    b: CheckpointLike,
     task: Task | Data | tuple[Task, str],
     *,
     split: str = "train",
@@ -567,7 +571,9 @@ class FittedPath:
         return save_fitted(directory, _RECORD, self.checkpoints, self.vertices, self.fit, "bend")
 
     @classmethod
-    def load(cls, directory: str | os.PathLike[str], ends: Sequence[Named] | None = None) -> Self:
+    def load(
+        cls, directory: str | os.PathLike[str], ends: Sequence[CheckpointLike] | None = None
+    ) -> Self:
         """A path that was saved. `ends` names its checkpoints where they have moved.
 
         Raises `StoreError` for a directory that holds none, and for ends with other weights.
@@ -581,7 +587,7 @@ def _no_checkpoint(key: str) -> torch.Tensor:
 
 
 def walk(
-    checkpoints: Sequence[Named],
+    checkpoints: Sequence[CheckpointLike],
     task: Task | Data | tuple[Task, str],
     *,
     split: str = "validation",

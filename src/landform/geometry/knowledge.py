@@ -37,7 +37,7 @@ from landform.store.plan import Forecast, Plan
 from landform.store.study import open_store
 from landform.tasks.metrics import METRICS, Predictions, get_metric
 from landform.tasks.task import Task
-from landform.weights.checkpoint import Checkpoint, resolve
+from landform.weights.checkpoint import Checkpoint, CheckpointLike, resolve
 
 __all__ = [
     "Knowledge",
@@ -50,7 +50,6 @@ __all__ = [
 ]
 
 Floats = npt.NDArray[np.float64]
-Named = str | os.PathLike[str] | Checkpoint
 
 NOT_TRAINED = "what is forgotten there need not have been learned from it"
 SCORE = "score_"
@@ -197,12 +196,12 @@ class Knowledge(Result):
 
 
 def knowledge_along_path(
-    a: Named,
-    b: Named,
+    a: CheckpointLike,
+    b: CheckpointLike,
     task: Task | Data | tuple[Task, str],
     split: str = "train",
     points: int = 6,
-    cartography: Named | pd.DataFrame | None = None,
+    cartography: CheckpointLike | pd.DataFrame | None = None,
     path: FittedPath | None = None,
     *,
     store: str | os.PathLike[str] | ArtifactStore | None = None,
@@ -255,7 +254,7 @@ def knowledge_along_path(
 
 
 def _known(
-    cartography: Named | pd.DataFrame | None, data: Data, config: KnowledgeConfig
+    cartography: CheckpointLike | pd.DataFrame | None, data: Data, config: KnowledgeConfig
 ) -> pd.DataFrame | None:
     """What training said of the examples; without it, options about it are refused."""
     if cartography is not None:
@@ -270,8 +269,8 @@ def _known(
 
 
 def _predictions(
-    a: Named,
-    b: Named,
+    a: CheckpointLike,
+    b: CheckpointLike,
     path: FittedPath | None,
     data: Data,
     config: KnowledgeConfig,
@@ -291,8 +290,8 @@ def _predictions(
 
 
 def forecast_knowledge(
-    a: Named,
-    b: Named,
+    a: CheckpointLike,
+    b: CheckpointLike,
     task: Task | Data | tuple[Task, str],
     split: str,
     path: FittedPath | None,
@@ -309,7 +308,9 @@ def forecast_knowledge(
     return work.work.forecast(Plan(dict.fromkeys(work.jobs)), store)
 
 
-def _check_ends(a: Named, b: Named, path: FittedPath) -> tuple[Checkpoint, Checkpoint]:
+def _check_ends(
+    a: CheckpointLike, b: CheckpointLike, path: FittedPath
+) -> tuple[Checkpoint, Checkpoint]:
     """The checkpoints of a path, which must be those that were named."""
     for named, own in zip((a, b), path.checkpoints, strict=True):
         if resolve(named).fingerprint != own.fingerprint:
@@ -432,7 +433,7 @@ def between_ends(scores: Floats, level: float) -> pd.DataFrame:
 
 
 def known_of(
-    cartography: Named | pd.DataFrame, data: Data, config: KnowledgeConfig
+    cartography: CheckpointLike | pd.DataFrame, data: Data, config: KnowledgeConfig
 ) -> pd.DataFrame:
     """Correctness, confidence, variability and turns in the order of the examples of `data`.
 

@@ -10,13 +10,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import torch
 from pydantic import Field as Option
+from pydantic import model_validator
 from torch import Tensor
 
 from landform.config import Config
@@ -26,9 +27,9 @@ from landform.store.artifacts import Contents
 
 __all__ = [
     "WHERE_ONLY",
-    "Landscape",
     "Loop",
     "LoopConfig",
+    "LossField",
     "SelectConfig",
     "make_optimizer",
     "seed_of",
@@ -64,6 +65,11 @@ class LoopConfig(PointsConfig):
     save_every: int = Option(50, ge=1)
     """Keep the state every so many steps, to go on from after a kill (needs a store)."""
 
+    @model_validator(mode="after")
+    def _momentum_of_sgd(self) -> Self:
+        self.check_read(self.optimizer == "sgd", ["momentum"], "without optimizer sgd")
+        return self
+
     def rate(self, step: int) -> float:
         """The learning rate of a step, 0 <= step < steps."""
         warm = math.ceil(self.warmup_ratio * self.steps)
@@ -91,7 +97,7 @@ class SelectConfig(Config):
     """What it is chosen by: the loss, or the first metric of the task."""
 
 
-class Landscape(Protocol):
+class LossField(Protocol):
     """A loss with its gradient: `Field` for models, a formula for tests."""
 
     @property
@@ -119,7 +125,7 @@ class Loop:
     free: Tensor
     """what is fitted, of any shape"""
 
-    def __init__(self, landscape: Landscape, config: LoopConfig) -> None:
+    def __init__(self, landscape: LossField, config: LoopConfig) -> None:
         self.landscape, self.config = landscape, config
         self.step = 0
         self.history: list[dict[str, float]] = []

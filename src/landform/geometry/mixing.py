@@ -38,8 +38,8 @@ from landform.evaluation.points import Data, PointsConfig, PointsWork, PointsWor
 from landform.geometry.compared import metric_row, paired_differences
 from landform.geometry.descent import FitWork, check_apart, history_table, run_fit
 from landform.geometry.fitted import check_target, save_point
-from landform.geometry.fitting import ONLY_ROWS, SAME_ROWS, Named
-from landform.geometry.loop import Landscape, Loop, LoopConfig, SelectConfig, seed_of
+from landform.geometry.fitting import ONLY_ROWS, SAME_ROWS
+from landform.geometry.loop import Loop, LoopConfig, LossField, SelectConfig, seed_of
 from landform.results import Result
 from landform.store.artifacts import ArtifactStore, Contents
 from landform.store.engines import run_plan
@@ -49,6 +49,7 @@ from landform.tasks.metrics import best_of, get_metric, mean_loss
 from landform.tasks.task import Task, loss_unit
 from landform.weights.checkpoint import (
     Checkpoint,
+    CheckpointLike,
     LoadConfig,
     load_model,
     resolve,
@@ -159,7 +160,7 @@ class MixingLoop(Loop):
 
     def __init__(
         self,
-        landscape: Landscape,
+        landscape: LossField,
         ends: Sequence[Tensor],
         where: Sequence[Spans],
         config: MixConfig,
@@ -352,8 +353,8 @@ class _Ends:
 
 
 def fit_mixing(
-    a: Named,
-    b: Named,
+    a: CheckpointLike,
+    b: CheckpointLike,
     task: Task | Data | tuple[Task, str],
     *,
     split: str = "train",
@@ -400,8 +401,8 @@ class MixStudy:
     @classmethod
     def of(
         cls,
-        a: Named,
-        b: Named,
+        a: CheckpointLike,
+        b: CheckpointLike,
         task: Task | Data | tuple[Task, str],
         *,
         split: str = "train",

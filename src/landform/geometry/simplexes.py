@@ -22,7 +22,7 @@ from landform.evaluation.evaluate import metric_names, metric_table
 from landform.evaluation.points import Data, PointsConfig, PointsWork, unpack
 from landform.geometry.descent import FitConfig, FitWork, history_table, run_fit
 from landform.geometry.fitted import as_fitted, load_fitted, save_fitted, space_of
-from landform.geometry.fitting import ONLY_ROWS, SAME_ROWS, Named
+from landform.geometry.fitting import ONLY_ROWS, SAME_ROWS
 from landform.geometry.volumes import maximal_cliques, total_volume
 from landform.results import Result
 from landform.store.artifacts import ArtifactStore
@@ -30,7 +30,7 @@ from landform.store.engines import run_plan
 from landform.store.plan import Job, Plan
 from landform.store.study import open_store
 from landform.tasks.task import Task, loss_unit
-from landform.weights.checkpoint import Checkpoint, expand, short_names
+from landform.weights.checkpoint import Checkpoint, CheckpointLike, expand, short_names
 from landform.weights.points import Vertex
 
 __all__ = [
@@ -195,7 +195,7 @@ class ComplexFit(Result):
 
 
 def complex_work(
-    checkpoints: Sequence[Named],
+    checkpoints: Sequence[CheckpointLike],
     task: Task | Data | tuple[Task, str],
     split: str,
     config: ComplexConfig,
@@ -218,7 +218,7 @@ def complex_work(
 
 
 def fit_complex(
-    checkpoints: Sequence[Named],
+    checkpoints: Sequence[CheckpointLike],
     task: Task | Data | tuple[Task, str],
     *,
     split: str = "train",
@@ -387,7 +387,7 @@ class FittedComplex:
 
     @classmethod
     def load(
-        cls, directory: str | os.PathLike[str], checkpoints: Sequence[Named] | None = None
+        cls, directory: str | os.PathLike[str], checkpoints: Sequence[CheckpointLike] | None = None
     ) -> Self:
         """A complex that was saved. `checkpoints` names its bases where they have moved."""
         bases, vertices, fit = load_fitted(directory, _RECORD, checkpoints, "connector")

@@ -40,7 +40,13 @@ from landform.store.artifacts import ArtifactStore
 from landform.store.plan import Forecast, Job, Plan
 from landform.store.study import open_store, publish, slug
 from landform.tasks.task import Task, loss_unit
-from landform.weights.checkpoint import Checkpoint, check_same_architecture, resolve, short_names
+from landform.weights.checkpoint import (
+    Checkpoint,
+    CheckpointLike,
+    check_same_architecture,
+    resolve,
+    short_names,
+)
 
 __all__ = [
     "PathSpectrum",
@@ -49,8 +55,6 @@ __all__ = [
     "spectrum_along_path",
     "spectrum_study",
 ]
-
-Named = str | os.PathLike[str] | Checkpoint
 
 
 class PathSpectrumConfig(SpectrumConfig):
@@ -121,8 +125,8 @@ class PathSpectrum(Result):
 
 
 def spectrum_along_path(
-    a: Named,
-    b: Named,
+    a: CheckpointLike,
+    b: CheckpointLike,
     task: Task | Data | tuple[Task, str],
     *,
     curve: FittedPath | str | os.PathLike[str] | None = None,
@@ -152,8 +156,8 @@ class PathSpectrumStudy:
     @classmethod
     def of(
         cls,
-        a: Named,
-        b: Named,
+        a: CheckpointLike,
+        b: CheckpointLike,
         task: Task | Data | tuple[Task, str],
         *,
         curve: FittedPath | str | os.PathLike[str] | None = None,
@@ -219,6 +223,10 @@ class PathSpectrumStudy:
         task, path = self.data.task, "line" if self.curve is None else self.curve.fit.kind
         names = short_names(self.checkpoints)
         return slug("spectrum", *names, path, task.name, self.data.split, self.config.operator)
+
+    def kept(self, result: Any) -> tuple[str, ...]:
+        """The name under which a study keeps the result."""
+        return (self.result_name,)
 
     def forecast(self, store: ArtifactStore) -> Forecast:
         """Products that remain at most, their time and memory."""
@@ -303,7 +311,7 @@ def _refuse_density(config: PathSpectrumConfig) -> None:
 
 
 def spectrum_study(
-    checkpoints: Sequence[Named],
+    checkpoints: Sequence[CheckpointLike],
     task: Task | Data | tuple[Task, str],
     *,
     curve: FittedPath | str | os.PathLike[str] | None = None,
