@@ -108,17 +108,20 @@ class _Side:
 def in_turns(
     sides: Mapping[str, str], arguments: Mapping[str, Any], rounds: int
 ) -> dict[str, Measured]:
-    """Run sides {label: "module.function"} with the same arguments; one that fails says why."""
+    """Run sides {label: "module.function"} with the same arguments; one that fails says why.
+
+    Where there is more than one turn, one before them is not counted: it imports and warms up.
+    """
     with tempfile.TemporaryDirectory() as name:
         running = {label: _Side(way, arguments, Path(name)) for label, way in sides.items()}
         for side in running.values():
             ready = side.ask("")
             side.memory = ready or []
-        for _ in range(rounds):
+        for turn in range(rounds + (rounds > 1)):
             for side in running.values():
-                if side.memory:
-                    seconds = side.ask("go")
-                    side.turns += [] if seconds is None else [seconds]
+                spent = side.ask("go") if side.memory else None
+                if spent is not None and (turn or rounds == 1):
+                    side.turns.append(spent)
         return {label: side.finish() for label, side in running.items()}
 
 
