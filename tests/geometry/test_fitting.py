@@ -1,5 +1,6 @@
 """Fitted curves: the gradient, the valley they find, and what is said along them."""
 
+import dataclasses
 import json
 from dataclasses import replace
 from itertools import pairwise
@@ -337,6 +338,11 @@ def test_points_along_the_curve_against_mixed_vectors(tmp_path, ends, task):
     assert saved.low <= saved.barrier <= saved.high
     assert set(found.summary.data) == {"toy:validation", "toy:train"}
     assert "barrier on the line" in found.reading and "along the bezier" in found.reading
+    ridges = found.summary.assign(convexity_gap=1.0, noise_floor=0.1)
+    verdicts = ((0.1, 0.2, "lower than the line"), (-0.2, -0.1, "higher than the line"))
+    for low, high, said in (*verdicts, (-0.1, 0.1, "is not told from that of the line")):
+        saved = found.reduction.assign(low=low, high=high)
+        assert said in dataclasses.replace(found, summary=ridges, reduction=saved).reading
     json.dumps(found.to_json(), default=str)
     kept = from_parts(*to_parts(found))
     assert isinstance(kept, PathEvaluation) and kept.table.equals(found.table)
