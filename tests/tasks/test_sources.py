@@ -11,14 +11,8 @@ import pandas as pd
 import pytest
 
 from landform.errors import DataError
-from landform.tasks.sources import (
-    FileFormat,
-    HubSource,
-    read_columns,
-    read_document,
-    read_file,
-    table_of,
-)
+from landform.tasks.sources import FileFormat, HubSource, read_columns, read_file, table_of
+from landform.tasks.tables import read_document
 
 
 def write(path: Path, content: str | bytes) -> Path:

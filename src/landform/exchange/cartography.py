@@ -19,7 +19,7 @@ import numpy as np
 from landform.errors import DataError
 from landform.evaluation.cartography import DataMap, TrainingDynamics, from_table
 from landform.store.atomic import atomic_path
-from landform.tasks.sources import read_document
+from landform.tasks.tables import read_document
 from landform.tasks.task import Examples
 
 __all__ = ["dynamics_of", "read_cartography", "write_cartography"]

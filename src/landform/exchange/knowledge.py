@@ -35,7 +35,7 @@ from landform.geometry.knowledge import Knowledge, KnowledgeConfig, align_known,
 from landform.geometry.line import Interpolation
 from landform.store.atomic import atomic_path, file_errors
 from landform.tasks.metrics import METRICS, get_metric
-from landform.tasks.sources import read_document, read_text
+from landform.tasks.tables import read_document, read_text
 from landform.weights.distance import Distance
 
 __all__ = [

@@ -15,7 +15,7 @@ from landform.errors import DataError
 from landform.tasks.answers import TextForm
 from landform.tasks.corruption import Noise
 from landform.tasks.options import is_single
-from landform.tasks.sources import missing_column
+from landform.tasks.tables import missing_column
 
 __all__ = ["Examples", "feed", "joined", "some_of"]
 

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any
 
 from landform.errors import ConfigError, DataError, MissingExtraError
 from landform.results import Result
-from landform.tasks.sources import any_field_size, read_text
+from landform.tasks.tables import any_field_size, read_text
 
 if TYPE_CHECKING:
     import pandas as pd

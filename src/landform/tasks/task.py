@@ -34,8 +34,6 @@ from landform.tasks.options import (
 )
 from landform.tasks.rows import Resplit, share, shuffled
 from landform.tasks.sources import (
-    PLAIN_TEXT,
-    SUFFIXES,
     FileFormat,
     FileSource,
     FunctionSource,
@@ -43,11 +41,9 @@ from landform.tasks.sources import (
     MemorySource,
     Source,
     Table,
-    is_plain_text,
-    is_text_table,
-    missing_column,
     table_of,
 )
+from landform.tasks.tables import PLAIN_TEXT, SUFFIXES, is_plain_text, is_text_table, missing_column
 from landform.tasks.text_to_text import metric_of, source_of_files, source_of_folder
 
 __all__ = [

@@ -23,7 +23,8 @@ import pandas as pd
 
 from landform.config import nearest
 from landform.errors import ConfigError, DataError
-from landform.tasks.sources import Table, missing_column, read_text
+from landform.tasks.sources import Table
+from landform.tasks.tables import missing_column, read_text
 
 if TYPE_CHECKING:
     from landform.tasks.options import TaskConfig
