@@ -13,18 +13,12 @@ from landform.cli.common import (
     OutputConfig,
     OutputFlags,
     also_tasks,
-    check_figure_place,
-    emit,
-    emit_forecast,
-    keep_result,
     make_task,
-    open_existing,
-    open_study,
-    save_csv,
-    save_figure,
+    run_study,
 )
 from landform.geometry.average import AverageConfig, AverageStudy
 from landform.geometry.fitted import check_target
+from landform.studies.kept import keep_average
 from landform.tasks.task import TaskConfig
 
 __all__ = ["average"]
@@ -74,25 +68,32 @@ def average(
     dry_run
         Say what would be evaluated, with time and memory; keep nothing.
     """
-    check_figure_place(figure)
     if out is not None:
         check_target(out, "config.json")
-    study = AverageStudy.of(
-        checkpoints,
-        make_task(data),
-        fisher=fisher,
-        split=split,
-        also=also_tasks(also),
-        options=options.model_dump(exclude_unset=True),
+    run_study(
+        lambda: keep_average(
+            AverageStudy.of(
+                checkpoints,
+                make_task(data),
+                fisher=fisher,
+                split=split,
+                also=also_tasks(also),
+                options=options.options_written(),
+            )
+        ),
+        output,
+        store=store,
+        figure=figure,
+        csv=csv,
+        dry_run=dry_run,
+        table=lambda result: result.evaluation,
+        write=lambda study, _: _write(study.plan, out),
     )
-    if dry_run:
-        emit_forecast(study.forecast(open_existing(store)), output)
-        return
-    kept = open_study(store)
-    result = study.run(kept, progress=not output.quiet)
-    wrote = keep_result(result, kept, store, study.name)
-    if out is not None:
-        study.save(out)
-        wrote.append(out)
-    wrote += [*save_csv(result.evaluation, csv), *save_figure(result, figure)]
-    emit(result, output, wrote)
+
+
+def _write(study: AverageStudy, out: Path | None) -> list[Path]:
+    """The average that was asked for, as a checkpoint."""
+    if out is None:
+        return []
+    study.save(out)
+    return [out]

@@ -12,19 +12,12 @@ from landform.cli.common import (
     OptionFlags,
     OutputConfig,
     OutputFlags,
-    check_figure_place,
-    emit,
     make_task,
     one_query_set,
-    open_existing,
-    open_study,
     print_table,
-    save_csv,
-    save_figure,
-    say_forecasts,
+    run_study,
 )
 from landform.cli.texts import print_texts
-from landform.store.atomic import check_place
 from landform.studies.barrier_influence import (
     BarrierInfluence,
     BarrierInfluenceConfig,
@@ -76,24 +69,18 @@ def barrier(
     dry_run
         Say what it would take; keep nothing.
     """
-    check_figure_place(figure)
-    if csv is not None:
-        check_place(csv)
-    study = BarrierStudy.of(
-        a, b, make_task(data), train=train, split=one_query_set(split), **dict(options)
+    run_study(
+        lambda: BarrierStudy.of(
+            a, b, make_task(data), train=train, split=one_query_set(split), **dict(options)
+        ),
+        output,
+        store=store,
+        figure=figure,
+        csv=csv,
+        dry_run=dry_run,
+        parts=lambda _: ["line", "factors of a", "factors of b", "check"],
+        say=lambda result: _say(result, show),
     )
-    if dry_run:
-        steps = ["line", "factors of a", "factors of b", "check"]
-        found = study.forecast(open_existing(store))
-        say_forecasts(steps[: len(found)], found, output)
-        return
-    kept = None if store is None else open_study(store)
-    result = study.run(kept, progress=not output.quiet)
-    wrote = [] if store is None else [store / "results" / study.name]
-    wrote += [*save_csv(result.table, csv), *save_figure(result, figure)]
-    if not output.json_:
-        _say(result, show)
-    emit(result, output, wrote)
 
 
 def _say(result: BarrierInfluence, show: int) -> None:

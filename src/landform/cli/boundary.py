@@ -13,17 +13,12 @@ from landform.cli.common import (
     OutputConfig,
     OutputFlags,
     also_tasks,
-    check_figure_place,
-    emit,
-    emit_forecast,
     make_task,
-    open_existing,
-    open_study,
     print_table,
-    save_figure,
+    run_study,
 )
 from landform.errors import ConfigError
-from landform.studies.boundary import Boundaries, BoundaryConfig, BoundaryStudy
+from landform.studies.boundary import Boundaries, Boundary, BoundaryConfig, BoundaryStudy
 from landform.tasks.task import TaskConfig
 
 __all__ = ["boundary"]
@@ -65,27 +60,29 @@ def boundary(
     dry_run
         Say what would be evaluated, with time and memory; keep nothing.
     """
-    check_figure_place(figure)
     if len(models) % 2:
         raise ConfigError(
             f"{len(models)} models make no pairs: {', '.join(models)}",
             remedy="name a model of the first task, then one of the second, for every pair",
         )
-    study = BoundaryStudy.of(
-        list(zip(models[::2], models[1::2], strict=True)),
-        make_task(data),
-        also_tasks([task_b])[0],
-        labels=labels or None,
-        split=split,
-        options=dict(options),
+    run_study(
+        lambda: BoundaryStudy.of(
+            list(zip(models[::2], models[1::2], strict=True)),
+            make_task(data),
+            also_tasks([task_b])[0],
+            labels=labels or None,
+            split=split,
+            options=dict(options),
+        ),
+        output,
+        store=store,
+        figure=figure,
+        dry_run=dry_run,
+        say=_say,
     )
-    if dry_run:
-        emit_forecast(study.forecast(open_existing(store)), output)
-        return
-    result = study.run(open_study(store), progress=not output.quiet)
-    wrote = [] if store is None else [store / "results" / study.name]
-    wrote += save_figure(result, figure)
-    if isinstance(result, Boundaries) and not output.json_:
+
+
+def _say(result: Boundary | Boundaries) -> None:
+    if isinstance(result, Boundaries):
         columns = ["label", "width", "width_low", "width_high", "margin", "margin_low"]
         print_table(result.table[[*columns, "margin_high", "crossing", "area", "best_kept"]])
-    emit(result, output, wrote)

@@ -12,13 +12,15 @@ from landform.cli.common import (
     OutputConfig,
     OutputFlags,
     check_figure_place,
+    check_unread,
     emit,
     keep_result,
-    make_task,
     open_study,
     print_table,
     save_csv,
     save_figure,
+    say_next,
+    task_or_none,
 )
 from landform.cli.texts import print_texts
 from landform.errors import ConfigError
@@ -69,9 +71,10 @@ def cartography(
     """
     _check(options, out, csv, k)
     check_figure_place(figure)
-    task = make_task(data) if data.task is not None or data.files is not None else None
-    options_of_map = {name: getattr(options, name) for name in DataMapConfig.model_fields}
-    result = data_map(run, task, split=split, **options_of_map)
+    task = task_or_none(data)
+    if task is None:
+        check_unread({"split": split != "train"}, "without a task", "name the task: --task NAME")
+    result = data_map(run, task, split=split, **options.options_of(DataMapConfig))
     chosen = None if out is None else export_subset(result, options, out)
     kept = None if store is None else open_study(store)
     place = Path(run).parent if Path(run).is_file() else Path(run)
@@ -87,8 +90,7 @@ def cartography(
     if chosen is not None:
         _say_subset(chosen)
     emit({}, output, wrote)
-    if store is not None:
-        print(f"next: landform report {store}")
+    say_next(store, output)
 
 
 def _check(options: CartographyConfig, out: Path | None, csv: Path | None, k: int) -> None:

@@ -6,7 +6,7 @@ import json
 import math
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,18 +17,15 @@ from landform.config import Config, read_yaml
 from landform.errors import ConfigError
 from landform.results import Result
 from landform.store.artifacts import ArtifactStore, Store
-from landform.store.atomic import atomic_path
+from landform.store.atomic import atomic_path, check_place
 from landform.store.plan import Forecast
-from landform.store.study import open_store, publish
+from landform.store.study import kept_names, open_store, publish
 from landform.tasks.task import Task, TaskConfig
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from landform.studies.connect import ConnectionStudy
-    from landform.studies.counterfactual import CounterfactualStudy
-    from landform.studies.dynamics import DynamicsStudy
-    from landform.studies.lds import LdsStudy
+    from landform.studies.kept import Study
 
 __all__ = [
     "DataFlags",
@@ -37,6 +34,8 @@ __all__ = [
     "OutputFlags",
     "also_tasks",
     "check_figure_place",
+    "check_k",
+    "check_unread",
     "emit",
     "emit_forecast",
     "keep_result",
@@ -51,6 +50,8 @@ __all__ = [
     "save_csv",
     "save_figure",
     "say_forecasts",
+    "say_next",
+    "task_or_none",
 ]
 
 DataFlags = Parameter(name="*", group=Group("Data", sort_key=1))
@@ -160,8 +161,7 @@ def keep_result(
     """Keep `result` under `title` where --store names a study; the directories written."""
     if store is None or kept is None:
         return []
-    publish(kept, title, result)
-    return [store / "results" / title]
+    return [store / "results" / publish(kept, title, result)]
 
 
 def print_table(table: pd.DataFrame) -> None:
@@ -275,27 +275,84 @@ def _lines(path: str, remedy: str) -> list[str]:
         raise ConfigError(f"--pairs: {path} cannot be read: {error}", remedy=remedy) from None
 
 
+def task_or_none(config: TaskConfig) -> Task | None:
+    """The task that the flags describe, where a command can do without; None where none is."""
+    return make_task(config) if config.options_given() else None
+
+
+def check_unread(given: Mapping[str, object], where: str, remedy: str) -> None:
+    """Raise for an option of the command itself that is given where nothing reads it.
+
+    `given` has the values under the names of the options; those that are None, False or empty were
+    not given. `where` ends the sentence "option NAME has no effect ...".
+    """
+    for name, value in given.items():
+        if value not in (None, False, "", (), []):
+            raise ConfigError(f"option {name} has no effect {where}", remedy=remedy)
+
+
+def check_k(k: int) -> None:
+    """Raise for a number of rows to print that is none."""
+    if k < 1:
+        raise ConfigError(f"option k is {k}, expected 1 or more")
+
+
+def _nothing(*_: Any) -> list[Path]:
+    return []
+
+
 def run_study(
-    make: Callable[[], ConnectionStudy | CounterfactualStudy | DynamicsStudy | LdsStudy],
-    say: Callable[[Any], None],
+    make: Callable[[], Study],
     output: OutputConfig,
     *,
     store: Path | None,
-    figure: Path | None,
     dry_run: bool,
+    figure: Path | None = None,
+    csv: Path | None = None,
+    parts: Callable[[Any], Sequence[str]] = lambda study: (),
+    result_of: Callable[[Any], Result] = lambda done: done,
+    json_of: Callable[[Any], dict[str, Any]] | None = None,
+    table: Callable[[Any], pd.DataFrame] = lambda done: done.table,
+    say: Callable[[Any], object] = _nothing,
+    write: Callable[[Any, Any], Sequence[Path]] = _nothing,
 ) -> None:
-    """Make a study, and forecast or run it; `say` prints its result for people."""
+    """What a command does: make a study, then forecast it, or run it and hand out what came of it.
+
+    Nothing is computed before it is known that the figure and the CSV file can be written. `parts`
+    name what the study forecasts one by one. Of what `run` returns `result_of` is the result to be
+    printed and drawn, unless `json_of` makes what --json prints and `say` says everything; `table`
+    goes to the CSV file; `write(study, done)` writes the command's own files.
+    """
     check_figure_place(figure)
+    if csv is not None:
+        check_place(csv)
     study = make()
     if dry_run:
-        emit_forecast(study.forecast(open_existing(store)), output)
+        found = study.forecast(open_existing(store))
+        if isinstance(found, Forecast):
+            emit_forecast(found, output)
+        else:
+            say_forecasts(parts(study)[: len(found)], found, output)
         return
     kept = None if store is None else open_study(store)
-    result: Result = study.run(kept, progress=not output.quiet)
-    wrote = [] if store is None else [store / "results" / study.config.keep_as]
-    wrote += save_figure(result, figure)
+    done = study.run(kept, progress=not output.quiet)
+    names = () if kept is None else kept_names(kept, study.kept(done), done)
+    wrote = [] if store is None else [store / "results" / name for name in names]
+    wrote += write(study, done)
+    if csv is not None:
+        wrote += save_csv(table(done), csv)
+    if figure is not None:
+        wrote += save_figure(result_of(done), figure)
     if not output.json_:
-        say(result)
-    emit(result, output, wrote)
+        say(done)
+    if json_of is None:
+        emit(result_of(done), output, wrote)
+    else:
+        emit(json_of(done) if output.json_ else {}, output, wrote)
+    say_next(store, output)
+
+
+def say_next(store: Path | None, output: OutputConfig) -> None:
+    """What to do with what is kept now."""
     if store is not None and not output.json_:
         print(f"next: landform report {store}")

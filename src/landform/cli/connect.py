@@ -64,9 +64,7 @@ def connect(
             pairs=read_pairs(pairs),
             **dict(options),
         ),
-        lambda connection: None,  # its reading says it
         output,
         store=store,
-        figure=None,
         dry_run=dry_run,
     )

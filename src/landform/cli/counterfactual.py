@@ -76,7 +76,7 @@ def counterfactual(
             **dict(options),
         )
 
-    run_study(study, _say, output, store=store, figure=figure, dry_run=dry_run)
+    run_study(study, output, store=store, figure=figure, dry_run=dry_run, say=_say)
 
 
 def _say(result: Counterfactual) -> None:

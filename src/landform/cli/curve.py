@@ -13,13 +13,8 @@ from landform.cli.common import (
     OutputConfig,
     OutputFlags,
     also_tasks,
-    check_figure_place,
-    emit,
     make_task,
-    open_existing,
-    open_study,
-    save_figure,
-    say_forecasts,
+    run_study,
 )
 from landform.errors import ConfigError
 from landform.geometry.fitted import check_target
@@ -82,26 +77,26 @@ def curve(
     dry_run
         Say what would be fitted and evaluated, with time and memory; keep nothing.
     """
-    _check_places(out, models_at, figure)
-    study = CurveStudy.of(
-        a,
-        b,
-        make_task(data),
-        split=split,
-        eval_split=eval_split,
-        also=also_tasks(also),
-        options=options.model_dump(exclude_unset=True),
+    _check_places(out, models_at)
+    run_study(
+        lambda: CurveStudy.of(
+            a,
+            b,
+            make_task(data),
+            split=split,
+            eval_split=eval_split,
+            also=also_tasks(also),
+            options=options.options_written(),
+        ),
+        output,
+        store=store,
+        figure=figure,
+        dry_run=dry_run,
+        parts=lambda _: ["fit", "evaluation"],
+        result_of=lambda done: done[1],
+        say=lambda done: print(done[0].reading),
+        write=lambda _, done: _write(done[0], out, models_at),
     )
-    if dry_run:
-        say_forecasts(["fit", "evaluation"], study.forecast(open_existing(store)), output)
-        return
-    kept = open_study(store)
-    path, result = study.run(kept, progress=not output.quiet)
-    wrote = [store / "results" / study.name(what) for what in ("curve", "fit")] if store else []
-    wrote += [*_write(path, out, models_at), *save_figure(result, figure)]
-    if not output.json_:
-        print(path.reading)
-    emit(result, output, wrote)
 
 
 def _write(path: FittedPath, out: Path | None, models_at: tuple[float, ...]) -> list[Path]:
@@ -115,9 +110,8 @@ def _write(path: FittedPath, out: Path | None, models_at: tuple[float, ...]) -> 
     return wrote
 
 
-def _check_places(out: Path | None, models_at: tuple[float, ...], figure: Path | None) -> None:
+def _check_places(out: Path | None, models_at: tuple[float, ...]) -> None:
     """Raise for what could not be written in the end, before anything is computed."""
-    check_figure_place(figure)
     if models_at and out is None:
         raise ConfigError("option models_at needs a directory", remedy="give --out DIR too")
     if any(not 0 <= t <= 1 for t in models_at):

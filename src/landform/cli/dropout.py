@@ -48,8 +48,7 @@ def dropout(
         Write scores and probabilities as a figure (.png, .pdf, .svg).
     """
     check_figure_place(figure)
-    given = {name: getattr(options, name) for name in options.model_fields_set}
-    result = make_schedule(fisher, **given)
+    result = make_schedule(fisher, **options.options_written())
     wrote = [] if out is None else [result.save(out)]
     kept = None if store is None else open_study(store)
     title = slug("dropout", result.source, result.kind, result.control or "")

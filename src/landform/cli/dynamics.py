@@ -59,11 +59,11 @@ def dynamics(
         lambda: DynamicsStudy.of(
             checkpoints, make_task(data), split=split, also=also_tasks(also), **dict(options)
         ),
-        _say,
         output,
         store=store,
         figure=figure,
         dry_run=dry_run,
+        say=_say,
     )
 
 

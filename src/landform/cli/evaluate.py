@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -12,23 +13,17 @@ from landform.cli.common import (
     OptionFlags,
     OutputConfig,
     OutputFlags,
-    emit,
-    emit_forecast,
-    keep_result,
     make_task,
-    open_existing,
-    open_study,
     print_table,
+    run_study,
 )
 from landform.errors import ConfigError
-from landform.evaluation.evaluate import EvaluateConfig, Evaluation, plan_evaluation
-from landform.evaluation.evaluate import evaluate as evaluate_checkpoint
+from landform.evaluation.evaluate import EvaluateConfig, Evaluation
 from landform.evaluation.samples import write_samples
 from landform.store.atomic import check_place
-from landform.store.plan import Plan
 from landform.store.study import slug
+from landform.studies.kept import EvaluationStudy
 from landform.tasks.task import Task, TaskConfig
-from landform.weights.checkpoint import select, short_names
 
 __all__ = ["evaluate"]
 
@@ -69,34 +64,32 @@ def evaluate(
     task = make_task(data)
     if samples is not None:
         check_samples(samples, task)
-    chosen = select(checkpoints)
-    if dry_run:
-        planned = [plan_evaluation(checkpoint, task, split, dict(options)) for checkpoint in chosen]
-        whole = Plan(job for _, plan in planned for job in plan.jobs)
-        emit_forecast(planned[0][0].forecast(whole, open_existing(store)), output)
-        return
-    names = short_names(chosen)
-    kept = open_study(store)
-    results: list[Evaluation] = []
-    wrote: list[Path] = []
-    for name, checkpoint in zip(names, chosen, strict=True):
-        result = evaluate_checkpoint(
-            checkpoint, task, split=split, store=kept, progress=not output.quiet, **dict(options)
-        )
-        results.append(result)
-        wrote += keep_result(result, kept, store, slug("evaluate", name, task.name, split))
-        if samples is not None:
-            path = samples / f"{slug(name)}.json"
-            write_samples(path, result.log, result.label_names)
-            wrote.append(path)
-    if output.json_:
-        emit({"evaluations": [result.to_json() for result in results]}, output, wrote)
-        return
-    for shown in results:
-        print(shown.reading)
-        if breakdown:
-            print_subsets(shown, task)
-    emit({}, output, wrote)
+    run_study(
+        lambda: EvaluationStudy.of(checkpoints, task, split=split, **dict(options)),
+        output,
+        store=store,
+        dry_run=dry_run,
+        json_of=lambda found: {"evaluations": [result.to_json() for result in found]},
+        say=lambda found: _say(found, task if breakdown else None),
+        write=lambda study, found: _write(samples, study.names, found),
+    )
+
+
+def _write(samples: Path | None, names: Sequence[str], found: Sequence[Evaluation]) -> list[Path]:
+    """The per-sample files."""
+    if samples is None:
+        return []
+    places = [samples / f"{slug(name)}.json" for name in names]
+    for place, result in zip(places, found, strict=True):
+        write_samples(place, result.log, result.label_names)
+    return places
+
+
+def _say(found: Sequence[Evaluation], task: Task | None) -> None:
+    for result in found:
+        print(result.reading)
+        if task is not None:
+            print_subsets(result, task)
 
 
 def print_subsets(result: Evaluation, task: Task) -> None:

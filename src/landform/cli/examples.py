@@ -12,23 +12,12 @@ from landform.cli.common import (
     OptionFlags,
     OutputConfig,
     OutputFlags,
-    check_figure_place,
-    emit,
     make_task,
-    open_existing,
-    open_study,
     print_table,
-    save_csv,
-    save_figure,
-    say_forecasts,
+    run_study,
 )
 from landform.cli.texts import print_texts
-from landform.store.atomic import check_place
-from landform.studies.example_table import (
-    ExampleTable,
-    ExampleTableConfig,
-    ExampleTableStudy,
-)
+from landform.studies.example_table import ExampleTable, ExampleTableConfig, ExampleTableStudy
 from landform.tasks.task import TaskConfig, loss_unit
 
 __all__ = ["examples"]
@@ -76,22 +65,18 @@ def examples(
     dry_run
         Say what it would take; keep nothing.
     """
-    check_figure_place(figure)
-    if csv is not None:
-        check_place(csv)
-    study = ExampleTableStudy.of(
-        a, b, make_task(data), split=split, dynamics=cartography, **dict(options)
+    run_study(
+        lambda: ExampleTableStudy.of(
+            a, b, make_task(data), split=split, dynamics=cartography, **dict(options)
+        ),
+        output,
+        store=store,
+        figure=figure,
+        csv=csv,
+        dry_run=dry_run,
+        parts=lambda _: ["line", "factors"],
+        say=lambda result: _say(result, show),
     )
-    if dry_run:
-        say_forecasts(["line", "factors"], study.forecast(open_existing(store)), output)
-        return
-    kept = None if store is None else open_study(store)
-    result = study.run(kept, progress=not output.quiet)
-    wrote = [] if store is None else [store / "results" / study.name]
-    wrote += [*save_csv(result.table, csv), *save_figure(result, figure)]
-    if not output.json_:
-        _say(result, show)
-    emit(result, output, wrote)
 
 
 def _say(result: ExampleTable, show: int) -> None:

@@ -2,23 +2,34 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from landform.cli.common import OutputConfig, OutputFlags, emit
+from landform.cli.common import OutputConfig, OutputFlags, check_unread, emit
 from landform.errors import ConfigError
 from landform.evaluation.evaluate import Evaluation
 from landform.evaluation.samples import write_samples
 from landform.store.artifacts import Store
 from landform.store.study import load_results, slug
+from landform.weights.checkpoint import unique_tails
 
 __all__ = ["export"]
 
 Kind = Literal[
     "logs", "interpolations", "surface", "samples", "cartography", "knowledge", "line", "fisher"
 ]
+
+_READ_BY: dict[str, tuple[Kind, ...]] = {
+    "result": ("logs", "interpolations", "surface", "samples", "cartography", "knowledge", "line"),
+    "only": ("logs", "interpolations", "surface", "samples", "knowledge"),
+    "as": ("surface",),
+    "directions_of": ("surface",),
+    "fisher": ("surface",),
+}
+"""The kinds that read an option which not all do."""
 
 
 def export(
@@ -65,6 +76,14 @@ def export(
     fisher
         surface: the Fisher that they are masked by.
     """
+    given = {"result": result, "only": only, "as": as_, "directions_of": directions_of,
+             "fisher": fisher}  # fmt: skip
+    for name, kinds in _READ_BY.items():
+        where = f"on export {kind}"
+        if kind not in kinds:
+            check_unread({name: given[name]}, where, f"it is of export {', '.join(kinds)}")
+    if directions_of is None:
+        check_unread({"fisher": fisher}, "without directions_of", "name the model of the surface")
     if kind == "cartography":
         wrote = _maps(store, out, result)
     elif kind == "fisher":
@@ -144,6 +163,8 @@ def _surfaces(
     if as_ == "pickle" or (as_ is None and getattr(chosen, "mode", "random") == "plane"):
         if isinstance(chosen, Landscape):
             raise ConfigError("a landscape has no pickles", remedy="use --as hdf5")
+        given = {"only": only, "directions_of": directions_of}
+        check_unread(given, "on pickles", "they hold every data set and no directions: --as hdf5")
         return write_surfaces(chosen, out)
     wrote = []
     for surface in chosen.surfaces if isinstance(chosen, Landscape) else (chosen,):
@@ -229,14 +250,17 @@ def _maps(store: Path, out: Path, name: str | None) -> list[Path]:
 def _samples(
     results: dict[str, Any], out: Path, name: str | None, only: tuple[str, ...]
 ) -> list[Path]:
-    wrote = []
+    chosen: dict[str, dict[str, Evaluation]] = {}
     for title, value in results.items():
         if not isinstance(value, Evaluation) or value.kind != "classification":
             continue
-        own = f"{value.task}:{value.split}"
-        if (name in (None, title)) and (not only or own in only):
-            checkpoint = slug(Path(value.checkpoint).name)
-            path = out / slug(value.task, value.split) / f"{checkpoint}.json"
+        if name in (None, title) and (not only or f"{value.task}:{value.split}" in only):
+            folder = chosen.setdefault(slug(value.task, value.split), {})
+            folder[os.path.normpath(value.checkpoint)] = value
+    wrote = []
+    for part, values in chosen.items():
+        for tail, value in zip(unique_tails(list(values)), values.values(), strict=True):
+            path = out / part / f"{slug(tail)}.json"
             write_samples(path, value.log, value.label_names)
             wrote.append(path)
     if not wrote:

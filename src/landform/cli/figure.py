@@ -7,7 +7,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from landform.cli.common import OutputConfig, OutputFlags, emit, print_table
+from landform.cli.common import OutputConfig, OutputFlags, check_unread, emit, print_table
 from landform.report.figures import TOGETHER
 from landform.report.study import kept_figures, write_figure
 
@@ -46,6 +46,8 @@ def figure(
         'paper' (large serif letters), or a matplotlib style file.
     """
     if which is None and out is None:
+        given = {"option": option, "style": style}
+        check_unread(given, "on the list of figures", "name a figure too: --which FIGURE")
         table = kept_figures(study, results)
         if output.json_:
             emit({"results": table.to_dict("records")}, output)

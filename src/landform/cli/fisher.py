@@ -25,6 +25,7 @@ from landform.curvature.fisher import ALONE, FisherScores, GroupBy, Weighting
 from landform.curvature.fisher_fit import FisherConfig, FisherStudy
 from landform.errors import ConfigError
 from landform.store.atomic import check_place
+from landform.store.study import kept_name
 from landform.tasks.task import TaskConfig
 
 __all__ = ["fisher"]
@@ -90,7 +91,8 @@ def fisher(
     kept = None if store is None else open_study(store)
     result = study.fisher(store=kept, out=out, progress=not output.quiet).summary
     wrote = [] if out is None else [out]
-    wrote += [] if store is None else [store / "results" / study.result_name]
+    if store is not None and kept is not None:
+        wrote.append(store / "results" / kept_name(kept, study.result_name, result))
     wrote += save_figure(result, figure)
     if not output.json_:
         _print(result, by, weighting, matrices_only)

@@ -10,6 +10,7 @@ from landform.cli.common import (
     OutputConfig,
     OutputFlags,
     check_figure_place,
+    check_unread,
     emit,
     keep_result,
     open_study,
@@ -103,10 +104,14 @@ def grid(
         With --collect: write the figure (.png, .pdf or .svg).
     """
     if collect:
+        given = {"file": file, "out": out, **dict.fromkeys(options.options_given(), True)}
+        check_unread(given, "with --collect", "collect what has been run: --collect STUDY")
         _collect(collect, store, figure, output)
         return
     if out is None:
         raise ConfigError("where to?", remedy="--out DIR for study files, or --collect STUDY")
+    given = {"store": store, "figure": figure}
+    check_unread(given, "without --collect", "run the study files first, then collect them")
     plans = plan_grid(_config(file, options), out)
     paths = write_grid(plans, out)
     if output.json_:
@@ -120,13 +125,12 @@ def grid(
 def _config(file: Path | None, flags: GridFlags) -> GridConfig:
     """The grid of a file, or that of the flags."""
     if file is not None:
-        if flags != GridFlags():
+        if flags.options_given():
             raise ConfigError(
                 f"{file} describes the grid, and flags do too",
                 remedy="write all options into the file, or give none",
             )
         return read_grid(file)
-    given: dict[str, Any] = {**dict(flags), "train": flags.train.model_dump(exclude_defaults=True)}
     if flags.model is None or not flags.tasks:
         raise ConfigError(
             "which model, which tasks?", remedy="--model NAME --tasks NAME, or a grid FILE.yaml"
@@ -138,6 +142,7 @@ def _config(file: Path | None, flags: GridFlags) -> GridConfig:
             tasks[config.name or Path(name).stem] = dict(config)
         else:
             tasks[name] = {"task": name}
+    given = {name: getattr(flags, name) for name in flags.options_given()}
     return GridConfig.parse({**given, "tasks": tasks}, where="grid")
 
 

@@ -7,7 +7,14 @@ from typing import Annotated, get_args
 
 from cyclopts import Parameter
 
-from landform.cli.common import OptionFlags, OutputConfig, OutputFlags, emit, print_table
+from landform.cli.common import (
+    OptionFlags,
+    OutputConfig,
+    OutputFlags,
+    check_unread,
+    emit,
+    print_table,
+)
 from landform.errors import ConfigError
 from landform.evaluation.hans import ScoreConfig, score_predictions
 from landform.tasks.hans import HansSplit, write_hans
@@ -57,9 +64,20 @@ def hans(
             raise ConfigError(
                 "option data goes with --predictions", remedy="leave --data or --out out"
             )
+        given: dict[str, object] = dict.fromkeys(options.options_given(), True)
+        check_unread(given, "with --out", "it is about scores: --predictions FILE")
+        if not out.suffix:
+            given = {"split": split != "validation"}
+            check_unread(given, f"on a folder: {out} gets both", "name a file: --out hans.tsv")
         _generate(out, rows_per_subcase, seed, split, output)
         return
     assert predictions is not None
+    given = {
+        "rows_per_subcase": rows_per_subcase != 1000,
+        "seed": seed != 0,
+        "split": split != "validation",
+    }
+    check_unread(given, "with --predictions", "it is about pairs that are generated: --out")
     if pairs is None:
         raise ConfigError(
             "option data is missing: which pairs are the predictions about?",

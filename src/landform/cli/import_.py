@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -14,19 +14,23 @@ from landform.cli.common import (
     OptionFlags,
     OutputConfig,
     OutputFlags,
+    check_unread,
     emit,
-    make_task,
+    keep_result,
     open_study,
     print_table,
     save_csv,
+    say_next,
+    task_or_none,
 )
+from landform.config import Config
 from landform.errors import ConfigError
 from landform.evaluation.evaluate import Evaluation
 from landform.exchange.connections import ImportConfig, connection_of
 from landform.exchange.evaluations import find_samples, read_evaluations
 from landform.exchange.lines import Line, natural_order
 from landform.results import Result
-from landform.store.study import publish, slug
+from landform.store.study import slug
 from landform.studies.connect import Connection
 from landform.tasks.task import TaskConfig
 
@@ -119,47 +123,113 @@ def import_(
         fisher: a checkpoint of the model, which tells the names; --kind for another head than its
         own.
     """
-    if kind == "hub":
-        _download(sources, out, download, match, repo_type, output)
-        return
-    if name and len(name) != len(sources):
-        raise ConfigError(
-            f"{len(name)} names for {len(sources)} sources", remedy="give one --name for each"
-        )
-    if kind == "fisher":
-        _fisher(sources, checkpoint, out, store, keep_as, data, split, allow_pickle, output)
-        return
-    if kind == "traces":
-        _traces(sources, out, allow_pickle, output)
-        return
-    if kind == "cartography":
-        _map(sources, out, store, keep_as, data, split or "train", output)
-        return
-    if kind == "knowledge":
-        _knowledge(sources, dynamics, name, store, keep_as, output)
-        return
-    split = split or "validation"
-    wanted = _Wanted(name, allow_pickle, skip_unfinished, metrics)
-    if kind == "samples":
-        results = _evaluations(sources, suffixes, data, split, wanted)
-    elif kind == "surface" and any(map(_is_hdf5, sources)):
-        _landscapes(sources, name, store, keep_as, output)
-        return
-    elif kind == "surface":
-        from landform.exchange.surfaces import read_surfaces
+    asked = _Asked(
+        tuple(sources), store, keep_as, name, suffixes, samples, allow_pickle, skip_unfinished,
+        metrics, out, download, match, repo_type, data, split, dynamics, checkpoint, options,
+        output,
+    )  # fmt: skip
+    asked.check(kind)
+    _IMPORTS[kind](asked)
 
-        surface = read_surfaces(sources, allow_pickle=allow_pickle, data=name[0] if name else None)
-        results = {keep_as or "surface": surface}
-    else:
-        lines = _lines(kind, sources, wanted)
-        models = natural_order(list({name for line in lines for name in (line.a, line.b)}))
-        wanted = _Wanted((), False, False, metrics)
-        further = _evaluations(samples, (), data, split, wanted, models)
-        connection = connection_of(lines, evaluations=_by_data(further), config=options)
-        results = {keep_as or "connect": connection, **further}
-        if not output.json_:
-            _say_lines(connection, options)
-    _keep(results, store, output, readings=len(results) if kind == "samples" else 1)
+
+@dataclass(frozen=True)
+class _Asked:
+    """What the command was given."""
+
+    sources: tuple[str, ...]
+    store: Path | None
+    keep_as: str | None
+    name: tuple[str, ...]
+    suffixes: tuple[str, ...]
+    samples: tuple[str, ...]
+    allow_pickle: bool
+    skip_unfinished: bool
+    metrics: tuple[str, ...]
+    out: Path | None
+    download: Literal["eval", "logs"]
+    match: tuple[str, ...]
+    repo_type: Literal["model", "dataset"]
+    data: TaskConfig
+    split: str | None
+    dynamics: Path | None
+    checkpoint: str | None
+    options: ImportConfig
+    output: OutputConfig
+
+    def check(self, kind: Kind) -> None:
+        """Raise for options that this kind does not read."""
+        for option, kinds in _READ_BY.items():
+            value = getattr(self, option)
+            if isinstance(value, Config):
+                given: dict[str, object] = dict.fromkeys(value.options_given(), True)
+            else:
+                given = {option: None if value == _DEFAULTS.get(option) else value}
+            if kind not in kinds:
+                check_unread(given, f"on import {kind}", f"it is of import {', '.join(kinds)}")
+        if kind in _LINES and not self.samples:
+            given = {**dict.fromkeys(self.data.options_given(), True), "split": self.split}
+            check_unread(given, "without samples", "it is about the per-sample files: --samples")
+        if self.name and len(self.name) != len(self.sources):
+            raise ConfigError(
+                f"{len(self.name)} names for {len(self.sources)} sources",
+                remedy="give one --name for each",
+            )
+
+    def keep(self, title: str, result: Result) -> list[Path]:
+        """Keep a result where there is a study; the directories written."""
+        if self.store is None:
+            return []
+        return keep_result(result, open_study(self.store), self.store, title)
+
+
+def _samples(asked: _Asked) -> None:
+    results = _evaluations(
+        asked, asked.sources, asked.suffixes, names=asked.name, metrics=asked.metrics
+    )
+    _hand_out(asked, results, readings=len(results))
+
+
+def _surface(asked: _Asked) -> None:
+    if any(map(_is_hdf5, asked.sources)):
+        _landscapes(asked)
+        return
+    from landform.exchange.surfaces import read_surfaces
+
+    data = asked.name[0] if asked.name else None
+    found = read_surfaces(list(asked.sources), allow_pickle=asked.allow_pickle, data=data)
+    _hand_out(asked, {asked.keep_as or "surface": found})
+
+
+def _connection(asked: _Asked, lines: list[Line]) -> None:
+    """What lies between the models of lines, with the evaluations of the same models."""
+    models = natural_order(list({name for line in lines for name in (line.a, line.b)}))
+    further = _evaluations(asked, asked.samples, (), metrics=asked.metrics, models=models)
+    connection = connection_of(lines, evaluations=_by_data(further), config=asked.options)
+    if not asked.output.json_:
+        _say_lines(connection, asked.options)
+    _hand_out(asked, {asked.keep_as or "connect": connection, **further})
+
+
+def _logs(asked: _Asked) -> None:
+    from landform.exchange.logs import read_logs
+
+    names = asked.name or (None,) * len(asked.sources)
+    lines: list[Line] = []
+    for source, data in zip(asked.sources, names, strict=True):
+        lines += read_logs(source, data=data, skip_unfinished=asked.skip_unfinished)
+    _connection(asked, lines)
+
+
+def _interpolations(asked: _Asked) -> None:
+    from landform.exchange.interpolations import read_interpolations
+
+    names = asked.name or (None,) * len(asked.sources)
+    lines: list[Line] = []
+    for source, data in zip(asked.sources, names, strict=True):
+        lines += read_interpolations(
+            source, allow_pickle=asked.allow_pickle, data=data, metrics=asked.metrics or None
+        )
+    _connection(asked, lines)
 
 
 def _say_lines(connection: Connection, options: ImportConfig) -> None:
@@ -169,55 +239,27 @@ def _say_lines(connection: Connection, options: ImportConfig) -> None:
     print(f"intervals: none, the files hold no examples; noise floor {options.noise_floor:g} nats")
 
 
-@dataclass(frozen=True)
-class _Wanted:
-    """What was asked of the files."""
-
-    names: Sequence[str]
-    allow_pickle: bool
-    skip_unfinished: bool
-    metrics: Sequence[str]
-
-
-def _lines(kind: Kind, sources: Sequence[str], wanted: _Wanted) -> list[Line]:
-    from landform.exchange.interpolations import read_interpolations
-    from landform.exchange.logs import read_logs
-
-    lines: list[Line] = []
-    for place, source in enumerate(sources):
-        data = wanted.names[place] if wanted.names else None
-        if kind == "logs":
-            lines += read_logs(source, data=data, skip_unfinished=wanted.skip_unfinished)
-        else:
-            lines += read_interpolations(
-                source,
-                allow_pickle=wanted.allow_pickle,
-                data=data,
-                metrics=wanted.metrics or None,
-            )
-    return lines
-
-
 def _evaluations(
+    asked: _Asked,
     sources: Sequence[str],
     suffixes: Sequence[str],
-    data: TaskConfig,
-    split: str,
-    wanted: _Wanted,
+    *,
+    names: Sequence[str] = (),
+    metrics: Sequence[str] = (),
     models: Sequence[str] = (),
 ) -> dict[str, Result]:
     """Evaluations under the names that `landform evaluate` keeps them."""
-    task = make_task(data) if data.task or data.files else None
+    task, split = task_or_none(asked.data), asked.split or "validation"
     found: dict[str, Result] = {}
     for place, source in enumerate(sources):
         default = task.name if task else _data_name(source)
-        name = wanted.names[place] if wanted.names else default
+        name = names[place] if names else default
         evaluations = read_evaluations(
             find_samples(source, suffixes, models=models),
             task=task,
             name=name,
             split=split,
-            metrics=tuple(wanted.metrics),
+            metrics=tuple(metrics),
         )
         found |= {slug("evaluate", m, name, split): e for m, e in evaluations.items()}
     return found
@@ -240,16 +282,10 @@ def _by_data(results: dict[str, Result]) -> list[dict[str, Evaluation]]:
     return list(found.values())
 
 
-def _keep(
-    results: dict[str, Result], store: Path | None, output: OutputConfig, *, readings: int
-) -> None:
-    wrote = []
-    if store is not None:
-        kept = open_study(store)
-        for title, result in results.items():
-            publish(kept, title, result)
-            wrote.append(store / "results" / title)
-    shown = list(results.values())
+def _hand_out(asked: _Asked, results: dict[str, Result], *, readings: int = 1) -> None:
+    """Keep results and print them: of several so many readings."""
+    wrote = [path for title, result in results.items() for path in asked.keep(title, result)]
+    shown, output = list(results.values()), asked.output
     if len(shown) == 1:
         emit(shown[0], output, wrote)
     elif output.json_:
@@ -258,48 +294,31 @@ def _keep(
         for result in shown[:readings]:
             print(result.reading)
         emit({}, output, wrote)
-    if store is not None and not output.json_:
-        print(f"next: landform report {store}")
+    say_next(asked.store, output)
 
 
-def _knowledge(
-    sources: Sequence[str],
-    dynamics: Path | None,
-    name: Sequence[str],
-    store: Path | None,
-    keep_as: str | None,
-    output: OutputConfig,
-) -> None:
+def _knowledge(asked: _Asked) -> None:
     from landform.exchange.knowledge import read_knowledge
 
-    if len(sources) > 1 and (keep_as or dynamics):
+    if len(asked.sources) > 1 and (asked.keep_as or asked.dynamics):
         raise ConfigError(
-            f"{len(sources)} sources, but one --keep-as or --dynamics",
+            f"{len(asked.sources)} sources, but one --keep-as or --dynamics",
             remedy="run the command once for each",
         )
     results: dict[str, Result] = {}
-    for place, source in enumerate(sources):
-        named = name[place] if name else None
-        found = read_knowledge(source, cartography=dynamics, name=named)
+    for place, source in enumerate(asked.sources):
+        named = asked.name[place] if asked.name else None
+        found = read_knowledge(source, cartography=asked.dynamics, name=named)
         folder = Path(source) if Path(source).is_dir() else Path(source).parent
-        results[keep_as or slug("knowledge", folder.name or "folder", found.data)] = found
-    _keep(results, store, output, readings=len(results))
+        results[asked.keep_as or slug("knowledge", folder.name or "folder", found.data)] = found
+    _hand_out(asked, results, readings=len(results))
 
 
-def _fisher(
-    sources: list[str],
-    checkpoint: str | None,
-    out: Path | None,
-    store: Path | None,
-    keep_as: str | None,
-    data: TaskConfig,
-    split: str | None,
-    allow_pickle: bool,
-    output: OutputConfig,
-) -> None:
+def _fisher(asked: _Asked) -> None:
     from landform.exchange.fisher_lists import read_fisher_list
 
-    if checkpoint is None or out is None or len(sources) > 2:
+    first, *second = asked.sources
+    if asked.checkpoint is None or asked.out is None or len(second) > 1:
         raise ConfigError(
             "a Fisher is read from one list (and a second one, of traces) with the names of a "
             "checkpoint, and written to a file",
@@ -307,53 +326,48 @@ def _fisher(
             "--allow-pickle --out fisher.safetensors",
         )
     found = read_fisher_list(
-        sources[0],
-        checkpoint,
-        allow_pickle=allow_pickle,
-        traces=sources[1] if len(sources) > 1 else None,
-        kind=data.kind,
-        task=data.task,
-        split=split or "train",
+        first,
+        asked.checkpoint,
+        allow_pickle=asked.allow_pickle,
+        traces=second[0] if second else None,
+        kind=asked.data.kind,
+        task=asked.data.task,
+        split=asked.split or "train",
     )
-    wrote = [found.save(out)]
-    if store is not None:
-        title = keep_as or slug("fisher", Path(sources[0]).stem)
-        publish(open_study(store), title, found.summary)
-        wrote.append(store / "results" / title)
-    emit(found.summary, output, wrote)
+    wrote = [found.save(asked.out)]
+    wrote += asked.keep(asked.keep_as or slug("fisher", Path(first).stem), found.summary)
+    emit(found.summary, asked.output, wrote)
 
 
-def _traces(sources: list[str], out: Path | None, allow_pickle: bool, output: OutputConfig) -> None:
+def _traces(asked: _Asked) -> None:
     from landform.exchange.fisher_lists import read_trace_list
 
-    if len(sources) > 1 or out is None:
+    if len(asked.sources) > 1 or asked.out is None:
         raise ConfigError("traces are read from one list", remedy="name a file for them: --out")
-    table = read_trace_list(sources[0], allow_pickle=allow_pickle)
+    table = read_trace_list(asked.sources[0], allow_pickle=asked.allow_pickle)
     values = table["mean_square"]
-    if not output.json_:
+    if not asked.output.json_:
         print(
             f"mean squared gradients of {len(table)} examples: mean {values.mean():.4g}, median "
             f"{values.median():.4g}, largest {values.max():.4g} (example {values.idxmax()})"
         )
-    emit({"examples": len(table), "mean": values.mean()} if output.json_ else {}, output,
-         save_csv(table, out))  # fmt: skip
+    emit(
+        {"examples": len(table), "mean": values.mean()} if asked.output.json_ else {},
+        asked.output,
+        save_csv(table, asked.out),
+    )
 
 
 def _is_hdf5(source: str) -> bool:
     return Path(source).suffix.lower() in (".h5", ".hdf5")
 
 
-def _landscapes(
-    sources: Sequence[str],
-    name: Sequence[str],
-    store: Path | None,
-    keep_as: str | None,
-    output: OutputConfig,
-) -> None:
+def _landscapes(asked: _Asked) -> None:
     """Random surfaces, one a file, and their statistics side by side."""
     from landform.exchange.landscapes import read_landscape
     from landform.geometry.landscape import landscape_statistics
 
+    sources, keep_as = asked.sources, asked.keep_as
     other = [source for source in sources if not _is_hdf5(source)]
     if other or (keep_as and len(sources) > 1):
         raise ConfigError(
@@ -362,77 +376,96 @@ def _landscapes(
             else f"{len(sources)} surfaces, but one --keep-as",
             remedy="read files of one kind in one command; several .h5 keep their own names",
         )
-    titles = name or [Path(source).stem for source in sources]
+    titles = asked.name or tuple(Path(source).stem for source in sources)
     found = [read_landscape(file, name=t) for file, t in zip(sources, titles, strict=True)]
     named = dict(zip(titles, found, strict=True))
     if len(named) < len(found):
         raise ConfigError("two surfaces have the same name", remedy="name them: --name, once each")
     statistics = landscape_statistics(named)
-    if not output.json_:
+    if not asked.output.json_:
         print_table(statistics)
     results: dict[str, Result] = {keep_as or slug(t): surface for t, surface in named.items()}
-    wrote = []
-    if store is not None:
-        kept = open_study(store)
-        for title, result in results.items():
-            publish(kept, title, result)
-            wrote.append(store / "results" / title)
-    emit({"statistics": statistics.to_dict("records")} if output.json_ else {}, output, wrote)
-    if store is not None and not output.json_:
-        print(f"next: landform report {store}")
+    wrote = [path for title, result in results.items() for path in asked.keep(title, result)]
+    emit(
+        {"statistics": statistics.to_dict("records")} if asked.output.json_ else {},
+        asked.output,
+        wrote,
+    )
+    say_next(asked.store, asked.output)
 
 
-def _map(
-    sources: list[str],
-    out: Path | None,
-    store: Path | None,
-    keep_as: str | None,
-    data: TaskConfig,
-    split: str,
-    output: OutputConfig,
-) -> None:
+def _map(asked: _Asked) -> None:
     from landform.evaluation.cartography import FILE, map_of
     from landform.exchange.cartography import read_cartography
 
-    if len(sources) > 1:
+    source, *others = asked.sources
+    if others:
         raise ConfigError(
-            f"{len(sources)} sources: cartography files are read one at a time",
+            f"{len(asked.sources)} sources: cartography files are read one at a time",
             remedy="run the command once for each, with its own --out or --keep-as",
         )
-    task = make_task(data) if data.task or data.files else None
+    task, split = task_or_none(asked.data), asked.split or "train"
     examples = None if task is None else task.examples(split)
-    dynamics = read_cartography(sources[0], examples)
+    dynamics = read_cartography(source, examples)
     if examples is not None:
         examples = examples.take(dynamics.rows)
-    result = map_of(dynamics, run=sources[0], task=task, split=split, examples=examples)
+    result = map_of(dynamics, run=source, task=task, split=split, examples=examples)
     wrote = []
-    if out is not None:
-        dynamics.write(out / FILE)
-        wrote.append(out / FILE)
-    if store is not None:
-        title = keep_as or slug("cartography", Path(sources[0]).stem)
-        publish(open_study(store), title, result)
-        wrote.append(store / "results" / title)
-    emit(result, output, wrote)
-    if store is not None and not output.json_:
-        print(f"next: landform report {store}")
+    if asked.out is not None:
+        dynamics.write(asked.out / FILE)
+        wrote.append(asked.out / FILE)
+    wrote += asked.keep(asked.keep_as or slug("cartography", Path(source).stem), result)
+    emit(result, asked.output, wrote)
+    say_next(asked.store, asked.output)
 
 
-def _download(
-    sources: Sequence[str],
-    out: Path | None,
-    download: Literal["eval", "logs"],
-    match: tuple[str, ...],
-    repo_type: Literal["model", "dataset"],
-    output: OutputConfig,
-) -> None:
+def _download(asked: _Asked) -> None:
     from landform.exchange.hub import fetch_files
 
+    out, output = asked.out, asked.output
     if out is None:
         raise ConfigError("no folder to download to", remedy="name one: --out FOLDER")
     wrote: list[Path] = []
-    for source in sources:
-        wrote += fetch_files(source, out, kind=download, match=match, repo_type=repo_type)
+    for source in asked.sources:
+        wrote += fetch_files(
+            source, out, kind=asked.download, match=asked.match, repo_type=asked.repo_type
+        )
     if not output.json_:
         print(f"downloaded {len(wrote)} files to {out}")
     emit({"downloaded": len(wrote)}, output, wrote if output.json_ else [])
+
+
+_IMPORTS: dict[Kind, Callable[[_Asked], None]] = {
+    "logs": _logs,
+    "interpolations": _interpolations,
+    "surface": _surface,
+    "samples": _samples,
+    "cartography": _map,
+    "knowledge": _knowledge,
+    "hub": _download,
+    "fisher": _fisher,
+    "traces": _traces,
+}
+_LINES: tuple[Kind, ...] = ("logs", "interpolations")
+_KEPT: tuple[Kind, ...] = (*_LINES, "surface", "samples", "cartography", "knowledge", "fisher")
+_READ_BY: dict[str, tuple[Kind, ...]] = {
+    "store": _KEPT,
+    "keep_as": tuple(kind for kind in _KEPT if kind != "samples"),
+    "name": (*_LINES, "surface", "samples", "knowledge"),
+    "suffixes": ("samples",),
+    "samples": _LINES,
+    "allow_pickle": ("interpolations", "surface", "fisher", "traces"),
+    "skip_unfinished": ("logs",),
+    "metrics": (*_LINES, "samples"),
+    "out": ("hub", "cartography", "fisher", "traces"),
+    "download": ("hub",),
+    "match": ("hub",),
+    "repo_type": ("hub",),
+    "data": (*_LINES, "samples", "cartography", "fisher"),
+    "split": (*_LINES, "samples", "cartography", "fisher"),
+    "dynamics": ("knowledge",),
+    "checkpoint": ("fisher",),
+    "options": _LINES,
+}
+"""The kinds that read an option which not all do."""
+_DEFAULTS = {"download": "eval", "repo_type": "model"}

@@ -14,17 +14,15 @@ from landform.cli.common import (
     OptionFlags,
     OutputConfig,
     OutputFlags,
-    emit,
+    check_k,
     make_task,
-    open_existing,
-    open_study,
     query_sets,
-    say_forecasts,
+    run_study,
 )
 from landform.cli.texts import coverage_line, print_text, print_texts, print_timings
 from landform.errors import ConfigError
-from landform.store.atomic import atomic_path, check_place
 from landform.studies.attribute import (
+    Attribution,
     AttributionConfig,
     AttributionStudy,
     hardest_queries,
@@ -78,47 +76,46 @@ def influence(
     dry_run
         Say what it would take, with time and memory; keep nothing.
     """
-    task = make_task(data)
-    study = AttributionStudy.of(
-        checkpoint, task, split=split, queries=query_sets(queries), **dict(options)
+    check_k(k)
+
+    def study() -> AttributionStudy:
+        made = AttributionStudy.of(
+            checkpoint, make_task(data), split=split, queries=query_sets(queries), **dict(options)
+        )
+        _check_shown(made, query, csv)
+        return made
+
+    run_study(
+        study,
+        output,
+        store=store,
+        csv=csv,
+        dry_run=dry_run,
+        parts=_parts,
+        json_of=lambda done: {
+            "factors": done.factors.to_json(),
+            "influence": [result.to_json() for result in done.influences],
+        },
+        table=lambda done: top_rows(done.influences, k),
+        say=lambda done: _say(done, query, k),
     )
-    _check_shown(study, query, k, csv)
-    if dry_run:
-        steps = [f"scores of {other.name}:{other.resolve(named)}" for other, named in study.queries]
-        say_forecasts(["factors", *steps], study.forecast(open_existing(store)), output)
-        return
-    done = study.run(None if store is None else open_study(store), progress=not output.quiet)
-    wrote = [] if store is None else [Path(store) / "results" / name for name in done.names]
-    if csv is not None:
-        table = top_rows(done.influences, k)
-        with atomic_path(csv) as place:
-            table.to_csv(place, index=False)
-        wrote.append(csv)
-    if output.json_:
-        found = [result.to_json() for result in done.influences]
-        emit({"factors": done.factors.to_json(), "influence": found}, output, wrote)
-        return
-    print(done.factors.reading)
-    print(coverage_line(done.factors))
-    for result, (asked, named) in zip(done.influences, study.queries, strict=True):
-        _say(result, f"{asked.name}:{asked.resolve(named)}", query, k)
-    emit({}, output, wrote)
-    if store is not None:
-        print(f"next: landform report {store}")
 
 
-def _check_shown(study: AttributionStudy, chosen: Sequence[int], k: int, csv: Path | None) -> None:
+def _parts(study: AttributionStudy) -> list[str]:
+    return [
+        "factors",
+        *(f"scores of {task.name}:{task.resolve(split)}" for task, split in study.queries),
+    ]
+
+
+def _check_shown(study: AttributionStudy, chosen: Sequence[int], csv: Path | None) -> None:
     """Raise now what printing and writing would raise after the work."""
-    if k < 1:
-        raise ConfigError(f"option k is {k}, expected 1 or more")
     aggregate = study.config.aggregate
-    if csv is not None:
-        check_place(csv)
-        if aggregate in ("train", "both"):
-            raise ConfigError(
-                "option csv: with the training rows summed there is no order among them",
-                remedy="leave csv or aggregate out",
-            )
+    if csv is not None and aggregate in ("train", "both"):
+        raise ConfigError(
+            "option csv: with the training rows summed there is no order among them",
+            remedy="leave csv or aggregate out",
+        )
     if chosen and aggregate is not None:
         raise ConfigError(
             f"option query: aggregate {aggregate} leaves no single queries to print",
@@ -137,7 +134,14 @@ def _check_shown(study: AttributionStudy, chosen: Sequence[int], k: int, csv: Pa
 # --- what is printed --------------------------------------------------------------------------
 
 
-def _say(result: Influence, name: str, chosen: Sequence[int], k: int) -> None:
+def _say(done: Attribution, chosen: Sequence[int], k: int) -> None:
+    print(done.factors.reading)
+    print(coverage_line(done.factors))
+    for result in done.influences:
+        _say_influence(result, result.query_set, chosen, k)
+
+
+def _say_influence(result: Influence, name: str, chosen: Sequence[int], k: int) -> None:
     print(result.reading)
     print(result.explanation)
     count = 0 if result.scores is None else result.scores.shape[1]

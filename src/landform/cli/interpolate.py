@@ -13,20 +13,12 @@ from landform.cli.common import (
     OutputConfig,
     OutputFlags,
     also_tasks,
-    check_figure_place,
-    emit,
-    emit_forecast,
-    keep_result,
     make_task,
-    open_existing,
-    open_study,
-    save_figure,
+    run_study,
 )
-from landform.geometry.line import InterpolateConfig, forecast_line, line_work
-from landform.geometry.line import interpolate as walk
-from landform.store.study import slug
+from landform.geometry.line import InterpolateConfig
+from landform.studies.kept import LineStudy
 from landform.tasks.task import TaskConfig
-from landform.weights.checkpoint import select, short_names
 
 __all__ = ["interpolate"]
 
@@ -66,24 +58,12 @@ def interpolate(
     dry_run
         Say what would be evaluated, with time and memory; keep nothing.
     """
-    check_figure_place(figure)
-    task, further = make_task(data), also_tasks(also)
-    if dry_run:
-        work = line_work(a, b, task, split, further, options)
-        emit_forecast(forecast_line(work, options, open_existing(store)), output)
-        return
-    kept = open_study(store)
-    result = walk(
-        a,
-        b,
-        task,
-        split=split,
-        also=further,
-        store=kept,
-        progress=not output.quiet,
-        **dict(options),
+    run_study(
+        lambda: LineStudy.of(
+            a, b, make_task(data), split=split, also=also_tasks(also), **dict(options)
+        ),
+        output,
+        store=store,
+        figure=figure,
+        dry_run=dry_run,
     )
-    title = slug("interpolate", *short_names(select([a, b])), task.name, split)
-    wrote = keep_result(result, kept, store, title)
-    wrote += save_figure(result, figure)
-    emit(result, output, wrote)

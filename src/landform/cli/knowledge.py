@@ -12,30 +12,15 @@ from landform.cli.common import (
     OptionFlags,
     OutputConfig,
     OutputFlags,
-    check_figure_place,
-    emit,
-    emit_forecast,
-    keep_result,
     make_task,
-    open_existing,
-    open_study,
     print_table,
-    save_csv,
-    save_figure,
+    run_study,
 )
 from landform.cli.texts import print_texts
-from landform.geometry.fitting import FittedPath
 from landform.geometry.forgetting import POOLED, STATISTICS
-from landform.geometry.knowledge import (
-    Knowledge,
-    KnowledgeConfig,
-    forecast_knowledge,
-    knowledge_along_path,
-)
-from landform.store.atomic import check_place
-from landform.store.study import slug
+from landform.geometry.knowledge import Knowledge, KnowledgeConfig
+from landform.studies.kept import KnowledgeStudy
 from landform.tasks.task import TaskConfig
-from landform.weights.checkpoint import select, short_names
 
 __all__ = ["knowledge"]
 
@@ -85,40 +70,23 @@ def knowledge(
     dry_run
         Say what would be evaluated, with time and memory; keep nothing.
     """
-    check_figure_place(figure)
-    if csv is not None:
-        check_place(csv)
-    task = make_task(data)
-    curve = None if path is None else FittedPath.load(path, [a, b])
-    # Those not given are, along a curve, the ones that it was fitted with.
-    given = {name: getattr(options, name) for name in {*options.model_fields_set, "points"}}
-    if dry_run:
-        existing = open_existing(store)
-        emit_forecast(forecast_knowledge(a, b, task, split, curve, existing, **given), output)
-        return
-    kept = open_study(store)
-    result = knowledge_along_path(
-        a,
-        b,
-        task,
-        split,
-        cartography=cartography,
-        path=curve,
-        store=kept,
-        progress=not output.quiet,
-        **given,
+    run_study(
+        lambda: KnowledgeStudy.of(
+            a,
+            b,
+            make_task(data),
+            split=split,
+            cartography=cartography,
+            path=path,
+            options=options,
+        ),
+        output,
+        store=store,
+        figure=figure,
+        csv=csv,
+        dry_run=dry_run,
+        say=lambda result: _say(result, show),
     )
-    names = short_names(select([a, b]))
-    title = slug("knowledge", *names, *result.data.rsplit(":", 1), *_curve_name(path))
-    wrote = keep_result(result, kept, store, title)
-    wrote += [*save_csv(result.table, csv), *save_figure(result, figure)]
-    if not output.json_:
-        _say(result, show)
-    emit(result, output, wrote)
-
-
-def _curve_name(path: Path | None) -> list[str]:
-    return [] if path is None else [path.name]
 
 
 def _say(result: Knowledge, show: int) -> None:

@@ -15,16 +15,12 @@ from landform.cli.common import (
     OptionFlags,
     OutputConfig,
     OutputFlags,
-    emit,
+    check_k,
     make_task,
-    open_existing,
-    open_study,
-    say_forecasts,
+    run_study,
 )
 from landform.cli.texts import coverage_line, print_texts, print_timings
-from landform.errors import ConfigError
-from landform.store.atomic import atomic_path, check_place
-from landform.studies.attribute import SuspectsConfig, SuspectsStudy
+from landform.studies.attribute import Suspects, SuspectsConfig, SuspectsStudy
 from landform.tasks.task import TaskConfig
 
 __all__ = ["mislabel"]
@@ -69,23 +65,23 @@ def mislabel(
     dry_run
         Say what it would take, with time and memory; keep nothing.
     """
-    if k < 1:
-        raise ConfigError(f"option k is {k}, expected 1 or more")
-    if csv is not None:
-        check_place(csv)
-    study = SuspectsStudy.of(checkpoint, make_task(data), split=split, known=known, **dict(options))
-    if dry_run:
-        say_forecasts(["factors", "self-influence"], study.forecast(open_existing(store)), output)
-        return
-    done = study.run(None if store is None else open_study(store), progress=not output.quiet)
-    wrote = [] if store is None else [Path(store) / "results" / name for name in done.names]
-    if csv is not None:
-        with atomic_path(csv) as place:
-            done.ranking.table.to_csv(place, index=False)
-        wrote.append(csv)
-    if output.json_:
-        emit({"factors": done.factors.to_json(), **done.ranking.to_json()}, output, wrote)
-        return
+    check_k(k)
+    run_study(
+        lambda: SuspectsStudy.of(
+            checkpoint, make_task(data), split=split, known=known, **dict(options)
+        ),
+        output,
+        store=store,
+        csv=csv,
+        dry_run=dry_run,
+        parts=lambda _: ["factors", "self-influence"],
+        json_of=lambda done: {"factors": done.factors.to_json(), **done.ranking.to_json()},
+        table=lambda done: done.ranking.table,
+        say=lambda done: _say(done, k),
+    )
+
+
+def _say(done: Suspects, k: int) -> None:
     print(done.factors.reading)
     print(coverage_line(done.factors))
     print(done.ranking.reading)
@@ -97,9 +93,6 @@ def mislabel(
         _say_recall(done.ranking)
     print()
     print_timings(done.source.timings)
-    emit({}, output, wrote)
-    if store is not None:
-        print(f"next: landform report {store}")
 
 
 def _say_rows(table: pd.DataFrame) -> None:

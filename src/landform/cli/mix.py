@@ -13,17 +13,12 @@ from landform.cli.common import (
     OutputConfig,
     OutputFlags,
     also_tasks,
-    check_figure_place,
-    emit,
-    keep_result,
     make_task,
-    open_existing,
-    open_study,
-    save_figure,
-    say_forecasts,
+    run_study,
 )
 from landform.geometry.fitted import check_target
-from landform.geometry.mixing import MixConfig, MixStudy
+from landform.geometry.mixing import MixConfig, MixingFit, MixStudy
+from landform.studies.kept import keep_mix
 from landform.tasks.task import TaskConfig
 
 __all__ = ["mix"]
@@ -70,26 +65,32 @@ def mix(
     dry_run
         Say what would be fitted and evaluated, with time and memory; keep nothing.
     """
-    check_figure_place(figure)
     if out is not None:
         check_target(out, "config.json")
-    study = MixStudy.of(
-        a,
-        b,
-        make_task(data),
-        split=split,
-        eval_split=eval_split,
-        also=also_tasks(also),
-        options=options.model_dump(exclude_unset=True),
+    run_study(
+        lambda: keep_mix(
+            MixStudy.of(
+                a,
+                b,
+                make_task(data),
+                split=split,
+                eval_split=eval_split,
+                also=also_tasks(also),
+                options=options.options_written(),
+            )
+        ),
+        output,
+        store=store,
+        figure=figure,
+        dry_run=dry_run,
+        parts=lambda study: [*(f"fit at {r:g}" for r in study.plan.config.rates), "evaluation"],
+        write=lambda _, result: _write(result, out),
     )
-    if dry_run:
-        names = [f"fit at {rate:g}" for rate in study.config.rates]
-        say_forecasts([*names, "evaluation"], study.forecast(open_existing(store)), output)
-        return
-    kept = open_study(store)
-    result = study.run(kept, progress=not output.quiet)
-    wrote = keep_result(result, kept, store, study.name)
-    if out is not None:
-        result.checkpoint(out)
-        wrote.append(out)
-    emit(result, output, [*wrote, *save_figure(result, figure)])
+
+
+def _write(result: MixingFit, out: Path | None) -> list[Path]:
+    """The mixed model as a checkpoint."""
+    if out is None:
+        return []
+    result.checkpoint(out)
+    return [out]

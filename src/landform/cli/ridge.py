@@ -13,24 +13,13 @@ from landform.cli.common import (
     OutputConfig,
     OutputFlags,
     also_tasks,
-    check_figure_place,
-    emit,
-    emit_forecast,
-    keep_result,
     make_task,
-    open_existing,
-    open_study,
-    save_csv,
-    save_figure,
+    run_study,
 )
 from landform.cli.texts import print_texts
-from landform.geometry.line import forecast_line, line_work
 from landform.geometry.ridge import Ridge, RidgeConfig
-from landform.geometry.ridge import ridge as find_ridge
-from landform.store.atomic import check_place
-from landform.store.study import slug
+from landform.studies.kept import RidgeStudy
 from landform.tasks.task import TaskConfig, loss_unit
-from landform.weights.checkpoint import select, short_names
 
 __all__ = ["ridge"]
 
@@ -79,32 +68,17 @@ def ridge(
     dry_run
         Say what would be evaluated, with time and memory; keep nothing.
     """
-    check_figure_place(figure)
-    if csv is not None:
-        check_place(csv)
-    task, further = make_task(data), also_tasks(also)
-    if dry_run:
-        work = line_work(a, b, task, split, further, options)
-        emit_forecast(forecast_line(work, options, open_existing(store)), output)
-        return
-    kept = open_study(store)
-    result = find_ridge(
-        a,
-        b,
-        task,
-        split=split,
-        also=further,
-        of=of,
-        store=kept,
-        progress=not output.quiet,
-        **dict(options),
+    run_study(
+        lambda: RidgeStudy.of(
+            a, b, make_task(data), split=split, also=also_tasks(also), **dict(options)
+        ).about(of),
+        output,
+        store=store,
+        figure=figure,
+        csv=csv,
+        dry_run=dry_run,
+        say=lambda result: _say(result, show),
     )
-    title = slug("ridge", *short_names(select([a, b])), *result.data.rsplit(":", 1))
-    wrote = keep_result(result, kept, store, title)
-    wrote += [*save_csv(result.table, csv), *save_figure(result, figure)]
-    if not output.json_:
-        _say(result, show)
-    emit(result, output, wrote)
 
 
 def _say(result: Ridge, show: int) -> None:

@@ -13,16 +13,11 @@ from landform.cli.common import (
     OutputConfig,
     OutputFlags,
     also_tasks,
-    check_figure_place,
-    emit,
-    emit_forecast,
     make_task,
-    open_existing,
-    open_study,
     print_table,
-    save_figure,
+    run_study,
 )
-from landform.geometry.sharpness import SharpnessComparison
+from landform.geometry.sharpness import Sharpness, SharpnessComparison
 from landform.studies.sharpness import CompareSharpnessConfig, SharpnessStudy
 from landform.tasks.task import TaskConfig
 
@@ -62,24 +57,22 @@ def sharpness(
     dry_run
         Say what would be evaluated, with time and memory; keep nothing.
     """
-    check_figure_place(figure)
-    study = SharpnessStudy.of(
-        checkpoints, make_task(data), split=split, also=also_tasks(also), **dict(options)
+    run_study(
+        lambda: SharpnessStudy.of(
+            checkpoints, make_task(data), split=split, also=also_tasks(also), **dict(options)
+        ),
+        output,
+        store=store,
+        figure=figure,
+        dry_run=dry_run,
+        say=_say,
     )
-    if dry_run:
-        emit_forecast(study.forecast(open_existing(store)), output)
+
+
+def _say(result: Sharpness | SharpnessComparison) -> None:
+    """The values of several, and what they go along with."""
+    if isinstance(result, Sharpness):
         return
-    kept = None if store is None else open_study(store)
-    result = study.run(kept, progress=not output.quiet)
-    wrote = [] if store is None else [store / "results" / study.result_name]
-    wrote += save_figure(result, figure)
-    if isinstance(result, SharpnessComparison) and not output.json_:
-        _print(result)
-    emit(result, output, wrote)
-
-
-def _print(result: SharpnessComparison) -> None:
-    """The values, and what they go along with."""
     columns = ["checkpoint", "method", "epsilon", "loss", "maximum", "value", "value_low"]
     print_table(result.table[[*columns, "value_high", "reach"]])
     if len(result.correlations):

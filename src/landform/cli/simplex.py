@@ -13,13 +13,8 @@ from landform.cli.common import (
     OutputConfig,
     OutputFlags,
     also_tasks,
-    check_figure_place,
-    emit,
     make_task,
-    open_existing,
-    open_study,
-    save_figure,
-    say_forecasts,
+    run_study,
 )
 from landform.geometry.fitted import check_target
 from landform.studies.fits import ComplexStudy, ComplexStudyConfig
@@ -65,25 +60,22 @@ def simplex(
     dry_run
         Say what would be fitted and evaluated, with time and memory; keep nothing.
     """
-    check_figure_place(figure)
     if out is not None:
         check_target(out, "complex.json")
-    study = ComplexStudy.of(
-        select(checkpoints),
-        make_task(data),
-        split=split,
-        eval_split=eval_split,
-        also=also_tasks(also),
-        options=dict(options),
+    run_study(
+        lambda: ComplexStudy.of(
+            select(checkpoints),
+            make_task(data),
+            split=split,
+            eval_split=eval_split,
+            also=also_tasks(also),
+            options=dict(options),
+        ),
+        output,
+        store=store,
+        figure=figure,
+        dry_run=dry_run,
+        parts=lambda _: ["fit", "evaluation"],
+        result_of=lambda done: done[1],
+        write=lambda _, done: [] if out is None else [done[0].save(out)],
     )
-    if dry_run:
-        say_forecasts(["fit", "evaluation"], study.forecast(open_existing(store)), output)
-        return
-    found, result = study.run(open_study(store), progress=not output.quiet)
-    wrote: list[Path] = []
-    if store is not None:
-        wrote.append(store / "results" / study.name)
-    if out is not None:
-        wrote.append(found.save(out))
-    wrote += save_figure(result, figure)
-    emit(result, output, wrote)

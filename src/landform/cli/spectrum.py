@@ -12,15 +12,11 @@ from landform.cli.common import (
     OptionFlags,
     OutputConfig,
     OutputFlags,
-    check_figure_place,
-    emit,
-    emit_forecast,
     make_task,
-    open_existing,
-    open_study,
     print_table,
-    save_figure,
+    run_study,
 )
+from landform.curvature.spectrum import Spectrum
 from landform.geometry.spectrum_path import PathSpectrum, PathSpectrumConfig, spectrum_study
 from landform.tasks.task import TaskConfig
 
@@ -57,18 +53,18 @@ def spectrum(
     dry_run
         Say how many products it takes at most, with time and memory; keep nothing.
     """
-    check_figure_place(figure)
-    study = spectrum_study(
-        checkpoints, make_task(data), curve=curve, split=split, options=dict(options)
+    run_study(
+        lambda: spectrum_study(
+            checkpoints, make_task(data), curve=curve, split=split, options=dict(options)
+        ),
+        output,
+        store=store,
+        figure=figure,
+        dry_run=dry_run,
+        say=_say,
     )
-    if dry_run:
-        emit_forecast(study.forecast(open_existing(store)), output)
-        return
-    kept = None if store is None else open_study(store)
-    result = study.run(kept, progress=not output.quiet)
-    wrote = [] if store is None else [store / "results" / study.result_name]
-    wrote += save_figure(result, figure)
-    if not output.json_:
-        along = isinstance(result, PathSpectrum)
-        print_table(result.table.drop(columns=["arc", "loss_low", "loss_high"] if along else []))
-    emit(result, output, wrote)
+
+
+def _say(result: Spectrum | PathSpectrum) -> None:
+    along = isinstance(result, PathSpectrum)
+    print_table(result.table.drop(columns=["arc", "loss_low", "loss_high"] if along else []))

@@ -13,19 +13,13 @@ from landform.cli.common import (
     OutputConfig,
     OutputFlags,
     also_tasks,
-    check_figure_place,
-    emit,
-    emit_forecast,
-    keep_result,
     make_task,
-    open_existing,
-    open_study,
     print_table,
-    save_figure,
+    run_study,
 )
 from landform.geometry.landscape import Landscape, surface_study
-from landform.geometry.surface import SurfaceConfig
-from landform.store.study import slug
+from landform.geometry.surface import Surface, SurfaceConfig
+from landform.studies.kept import KeptStudy, keep_surface
 from landform.tasks.task import TaskConfig
 
 __all__ = ["surface"]
@@ -71,29 +65,27 @@ def surface(
     dry_run
         Say what would be evaluated, with time and memory; keep nothing.
     """
-    check_figure_place(figure)
-    task = make_task(data)
-    study = surface_study(
-        task,
-        through=through or None,
-        around=around,
-        split=split,
-        also=also_tasks(also),
-        fisher=fisher,
-        options=dict(options),
-    )
-    if dry_run:
-        emit_forecast(study.forecast(open_existing(store)), output)
-        if options.refine and not output.json_:
-            print(f"refine {options.refine}: at most that; what can be interpolated is not run")
-        return
-    kept = None if store is None else open_study(store)
-    result = study.run(kept, progress=not output.quiet)
-    wrote = keep_result(result, kept, store, slug(*study.title, task.name, split))
-    wrote += save_figure(result, figure)
-    if not output.json_:
-        for note in result.notes:
-            print(note)
-        if isinstance(result, Landscape):
-            print_table(result.summary)
-    emit(result, output, wrote)
+
+    def study() -> KeptStudy:
+        task = make_task(data)
+        found = surface_study(
+            task,
+            through=through or None,
+            around=around,
+            split=split,
+            also=also_tasks(also),
+            fisher=fisher,
+            options=dict(options),
+        )
+        return keep_surface(found, task, split)
+
+    run_study(study, output, store=store, figure=figure, dry_run=dry_run, say=_say)
+    if dry_run and options.refine and not output.json_:
+        print(f"refine {options.refine}: at most that; what can be interpolated is not run")
+
+
+def _say(result: Surface | Landscape) -> None:
+    for note in result.notes:
+        print(note)
+    if isinstance(result, Landscape):
+        print_table(result.summary)

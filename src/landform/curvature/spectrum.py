@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import math
 import os
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -31,7 +30,8 @@ from scipy.stats import norm, t
 from landform.curvature.lanczos import density
 from landform.curvature.spectrum_jobs import SpectrumConfig, SpectrumWork, state_keys
 from landform.errors import ConfigError
-from landform.evaluation.points import Data, PointsWork, data_fingerprint, find_split, unpack
+from landform.evaluation.data import as_data_or_only
+from landform.evaluation.points import Data, PointsWork, data_fingerprint, unpack
 from landform.results import Result
 from landform.store.artifacts import ArtifactStore
 from landform.store.engines import run_plan
@@ -193,18 +193,7 @@ def data_of(task: Task | Data | tuple[Task, str], split: str) -> Data:
 
     Its metrics are left out: those of a text-to-text task would have answers generated.
     """
-    if not isinstance(task, Task):
-        given = task if isinstance(task, tuple) else (task, split)
-        data = task if isinstance(task, Data) else Data(*given)
-    else:
-        found = find_split(task, split)
-        if found != split:
-            warnings.warn(
-                f"task {task.name!r} has the split {found!r} only, no {split!r}: the spectrum is "
-                "of those rows",
-                stacklevel=3,
-            )
-        data = Data(task, found)
+    data = as_data_or_only(task, split, "the spectrum is of those rows")
     return replace(data, task=replace(data.task, metrics=()))
 
 
@@ -257,6 +246,10 @@ class SpectrumStudy:
     def plan(self) -> Plan:
         """All jobs."""
         return Plan(self._jobs.values())
+
+    def kept(self, result: Any) -> tuple[str, ...]:
+        """The name under which a study keeps the result."""
+        return (self.result_name,)
 
     def forecast(self, store: ArtifactStore) -> Forecast:
         """Products that remain at most, their time and memory."""

@@ -80,6 +80,13 @@ class SpectrumConfig(PointsConfig):
                 f"dtype {self.dtype} has too few digits for second derivatives; use float32 or "
                 "float64"
             )
+        self.check_read(self.trace != "none", ["probes"], "with trace none")
+        self.check_read(self.density_probes, ["density_steps", "width"], "with density_probes 0")
+        self.check_read(
+            self.operator == "empirical-fisher",
+            ["reduction"],
+            "without operator empirical-fisher",
+        )
         if not (self.top or self.bottom or self.density_probes) and self.trace == "none":
             raise ValueError(
                 "top, bottom and density_probes are 0 and trace is none: there is nothing to "

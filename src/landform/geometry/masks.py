@@ -225,6 +225,19 @@ def masks_of(
     Those by Fisher are the same for all pairs, the random ones are not. Raises `ConfigError` where
     there is no Fisher, `CurvatureError` where it is of another model.
     """
+    unread: list[str] = []
+    if not {"fisher-top", "fisher-bottom"} & set(config.mask):
+        unread = [
+            *(["fisher"] if fisher is not None else []),
+            *config.options_given(["fisher_elsewhere"]),
+        ]
+    if config.mask == ("none",):
+        unread += config.options_given(["mask_by", "mask_share", "match_norm"])
+    if unread:
+        raise ConfigError(
+            f"option {unread[0]} has no effect with mask {', '.join(config.mask)}",
+            remedy="leave it out, or name a mask that reads it: fisher-top, fisher-bottom, random",
+        )
     pairs = range(config.pairs)
     found: dict[MaskKind, tuple[Mask | None, ...]] = {}
     ranked: tuple[Fisher, str] | None = None

@@ -78,8 +78,14 @@ class SharpnessOptions(PointsConfig):
             raise ValueError(
                 f"dtype {self.dtype} rounds a small perturbation of a weight away; use float32"
             )
-        if self.compat is not None and (self.restarts > 1 or self.optimizer is not None):
-            raise ValueError("compat has a climb of its own: leave restarts and optimizer out")
+        own = ["restarts", "optimizer", "steps", "step_size"]
+        if self.compat is not None and self.options_given(own):
+            raise ValueError(
+                f"compat has a climb of its own: leave {self.options_given(own)[0]} out"
+            )
+        plain = self.compat is not None or self.optimizer == "sgd"
+        self.check_read(plain, ["learning_rate"], "without optimizer sgd")
+        self.check_read(self.subspace, ["basis"], "without subspace")
         return self
 
 

@@ -12,11 +12,11 @@ import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Self, cast
 
 import numpy as np
 import pandas as pd
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from landform.attribution.influence import (
     DampingConfig,
@@ -29,6 +29,7 @@ from landform.attribution.influence import (
 )
 from landform.attribution.measurement import Measurement
 from landform.attribution.mislabel import Known, Mislabel, MislabelConfig, known_rows, mislabel
+from landform.attribution.scoring import CURVATURE_OPTIONS
 from landform.config import Config
 from landform.curvature.factors import FactorsConfig, FactorsStudy, FactorSummary
 from landform.errors import ConfigError
@@ -81,6 +82,11 @@ class AttributionConfig(FactorsConfig, InfluenceConfig, ScoredRowsConfig):
     query_rows: int | None = Field(None, ge=1)
     """Score for the first QUERY_ROWS rows of each query set (default: all)."""
 
+    @model_validator(mode="after")
+    def _of_curvature(self) -> Self:
+        self.check_read(self.strategy != "identity", CURVATURE_OPTIONS, "with strategy identity")
+        return self
+
 
 class SuspectsConfig(FactorsConfig, DampingConfig, MislabelConfig, ScoredRowsConfig):
     """How factors are fitted and training rows are ranked by self-influence."""
@@ -89,6 +95,11 @@ class SuspectsConfig(FactorsConfig, DampingConfig, MislabelConfig, ScoredRowsCon
     """Fit the factors on the first ROWS training rows, and rank these rows (default: all)."""
     memory: float | None = Field(None, gt=0, allow_inf_nan=False)
     """GiB for gradients held in memory (default: a quarter of what the machine has)."""
+
+    @model_validator(mode="after")
+    def _of_curvature(self) -> Self:
+        self.check_read(self.strategy != "identity", CURVATURE_OPTIONS, "with strategy identity")
+        return self
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,11 +135,6 @@ def _trained_rows(task: Task, split: str, checkpoint: Checkpoint, config: Scored
             )
             break
     return task
-
-
-def _part(config: Config, kind: type[Config]) -> dict[str, Any]:
-    """The options of `config` that belong to `kind`."""
-    return {name: getattr(config, name) for name in kind.model_fields}
 
 
 # --- influence --------------------------------------------------------------------------------
@@ -184,7 +190,7 @@ class AttributionStudy:
                 f"option keep_as: one name ({config.keep_as}) for {len(asked)} query sets",
                 remedy="leave it out, or ask about one query set at a time",
             )
-        fit = FactorsStudy.of(found, task, split=split, **_part(config, FactorsConfig))
+        fit = FactorsStudy.of(found, task, split=split, **config.options_of(FactorsConfig))
         return cls(fit, asked, config)
 
     def forecast(self, store: ArtifactStore | None = None) -> tuple[Forecast, ...]:
@@ -200,7 +206,7 @@ class AttributionStudy:
                 train=self._train,
                 train_rows=self.config.train_rows,
                 measurement=self.config.measurement,
-                **_part(self.config, InfluenceConfig),
+                **self.config.options_of(InfluenceConfig),
             )
             pairs = study.forecast(store)
             rows = len(study.work.queries.rows) + len(study.work.train.rows)
@@ -221,7 +227,7 @@ class AttributionStudy:
                 measurement=self.config.measurement,
                 store=store,
                 progress=progress,
-                **_part(self.config, InfluenceConfig),
+                **self.config.options_of(InfluenceConfig),
             )
             for queries in self.queries
         )
@@ -231,6 +237,10 @@ class AttributionStudy:
             for name, result in zip(names, (summary, *results), strict=True):
                 publish(store, name, result)
         return Attribution(summary, results, names)
+
+    def kept(self, result: Attribution) -> tuple[str, ...]:
+        """The names under which a study keeps what came of it."""
+        return result.names
 
     @property
     def _train(self) -> str | None:
@@ -321,10 +331,16 @@ class SuspectsStudy:
     ) -> SuspectsStudy:
         """Resolve checkpoint, rows and options; raises for what `known` names and is not there."""
         config = SuspectsConfig.parse(options, where="mislabel")
+        unread = config.options_given(["replicates", "level"]) if known is None else []
+        if unread:
+            raise ConfigError(
+                f"option {unread[0]} has no effect without known: it says how sure the recall is",
+                remedy="leave it out, or name the rows whose labels are known to be wrong",
+            )
         Measurement.of(config.measurement)
         found = resolve(checkpoint)
         task = _trained_rows(task, split, found, config)
-        fit = FactorsStudy.of(found, task, split=split, **_part(config, FactorsConfig))
+        fit = FactorsStudy.of(found, task, split=split, **config.options_of(FactorsConfig))
         if known is not None and not isinstance(known, str | os.PathLike):
             known = known if hasattr(known, "__array__") else list(cast(Iterable[int], known))
         study = cls(fit, known, config)
@@ -358,15 +374,19 @@ class SuspectsStudy:
             store=store,
             progress=progress,
             memory=self.config.memory,
-            **_part(self.config, DampingConfig),
+            **self.config.options_of(DampingConfig),
         )
-        ranking = mislabel(source, known=self.known, **_part(self.config, MislabelConfig))
+        ranking = mislabel(source, known=self.known, **self.config.options_of(MislabelConfig))
         summary = factors.summary()
         names = self.names() if store is not None else ()
         if store is not None:
             for name, result in zip(names, (summary, source, ranking), strict=True):
                 publish(store, name, result)
         return Suspects(summary, source, ranking, names)
+
+    def kept(self, result: Suspects) -> tuple[str, ...]:
+        """The names under which a study keeps what came of it."""
+        return result.names
 
     def names(self) -> tuple[str, ...]:
         """The names in a study of the factors, of the self-influence and of the ranking."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from landform.config import Config
 from landform.results import Result
 from landform.store.artifacts import ArtifactStore
 from landform.studies.attribute import (
@@ -14,7 +15,7 @@ from landform.studies.attribute import (
 )
 from landform.studies.counterfactual import CounterfactualConfig, CounterfactualStudy
 from landform.studies.lds import LdsConfig, LdsStudy
-from landform.studies.step import StudyStep, as_tuple, placed, query_set
+from landform.studies.step import PlacedTraining, StudyStep, as_tuple, placed, query_set
 from landform.tasks.task import Task
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ class InfluenceStep(AttributionConfig, RowsStep):
             file.task(self.task)[0],
             split=self.split,
             queries=self.query_sets(file),
-            **placed(file, self.options(AttributionConfig), "row_file"),
+            **placed(file, self.options_of(AttributionConfig), "row_file"),
         )
 
 
@@ -92,7 +93,7 @@ class MislabelStep(SuspectsConfig, RowsStep):
             file.task(self.task)[0],
             split=self.split,
             known=None if self.known is None else file.base / self.known,
-            **placed(file, self.options(SuspectsConfig), "row_file"),
+            **placed(file, self.options_of(SuspectsConfig), "row_file"),
         )
 
 
@@ -109,6 +110,8 @@ class RetrainingStep(StudyStep):
     """What is asked about: a split of the task, or TASK:SPLIT."""
     scored: str | None = None
     """The fine-tuned model that is scored (default: trained on all rows with the base seeds)."""
+    train: PlacedTraining = PlacedTraining()
+    """How every model is trained: the options of `train`."""
 
     def needs(self) -> tuple[str, ...]:
         """What is trained from, and what is scored."""
@@ -118,8 +121,12 @@ class RetrainingStep(StudyStep):
         """The training rows."""
         file.task(self.task)[0].resolve(self.split)
 
+    def of_operation(self, file: StudyFile, kind: type[Config]) -> dict[str, Any]:
+        """The options of the operation, those of training with their paths."""
+        return {**self.options_of(kind), "train": self.train.placed(file)}
 
-class LdsStep(LdsConfig, RetrainingStep):
+
+class LdsStep(RetrainingStep, LdsConfig):
     """Compare scores with retraining on random parts of the rows."""
 
     def study(self, file: StudyFile) -> LdsStudy:
@@ -130,11 +137,11 @@ class LdsStep(LdsConfig, RetrainingStep):
             split=self.split,
             queries=query_set(file, self.task, self.queries),
             scored=None if self.scored is None else file.place(self.scored),
-            **placed(file, self.options(LdsConfig), "mask_file", "margin_file"),
+            **placed(file, self.of_operation(file, LdsConfig), "mask_file", "margin_file"),
         )
 
 
-class CounterfactualStep(CounterfactualConfig, RetrainingStep):
+class CounterfactualStep(RetrainingStep, CounterfactualConfig):
     """Remove the most helpful rows, train again, count the flips."""
 
     def study(self, file: StudyFile) -> CounterfactualStudy:
@@ -145,5 +152,5 @@ class CounterfactualStep(CounterfactualConfig, RetrainingStep):
             split=self.split,
             queries=query_set(file, self.task, self.queries),
             scored=None if self.scored is None else file.place(self.scored),
-            **self.options(CounterfactualConfig),
+            **self.of_operation(file, CounterfactualConfig),
         )

@@ -21,10 +21,10 @@ from pydantic import Field
 
 from landform.config import Config
 from landform.errors import ConfigError, StoreError
+from landform.evaluation.data import data_sets
 from landform.evaluation.evaluate import headline
 from landform.evaluation.points import Data
 from landform.geometry.drop import DROP_FIELDS
-from landform.evaluation.data import data_sets
 from landform.geometry.line import InterpolateConfig, interpolate
 from landform.results import Result
 from landform.store.artifacts import ArtifactStore, Store

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pydantic import Field
+
 from landform.errors import ConfigError
 from landform.results import Result
 from landform.store.artifacts import ArtifactStore
@@ -24,7 +26,7 @@ class AxesStep(AxesConfig, Step):
 
     axis: str
     """What the models of a pair differ in."""
-    pairs: tuple[AxisPair, ...]
+    pairs: tuple[AxisPair, ...] = Field(min_length=1)
     """The pairs: {value: ..., a: ..., b: ...}."""
     task: str
     """The data set, TASK or TASK:SPLIT."""
@@ -57,7 +59,7 @@ class AxesStep(AxesConfig, Step):
             also=[file.task(name) for name in self.also],
             store=store,
             progress=progress,
-            **self.options(AxesConfig),
+            **self.options_of(AxesConfig),
         )
         publish(store, slug("axes", self.axis, task.name, split), result)
         return [result]
@@ -103,5 +105,5 @@ class BoundaryStep(BoundaryConfig, StudyStep):
             file.task(self.task),
             file.task(self.task_b),
             labels=self.labels,
-            options=self.options(BoundaryConfig),
+            options=self.options_of(BoundaryConfig),
         )

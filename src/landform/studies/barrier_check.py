@@ -17,12 +17,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pandas as pd
-from pydantic import Field
-from scipy import stats
+from pydantic import Field, model_validator
 
 from landform.config import Config
 from landform.errors import CheckpointError, ConfigError
@@ -31,7 +30,9 @@ from landform.geometry.line import InterpolateConfig, line_work, walk_line
 from landform.store.artifacts import ArtifactStore, Store
 from landform.store.plan import Forecast, ForecastRow
 from landform.store.progress import track
+from landform.studies.paired import t_interval
 from landform.studies.scores import fine_tune
+from landform.tasks.rows import ROW_FILE, read_row_file
 from landform.tasks.task import Examples
 from landform.training.loop import count_steps
 from landform.training.options import ROW_OPTIONS, WATCH_OPTIONS, TrainConfig
@@ -42,8 +43,6 @@ __all__ = ["BarrierCheck", "BarrierCheckConfig", "summarise", "trained_examples"
 
 OTHER_SEEDS = 1000
 """Distance between the seeds of one pair and the next."""
-
-ROWS_FILE = "train_rows.txt"
 
 
 class BarrierCheckConfig(Config):
@@ -60,6 +59,11 @@ class BarrierCheckConfig(Config):
     model: str | None = None
     """The checkpoint that both were trained from (default: what their records name)."""
 
+    @model_validator(mode="after")
+    def _of_retraining(self) -> Self:
+        self.check_read(self.retrain, ["remove", "pairs", "random", "model"], "without retrain")
+        return self
+
 
 # --- what a run says of itself -------------------------------------------------------------------
 
@@ -70,17 +74,16 @@ def trained_examples(checkpoint: Checkpoint, train: Data) -> Examples:
     folder = checkpoint.path
     # A step of a run (RUN@STEP, RUN@best) lies in its run, where the list is.
     run = folder.parent if folder.name.startswith("checkpoint-") else folder
-    path = run / ROWS_FILE
+    path = run / ROW_FILE
     if not path.is_file():
         return examples
-    listed = set(path.read_text(encoding="utf-8").split("\n")) - {""}
-    known = [row for row, text_id in enumerate(examples.ids) if text_id in listed]
-    if len(known) < len(listed):
-        strange = min(listed - set(examples.ids))
-        raise ConfigError(
-            f"{checkpoint.spec} was trained on the row {strange!r}, which {train.name} lacks",
-            remedy="name the task and the split that it was trained on",
-        )
+    known = read_row_file(
+        path,
+        examples.ids,
+        where=f"{checkpoint.spec} was trained on the rows of",
+        missing=f"no row of {train.name}",
+        remedy="name the task and the split that it was trained on",
+    )
     return examples.take(known)
 
 
@@ -274,10 +277,8 @@ class BarrierCheck:
         first, second = ends
         work = line_work(first, second, self.data.task, self.data.split, (), self.line)
         walk = walk_line(work, self.line, store)
-        ts, points = np.array(walk.ts), walk.points[0]
-        curve = np.array([np.average(p.losses, weights=p.tokens) for p in points])
-        above = curve - (1 - ts) * curve[0] - ts * curve[-1]
-        at = walk.ts.index(t)
+        above, at = walk.above_chord(), walk.ts.index(t)
+        curve = walk.mean_losses()
         return {
             "barrier": float(above[at]),
             "height": float(above.max()),
@@ -313,7 +314,7 @@ def summarise(check: pd.DataFrame, level: float) -> pd.DataFrame:
     rows = []
 
     def add(name: str, values: pd.Series, size: int, expected: float) -> None:
-        mean, low, high = _over_pairs(values.to_numpy(dtype=np.float64), level)
+        mean, low, high = t_interval(values.to_numpy(dtype=np.float64), level)
         row = {"removal": name, "removed": size, "predicted": expected, "change": mean}
         rows.append({**row, "low": low, "high": high, "pairs": len(values)})
 
@@ -325,14 +326,6 @@ def summarise(check: pd.DataFrame, level: float) -> pd.DataFrame:
         expected = float(predicted[name] - predicted["random"])
         add(f"{name} - random", difference, int(removed[name]), expected)
     return pd.DataFrame(rows)
-
-
-def _over_pairs(values: np.ndarray, level: float) -> tuple[float, float, float]:
-    mean, n = float(values.mean()), len(values)
-    if n < 2:
-        return mean, float("nan"), float("nan")
-    half = float(stats.t.ppf((1 + level) / 2, n - 1) * values.std(ddof=1) / np.sqrt(n))
-    return mean, mean - half, mean + half
 
 
 def verdict(summary: pd.DataFrame, unit: str) -> str:

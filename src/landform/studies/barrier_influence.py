@@ -36,23 +36,17 @@ from torch import Tensor
 
 from landform.attribution.directions import Directions, direction_scores, layer_share
 from landform.attribution.rows import Side
-from landform.attribution.scoring import DampingConfig
+from landform.attribution.scoring import CURVATURE_OPTIONS, DampingConfig
 from landform.config import Config
 from landform.curvature.factors import Factors, FactorsStudy
 from landform.curvature.fitting import Strategy
 from landform.curvature.labels import Labels
 from landform.errors import ConfigError
+from landform.evaluation.data import as_data
 from landform.evaluation.field import Field
 from landform.evaluation.intervals import percentile_interval, resample_counts
 from landform.evaluation.points import Data, PointsConfig, PointsWork
-from landform.evaluation.data import as_data
-from landform.geometry.line import (
-    InterpolateConfig,
-    Walk,
-    forecast_line,
-    line_work,
-    walk_line,
-)
+from landform.geometry.line import InterpolateConfig, Walk, forecast_line, line_work, walk_line
 from landform.results import Result
 from landform.store.artifacts import ArtifactStore, Contents
 from landform.store.plan import Forecast, Job
@@ -102,6 +96,11 @@ class BarrierInfluenceConfig(BarrierCheckConfig, DampingConfig, PointsConfig):
         if absolute and "relative_damping" not in given:
             return {**given, "relative_damping": None}
         return given
+
+    @model_validator(mode="after")
+    def _of_curvature(self) -> Self:
+        self.check_read(self.strategy != "identity", CURVATURE_OPTIONS, "with strategy identity")
+        return self
 
 
 @dataclass(frozen=True)
@@ -285,6 +284,10 @@ class BarrierStudy:
         data = self.work.data[0]
         return slug("barrier", *short_names(self.work.checkpoints), data.task.name, data.split)
 
+    def kept(self, result: Any) -> tuple[str, ...]:
+        """The name under which a study keeps the result."""
+        return (self.name,)
+
     def _run(self, store: ArtifactStore, progress: bool) -> BarrierInfluence:
         walk = walk_line(self.work, self.line, store, progress=progress)
         place = _top(walk) if self.config.at is None else walk.ts.index(self.config.at)
@@ -372,17 +375,9 @@ def _line_config(config: BarrierInfluenceConfig) -> InterpolateConfig:
     return InterpolateConfig.parse({**options, "positions": sorted({*line.ts, config.at})})
 
 
-def _curve(walk: Walk) -> np.ndarray:
-    """Mean loss above the chord of the ends, at every position."""
-    ts, points = np.array(walk.ts), walk.points[0]
-    curve = np.array([np.average(p.losses, weights=p.tokens) for p in points])
-    above: np.ndarray = curve - (1 - ts) * curve[0] - ts * curve[-1]
-    return above
-
-
 def _top(walk: Walk) -> int:
     """The inner point that is highest above the chord."""
-    return 1 + int(_curve(walk)[1:-1].argmax())
+    return 1 + int(walk.above_chord()[1:-1].argmax())
 
 
 def _barrier(walk: Walk, place: int, config: Config) -> tuple[float, float, float]:

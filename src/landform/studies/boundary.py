@@ -28,6 +28,7 @@ import pandas as pd
 from pydantic import Field
 
 from landform.errors import ConfigError
+from landform.evaluation.data import as_data
 from landform.evaluation.evaluate import (
     headline,
     metric_names,
@@ -42,7 +43,6 @@ from landform.evaluation.points import (
     check_same_vocabulary,
     unpack,
 )
-from landform.evaluation.data import as_data
 from landform.geometry.overlap import NUMBERS, overlap_numbers, overlap_regions
 from landform.results import Result
 from landform.store.artifacts import ArtifactStore
@@ -370,6 +370,10 @@ class BoundaryStudy:
         if len(self.pairs) > 1:
             return slug("boundaries", *tasks)
         return slug("boundary", *short_names(select(self.pairs[0])), *tasks)
+
+    def kept(self, result: Any) -> tuple[str, ...]:
+        """The name under which a study keeps the result."""
+        return (self.name,)
 
     def measure(self, pair: int, store: ArtifactStore, progress: bool = False) -> _Measured:
         """Evaluate what is missing of one pair, and measure it."""

@@ -229,6 +229,12 @@ class ComparisonStudy:
                 remedy="give fisher: a file of landform fisher, or in a study file {task: NAME, "
                 "rows: 256} to compute it; or leave such arms out",
             )
+        if not wanting and self.source is not None:
+            raise ConfigError(
+                f"fisher has no effect: none of the arms {', '.join(self.config.arms)} is a "
+                "schedule from Fisher scores",
+                remedy="leave it out, or add such an arm (guided)",
+            )
         if isinstance(self.source, FisherFit):
             FisherConfig.parse(self.source.options, where="fisher")
             self.source.task.resolve(self.source.split)

@@ -100,5 +100,5 @@ class ComparisonStep(ComparisonConfig, StudyStep):
             fisher=source,
             split=self.split,
             eval_split=self.eval_split,
-            **{**placed(file, self.options(ComparisonConfig), "ewc"), "arms": arms},
+            **{**placed(file, self.options_of(ComparisonConfig), "ewc"), "arms": arms},
         )

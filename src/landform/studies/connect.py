@@ -22,10 +22,10 @@ import pandas as pd
 from pydantic import Field
 
 from landform.errors import ConfigError
+from landform.evaluation.data import data_sets
 from landform.evaluation.points import Data, PointsWork, unpack
 from landform.geometry.basins import Clustering, cluster
 from landform.geometry.landmarks import Landmarks
-from landform.evaluation.data import data_sets
 from landform.geometry.line import SUMMARY_FIELDS, LineConfig, line_predictions, line_statistics
 from landform.geometry.similarity import (
     SIMILARITIES,
@@ -88,6 +88,10 @@ class ConnectConfig(LineConfig):
     """Worker processes of the Ray engine."""
     keep_as: str = Field("connect", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     """Name of the result in the study, for a study that connects more than once."""
+
+
+_OF_BASINS = ("basins", "affinity_scale", "compat", "ood", "in_domain")
+"""Options that only the division into basins reads."""
 
 
 @dataclass(frozen=True)
@@ -282,6 +286,12 @@ class ConnectionStudy:
             if pairs is None
             else _index_pairs(pairs, names)
         )
+        unread = config.options_given(_OF_BASINS)
+        if unread and pairs is not None and len(wanted) < len(chosen) * (len(chosen) - 1) // 2:
+            raise ConfigError(
+                f"option {unread[0]} has no effect beside pairs: basins need all lines",
+                remedy="leave one of the two out",
+            )
         work = PointsWork(tuple(chosen), data, config)
         study = cls(names, work, tuple(wanted), config, landmarks)
         if config.ood or config.in_domain:
@@ -338,6 +348,10 @@ class ConnectionStudy:
         connection = study.collect(store)
         publish(store, self.config.keep_as, connection)
         return connection
+
+    def kept(self, result: Any) -> tuple[str, ...]:
+        """The name under which a study keeps the result."""
+        return (self.config.keep_as,)
 
     def _walk(self, worker: Any, store: ArtifactStore, progress: bool) -> None:
         run_plan(

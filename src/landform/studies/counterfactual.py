@@ -20,14 +20,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from landform.attribution.influence import DampingConfig
+from landform.attribution.scoring import CURVATURE_OPTIONS
 from landform.errors import ConfigError, DataError, NonFiniteError
 from landform.evaluation.intervals import difference_interval
 from landform.evaluation.points import Data
@@ -129,6 +130,12 @@ class CounterfactualConfig(DampingConfig):
     @classmethod
     def _rising(cls, value: tuple[int, ...]) -> tuple[int, ...]:
         return tuple(sorted(value))
+
+    @model_validator(mode="after")
+    def _of_curvature(self) -> Self:
+        curved = set(self.methods) - {"random", "identity"}
+        self.check_read(curved, CURVATURE_OPTIONS, "on methods without curvature")
+        return self
 
 
 @dataclass(frozen=True)
@@ -379,6 +386,10 @@ class CounterfactualStudy:
             result = self._assemble(trainer, scorer)
         publish(store, self.config.keep_as, result)
         return result
+
+    def kept(self, result: Any) -> tuple[str, ...]:
+        """The name under which a study keeps the result."""
+        return (self.config.keep_as,)
 
     def _scores(self, store: ArtifactStore, place: Path, progress: bool) -> Scores:
         return ScoreSource(

@@ -180,7 +180,7 @@ class DynamicsStudy:
                     f"{', '.join(differ[:4])} is at one of them only",
                     remedy="name the checkpoints of a run alike at all steps",
                 )
-        shared = {name: getattr(config, name) for name in ConnectConfig.model_fields}
+        shared = config.options_of(ConnectConfig)
         studies = {}
         for step, chosen in by_step.items():
             ordered = [chosen[names[step].index(name)] for name in order]
@@ -217,6 +217,10 @@ class DynamicsStudy:
         if store is not None:
             publish(store, self.config.keep_as, result)
         return result
+
+    def kept(self, result: Any) -> tuple[str, ...]:
+        """The name under which a study keeps the result."""
+        return (self.config.keep_as,)
 
 
 # --- what to look at -----------------------------------------------------------------------------

@@ -49,7 +49,7 @@ class ExamplesStep(ExampleTableConfig, _PairStep):
             file.task(self.task)[0],
             split=self.split,
             dynamics=None if self.cartography is None else file.base / self.cartography,
-            **self.options(ExampleTableConfig),
+            **self.options_of(ExampleTableConfig),
         )
 
 
@@ -69,7 +69,7 @@ class BarrierStep(BarrierInfluenceConfig, _PairStep):
 
     def study(self, file: StudyFile) -> BarrierStudy:
         """The plan of line, scores and retrainings."""
-        options = self.options(BarrierInfluenceConfig)
+        options = self.options_of(BarrierInfluenceConfig)
         if self.model is not None:
             options["model"] = str(file.place(self.model))
         return BarrierStudy.of(

@@ -26,12 +26,12 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from pydantic import Field
+from pydantic import Field, model_validator
 from scipy.stats import rankdata
 
 from landform.attribution.influence import self_influence
 from landform.attribution.rows import Side
-from landform.attribution.scoring import DampingConfig
+from landform.attribution.scoring import CURVATURE_OPTIONS, DampingConfig
 from landform.curvature.factors import FactorsStudy
 from landform.curvature.fitting import Strategy
 from landform.curvature.labels import Labels
@@ -83,6 +83,11 @@ class ExampleTableConfig(DampingConfig, PointsConfig):
     """The curvature of self-influence: identity, diagonal, kfac or ekfac."""
     labels: Labels = "true"
     """Whose labels the curvature is of: true (the model's own), empirical or sampled."""
+
+    @model_validator(mode="after")
+    def _of_curvature(self) -> Self:
+        self.check_read(self.strategy != "identity", CURVATURE_OPTIONS, "with strategy identity")
+        return self
 
 
 @dataclass(frozen=True)
@@ -282,6 +287,10 @@ class ExampleTableStudy:
         if store is not None:
             publish(store, self.name, result)
         return result
+
+    def kept(self, result: Any) -> tuple[str, ...]:
+        """The name under which a study keeps the result."""
+        return (self.name,)
 
 
 def _dynamics(

@@ -42,7 +42,7 @@ class FisherStep(FisherConfig, StudyStep):
             file.place(self.checkpoint),
             file.task(self.task)[0],
             split=self.split,
-            **self.options(FisherConfig),
+            **self.options_of(FisherConfig),
         )
 
     def run(self, file: StudyFile, store: ArtifactStore, progress: bool) -> list[Result]:

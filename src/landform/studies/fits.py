@@ -11,6 +11,7 @@ import numpy.typing as npt
 from pydantic import Field
 
 from landform.config import Config
+from landform.evaluation.data import as_data, as_data_or_only
 from landform.evaluation.points import Data, PointsConfig
 from landform.geometry.descent import FitWork
 from landform.geometry.fitting import (
@@ -23,7 +24,6 @@ from landform.geometry.fitting import (
     fit_curve,
     plan_path,
 )
-from landform.evaluation.data import as_data, as_data_or_only
 from landform.geometry.paths import Spacing
 from landform.geometry.simplexes import (
     ComplexConfig,
@@ -70,8 +70,7 @@ class ComplexStudyConfig(ComplexConfig):
 
 def _part(config: Config, kind: type[C]) -> C:
     """The options of one operation among those of the study: those that were given."""
-    given = (name for name in kind.model_fields if name in config.model_fields_set)
-    return kind.parse({name: getattr(config, name) for name in given})
+    return kind.parse(config.options_written(kind))
 
 
 def _evaluation(config: Any, own: Sequence[str]) -> dict[str, Any]:
@@ -144,6 +143,10 @@ class CurveStudy:
         publish(kept, self.name("fit"), path.fit)
         return path, found
 
+    def kept(self, result: Any) -> tuple[str, ...]:
+        """The name under which a study keeps the result."""
+        return self.name("curve"), self.name("fit")
+
     def name(self, what: str) -> str:
         """What its results are called in a study."""
         names = short_names([resolve(end) for end in self.ends])
@@ -208,6 +211,10 @@ class ComplexStudy:
         )
         publish(kept, self.name, fit)
         return found, fit
+
+    def kept(self, result: Any) -> tuple[str, ...]:
+        """The name under which a study keeps the result."""
+        return (self.name,)
 
     @property
     def name(self) -> str:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from landform.evaluation.data import find_split
 from landform.geometry.average import AverageConfig, AverageStudy
 from landform.geometry.fitting import STARTS
-from landform.geometry.landscape import LandscapeStudy, surface_study
-from landform.evaluation.data import find_split
-from landform.geometry.line import InterpolateConfig, interpolate
+from landform.geometry.landscape import surface_study
+from landform.geometry.line import InterpolateConfig
 from landform.geometry.mixing import MixConfig, MixStudy
-from landform.geometry.ridge import RidgeConfig, ridge
-from landform.geometry.surface import SurfaceConfig, SurfaceStudy
+from landform.geometry.ridge import RidgeConfig
+from landform.geometry.surface import SurfaceConfig
 from landform.results import Result
 from landform.store.artifacts import ArtifactStore
 from landform.store.study import publish, slug
@@ -23,6 +23,14 @@ from landform.studies.fits import (
     ComplexStudyConfig,
     CurveStudy,
     CurveStudyConfig,
+)
+from landform.studies.kept import (
+    KeptStudy,
+    LineStudy,
+    RidgeStudy,
+    keep_average,
+    keep_mix,
+    keep_surface,
 )
 from landform.studies.sharpness import CompareSharpnessConfig, SharpnessStudy
 from landform.studies.step import Step, StudyStep, as_tuple, find, resolve, train_split
@@ -61,7 +69,7 @@ class AlsoStep(Step):
         return [file.task(name) for name in self.also]
 
 
-class LineStep(InterpolateConfig, AlsoStep):
+class LineStep(AlsoStep, StudyStep):
     """What the steps share that walk the line between two checkpoints."""
 
     a: str
@@ -69,15 +77,13 @@ class LineStep(InterpolateConfig, AlsoStep):
     b: str
     """The checkpoint at t = 1."""
 
-    def check(self, file: StudyFile) -> None:
-        """Look for the data, and for the checkpoints that are there already."""
-        resolve(file, [self.task, *self.also])
-        find(file, [self.a, self.b])
+    def needs(self) -> tuple[str, ...]:
+        """Both checkpoints."""
+        return (self.a, self.b)
 
-    def forecast(self, file: StudyFile, store: ArtifactStore | None) -> str:
-        """How many points the line has."""
-        file.task(self.task)
-        return f"{len(self.ts) + self.adaptive} evaluations"
+    def check_data(self, file: StudyFile) -> None:
+        """All data sets."""
+        resolve(file, [self.task, *self.also])
 
 
 class DataStep(AlsoStep, StudyStep):
@@ -104,25 +110,20 @@ class FitStep(AlsoStep, StudyStep):
         find_split(file.task(self.task)[0], self.eval_split)
 
 
-class InterpolateStep(LineStep):
+class InterpolateStep(InterpolateConfig, LineStep):
     """Walk one line."""
 
-    def run(self, file: StudyFile, store: ArtifactStore, progress: bool) -> list[Result]:
-        """Do it, and keep the result under its name."""
+    def study(self, file: StudyFile) -> LineStudy:
+        """The plan of the line."""
         task, split = file.task(self.task)
-        ends = [file.place(self.a), file.place(self.b)]
-        result = interpolate(
-            ends[0],
-            ends[1],
+        return LineStudy.of(
+            file.place(self.a),
+            file.place(self.b),
             task,
             split=split,
             also=self.further(file),
-            store=store,
-            progress=progress,
-            **self.options(InterpolateConfig),
+            **self.options_of(InterpolateConfig),
         )
-        publish(store, slug("interpolate", *short_names(select(ends)), task.name, split), result)
-        return [result]
 
 
 class SurfaceStep(SurfaceConfig, DataStep):
@@ -152,26 +153,19 @@ class SurfaceStep(SurfaceConfig, DataStep):
         said = super().forecast(file, store)
         return f"at most {said}" if self.refine else said
 
-    def run(self, file: StudyFile, store: ArtifactStore, progress: bool) -> list[Result]:
-        """Evaluate what is missing, and keep the surface under its name."""
-        study = self.study(file)
-        result = study.run(store, progress=progress)
-        task, split = file.task(self.task)
-        publish(store, slug(*study.title, task.name, split), result)
-        return [result]
-
-    def study(self, file: StudyFile) -> SurfaceStudy | LandscapeStudy:
+    def study(self, file: StudyFile) -> KeptStudy:
         """The plan of the cells."""
         task, split = file.task(self.task)
-        return surface_study(
+        study = surface_study(
             task,
             through=[file.place(name) for name in self.through] or None,
             around=None if self.around is None else file.place(self.around),
             split=split,
             also=self.further(file),
             fisher=None if self.fisher is None else file.base / self.fisher,
-            options=self.options(SurfaceConfig),
+            options=self.options_of(SurfaceConfig),
         )
+        return keep_surface(study, task, split)
 
 
 class RidgeStep(RidgeConfig, LineStep):
@@ -180,24 +174,17 @@ class RidgeStep(RidgeConfig, LineStep):
     of: str | None = None
     """List the examples of this one of the data sets (default: the first)."""
 
-    def run(self, file: StudyFile, store: ArtifactStore, progress: bool) -> list[Result]:
-        """Do it, and keep the result under its name."""
+    def study(self, file: StudyFile) -> RidgeStudy:
+        """The plan of the line."""
         task, split = file.task(self.task)
-        ends = [file.place(self.a), file.place(self.b)]
-        result = ridge(
-            ends[0],
-            ends[1],
+        return RidgeStudy.of(
+            file.place(self.a),
+            file.place(self.b),
             task,
             split=split,
             also=self.further(file),
-            of=self.of,
-            store=store,
-            progress=progress,
-            **self.options(RidgeConfig),
-        )
-        title = slug("ridge", *short_names(select(ends)), *result.data.rsplit(":", 1))
-        publish(store, title, result)
-        return [result]
+            **self.options_of(RidgeConfig),
+        ).about(self.of)
 
 
 class AlignStep(AlignConfig, Step):
@@ -223,7 +210,7 @@ class AlignStep(AlignConfig, Step):
         """Do it, and keep the result under its name."""
         ends = [file.place(self.a), file.place(self.b)]
         place = file.base / self.out
-        report = align_once(ends[0], ends[1], place, **self.options(AlignConfig)).report
+        report = align_once(ends[0], ends[1], place, **self.options_of(AlignConfig)).report
         publish(store, slug("align", *short_names(select(ends))), report)
         return [report]
 
@@ -253,7 +240,7 @@ class ConnectStep(ConnectConfig, DataStep):
             split=split,
             also=self.further(file),
             pairs=self.pairs,
-            **self.options(ConnectConfig),
+            **self.options_of(ConnectConfig),
         )
 
 
@@ -275,7 +262,7 @@ class SharpnessStep(CompareSharpnessConfig, DataStep):
             task,
             split=split,
             also=self.further(file),
-            **self.options(CompareSharpnessConfig),
+            **self.options_of(CompareSharpnessConfig),
         )
 
 
@@ -304,11 +291,7 @@ class CurveStep(CurveStudyConfig, FitStep):
 
     def study(self, file: StudyFile) -> CurveStudy:
         """The plan of the fit and the walk."""
-        options = {
-            name: value
-            for name, value in self.options(CurveStudyConfig).items()
-            if name in self.model_fields_set  # the others are for `compat` to choose
-        }
+        options = self.options_written(CurveStudyConfig)  # the others are for `compat` to choose
         if self.start not in STARTS:
             options["start"] = str(file.place(self.start))
         return CurveStudy.of(
@@ -336,9 +319,7 @@ class MixStep(MixConfig, FitStep):
 
     def run(self, file: StudyFile, store: ArtifactStore, progress: bool) -> list[Result]:
         """Fit and evaluate what is missing."""
-        study = self.study(file)
-        result = study.run(store, progress=progress)
-        publish(store, study.name, result)
+        result = self.study(file).run(store, progress=progress)
         if self.out is not None:
             result.checkpoint(file.base / self.out)
         return [result]
@@ -347,19 +328,18 @@ class MixStep(MixConfig, FitStep):
         """The mixed model."""
         return self.out
 
-    def study(self, file: StudyFile) -> MixStudy:
+    def study(self, file: StudyFile) -> KeptStudy:
         """The plan of the fit and the evaluations."""
-        options = self.options(MixConfig)
-        given = {name: options[name] for name in options if name in self.model_fields_set}
-        return MixStudy.of(
+        study = MixStudy.of(
             file.place(self.a),
             file.place(self.b),
             file.task(self.task)[0],
             split=train_split(self.task),
             eval_split=self.eval_split,
             also=self.further(file),
-            options=given,
+            options=self.options_written(MixConfig),
         )
+        return keep_mix(study)
 
 
 class AverageStep(AverageConfig, DataStep):
@@ -396,27 +376,26 @@ class AverageStep(AverageConfig, DataStep):
         """Evaluate what is missing, and keep the result under its name."""
         study = self.study(file)
         result = study.run(store, progress=progress)
-        publish(store, study.name, result)
         if self.out is not None:
-            study.save(file.base / self.out)
+            study.plan.save(file.base / self.out)
         return [result]
 
     def makes(self) -> str | None:
         """The average."""
         return self.out
 
-    def study(self, file: StudyFile) -> AverageStudy:
+    def study(self, file: StudyFile) -> KeptStudy:
         """The plan of the evaluations."""
         task, split = file.task(self.task)
-        options = self.options(AverageConfig)
-        return AverageStudy.of(
+        study = AverageStudy.of(
             [file.place(name) for name in self.checkpoints],
             task,
             fisher=[file.base / place for place in self.fisher],
             split=split,
             also=self.further(file),
-            options=options,
+            options=self.options_written(AverageConfig),
         )
+        return keep_average(study)
 
 
 class SimplexStep(ComplexStudyConfig, FitStep):
@@ -444,7 +423,7 @@ class SimplexStep(ComplexStudyConfig, FitStep):
             split=train_split(self.task),
             eval_split=self.eval_split,
             also=self.further(file),
-            options=self.options(ComplexStudyConfig),
+            options=self.options_of(ComplexStudyConfig),
         )
 
 
@@ -468,5 +447,5 @@ class DynamicsStep(DynamicsConfig, DataStep):
             task,
             split=split,
             also=self.further(file),
-            **self.options(DynamicsConfig),
+            **self.options_of(DynamicsConfig),
         )

@@ -42,7 +42,7 @@ from landform.studies.axes import EXPERIMENTS
 from landform.studies.study_file import StudyFile
 from landform.tasks import catalogue
 from landform.tasks.task import TaskConfig
-from landform.training.options import Seed, TrainConfig
+from landform.training.options import Seed, TrainConfig, placed_dropout
 
 __all__ = ["AXES", "METHODS", "GridConfig", "StudyPlan", "plan_grid", "read_grid", "write_grid"]
 
@@ -77,6 +77,18 @@ Variant = tuple[str, dict[str, Any]]
 """Name of a directory of runs, and the options that differ from the common ones."""
 Pair = tuple[str, str, str]
 """The value of the axis, and the two checkpoints."""
+
+
+_OF_AXES: Mapping[str, tuple[str, ...]] = {
+    "init-std": ("init_stds",),
+    "perturb": ("perturbs",),
+    "step": ("steps",),
+    "rate-batch": ("learning_rates", "batch_sizes"),
+    "split": ("part_by",),
+    "pretraining": ("models",),
+    "tuning": ("methods",),
+}
+"""Options that one axis alone reads."""
 
 
 class GridConfig(Config):
@@ -158,6 +170,12 @@ class GridConfig(Config):
             raise ValueError("a seed occurs twice: its two runs would be the same")
         return self
 
+    @model_validator(mode="after")
+    def _read_options(self) -> Self:
+        for axis, names in _OF_AXES.items():
+            self.check_read(axis in self.axes, names, f"without axis {axis}")
+        return self
+
 
 def _methods(value: Any) -> Any:
     """Methods by name with their options, from a list or a mapping."""
@@ -178,13 +196,34 @@ def read_grid(path: Path) -> GridConfig:
     value = read_yaml(path)
     if "model" not in value or "tasks" not in value:
         raise ConfigError(f"{path}: model and tasks are needed", remedy="write model: and tasks:")
-    config = GridConfig.parse(value, where=str(path))
     base = path.parent
+    if isinstance(value.get("train"), dict):
+        value = {**value, "train": _placed_training(value["train"], base)}
+    config = GridConfig.parse(value, where=str(path))
     return config.replace(
         model=_local(config.model, base),
         models={name: _local(model, base) for name, model in config.models.items()},
         tasks={name: dict(task.placed(base)) for name, task in config.tasks.items()},
     )
+
+
+def _placed_training(options: Mapping[str, Any], base: Path) -> dict[str, Any]:
+    """Options of training whose files start from `base`."""
+    placed = dict(options)
+    for name in ("row_file", "ewc"):
+        if isinstance(options.get(name), str):
+            placed[name] = str(base / options[name])
+    if isinstance(options.get("dropout"), str):
+        name = options["dropout"]
+        placed["dropout"] = placed_dropout(base, name) if _is_file(base / name) else name
+    return placed
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:
+        return False
 
 
 def _local(model: str, base: Path) -> str:
@@ -469,8 +508,8 @@ def _trained(scene: _Scene) -> list[dict[str, Any]]:
     """The steps that train the variants of a scene, and evaluate every run."""
     grid = scene.grid
     common = grid.train.model_dump(mode="json", exclude_defaults=True, exclude={"seeds"})
-    if "row_file" in common:
-        common["row_file"] = os.path.relpath(common["row_file"], scene.out)
+    for name in {"row_file", "ewc"} & set(common):
+        common[name] = os.path.relpath(common[name], scene.out)
     steps: list[dict[str, Any]] = []
     for name, options in scene.variants:
         made: dict[str, Any] = {"model": _from(grid.model, scene.out), "task": scene.task}

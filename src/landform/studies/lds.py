@@ -33,6 +33,7 @@ from landform.attribution.lds import (
     read_margins,
     read_masks,
 )
+from landform.attribution.scoring import CURVATURE_OPTIONS
 from landform.config import nearest
 from landform.curvature.factors import STRATEGIES, Strategy
 from landform.curvature.labels import Labels
@@ -125,6 +126,20 @@ class LdsConfig(DampingConfig):
             raise ValueError("margin_file needs the mask_file that its models were trained on")
         for method in self.methods:
             split_method(method, self.labels)
+        return self
+
+    @model_validator(mode="after")
+    def _read_options(self) -> LdsConfig:
+        self.check_read(self.mask_file is None, ["masks", "fraction"], "beside mask_file")
+        retraining = ["retrainings", "retrain_seed", "together", "engine", "workers"]
+        self.check_read(self.margin_file is None, retraining, "beside margin_file")
+        chosen = {split_method(method, self.labels)[0] for method in self.methods}
+        self.check_read(chosen != {"identity"}, CURVATURE_OPTIONS, "on method identity alone")
+        self.check_read(
+            not all(":" in method or method == "identity" for method in self.methods),
+            ["labels"],
+            "where every method names its own",
+        )
         return self
 
     @property
@@ -221,6 +236,16 @@ class LdsStudy:
                 f"{data.name} has no classes, so there are no margins",
                 remedy="use measurement='loss'",
             )
+        if study.scored is not None:
+            unread = config.options_given(
+                ["base_seeds", *(["train"] if study.given is not None else [])]
+            )
+            if unread:
+                raise ConfigError(
+                    f"option {unread[0]} has no effect beside scored: no model on all rows is "
+                    "trained",
+                    remedy="leave one of the two out",
+                )
         if study.given is None:
             _ = study.plan
         return study
@@ -322,6 +347,10 @@ class LdsStudy:
         if store is not None:
             publish(store, self.config.keep_as, result)
         return result
+
+    def kept(self, result: Any) -> tuple[str, ...]:
+        """The name under which a study keeps the result."""
+        return (self.config.keep_as,)
 
     def targets(self, store: ArtifactStore, *, progress: bool = False) -> npt.NDArray[np.float64]:
         """(masks, retrainings, queries) what the retrained models say, larger = better."""

@@ -14,11 +14,11 @@ from landform.curvature.factors import fit_factors
 from landform.errors import ConfigError
 from landform.evaluation.points import Data
 from landform.store.artifacts import ArtifactStore
-from landform.store.atomic import file_errors
 from landform.store.fingerprint import fingerprint
+from landform.tasks.rows import write_row_file
 from landform.tasks.task import Examples, Task
 from landform.training.finetune import train
-from landform.training.options import ROW_OPTIONS, WATCH_OPTIONS, TrainConfig, options_given
+from landform.training.options import ROW_OPTIONS, WATCH_OPTIONS, TrainConfig
 from landform.weights.checkpoint import Checkpoint, resolve
 
 __all__ = ["ScoreSource", "check_training_options", "fine_tune"]
@@ -33,7 +33,7 @@ def check_training_options(config: TrainConfig, where: str) -> None:
             remedy="fix train.perturb_seed, or leave train.perturb out",
         )
     own = ROW_OPTIONS | WATCH_OPTIONS | {"overwrite", "engine", "workers", "seeds"}
-    given = options_given(config, own)
+    given = config.options_given(own)
     if given:
         raise ConfigError(
             f"{where}: option train.{given[0]} has no meaning here: the study chooses the rows, "
@@ -58,9 +58,7 @@ def fine_tune(
     options = config.model_dump(exclude={"seeds"})
     if len(examples) < len(task.examples(split)):
         listed = place / f"rows-{examples.fingerprint[:12]}.txt"
-        with file_errors("write", listed):
-            place.mkdir(parents=True, exist_ok=True)
-            listed.write_text("".join(f"{text_id}\n" for text_id in examples.ids), "utf-8")
+        write_row_file(examples.ids, listed)
         options["row_file"] = listed
     # One folder per model, rows and options: others of the same study stay beside it.
     made_of = (model.fingerprint, examples.fingerprint, config, seed)

@@ -16,13 +16,13 @@ from typing import Any, Literal, Self
 
 import numpy as np
 import pandas as pd
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from landform.errors import ConfigError
-from landform.evaluation.points import Data, PointsWork
 from landform.evaluation.data import data_sets
+from landform.evaluation.points import Data, PointsWork
 from landform.geometry.ranks import holm, rank_correlation
-from landform.geometry.regions import Method
+from landform.geometry.regions import AVERAGES, Method
 from landform.geometry.sharpness import Sharpness, SharpnessComparison, SharpnessPlan
 from landform.geometry.sharpness_options import SharpnessConfig, SharpnessOptions
 from landform.store.artifacts import ArtifactStore, Store
@@ -40,6 +40,10 @@ CORRELATION_COLUMNS = {
     "p_value": float, "p_holm": float, "partial": float, "n": int, "in_domain": bool,
 }  # fmt: skip
 """Columns of `SharpnessComparison.correlations`."""
+
+
+_OF_CLIMBS = ("steps", "restarts", "optimizer", "step_size", "batch_rows")
+"""Options that averages, which draw perturbations, do not read."""
 
 
 class CompareSharpnessConfig(SharpnessOptions):
@@ -76,6 +80,17 @@ class CompareSharpnessConfig(SharpnessOptions):
             raise ValueError("name at least one method")
         return value
 
+    @model_validator(mode="after")
+    def _read_options(self) -> Self:
+        methods = ", ".join(self.method)
+        climbing = set(self.method) - set(AVERAGES)
+        self.check_read(climbing, _OF_CLIMBS, f"on method {methods}, which climbs nowhere")
+        averaging = len(climbing) < len(self.method)
+        self.check_read(averaging, ["draws"], f"on method {methods}, which takes no average")
+        adaptive = any(method.startswith("adaptive") for method in self.method)
+        self.check_read(adaptive, ["eta"], f"on method {methods}, which is not adaptive")
+        return self
+
     def each(self) -> list[dict[str, Any]]:
         """The options of every single method."""
         count = len(self.method)
@@ -87,7 +102,7 @@ class CompareSharpnessConfig(SharpnessOptions):
         radii: Sequence[float | None] = self.epsilon or (None,)
         if len(radii) == 1:
             radii = tuple(radii) * count
-        shared = {name: getattr(self, name) for name in SharpnessOptions.model_fields}
+        shared = self.options_of(SharpnessOptions)
         cases = [
             {**shared, "method": method, "epsilon": radius}
             for method, radius in zip(self.method, radii, strict=True)
@@ -153,7 +168,16 @@ class SharpnessStudy:
         climbs = SharpnessPlan.of(chosen, data[0], split, config.each())
         names = short_names(chosen)
         endpoints = Endpoints(names, PointsWork(tuple(chosen), data, config))
-        return cls(names, climbs, endpoints, config, endpoints.choose(config.ood, config.in_domain))
+        columns = endpoints.choose(config.ood, config.in_domain)
+        study = cls(names, climbs, endpoints, config, columns)
+        unread = config.options_given(["ood", "in_domain", "keep_as"]) if study.single else []
+        if unread:
+            raise ConfigError(
+                f"option {unread[0]} has no effect on one checkpoint, one method and one data set: "
+                "nothing is compared",
+                remedy="leave it out, or name more of them",
+            )
+        return study
 
     @cached_property
     def plan(self) -> Plan:
@@ -189,6 +213,10 @@ class SharpnessStudy:
             return self.config.keep_as
         data = self.endpoints.work.data[0]
         return slug("sharpness", self.names[0], data.task.name, data.split, self.config.method[0])
+
+    def kept(self, result: Any) -> tuple[str, ...]:
+        """The name under which a study keeps the result."""
+        return (self.result_name,)
 
     def compare(
         self, store: ArtifactStore | None, *, progress: bool = False

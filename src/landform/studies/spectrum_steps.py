@@ -58,5 +58,5 @@ class SpectrumStep(PathSpectrumConfig, StudyStep):
             task,
             curve=None if self.curve is None else file.base / self.curve,
             split=split,
-            options=self.options(PathSpectrumConfig),
+            options=self.options_of(PathSpectrumConfig),
         )

@@ -5,16 +5,29 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from pydantic import field_validator
+
 from landform.config import Config
 from landform.results import Result
 from landform.store.artifacts import ArtifactStore, MemoryStore
 from landform.tasks.task import Task
+from landform.training.options import TrainConfig, named_dropout, placed_dropout
 from landform.weights.checkpoint import select
 
 if TYPE_CHECKING:
     from landform.studies.study_file import StudyFile
 
-__all__ = ["Step", "StudyStep", "as_tuple", "find", "placed", "query_set", "resolve", "train_split"]
+__all__ = [
+    "PlacedTraining",
+    "Step",
+    "StudyStep",
+    "as_tuple",
+    "find",
+    "placed",
+    "query_set",
+    "resolve",
+    "train_split",
+]
 
 
 class Step(Config):
@@ -38,10 +51,6 @@ class Step(Config):
     def writes(self) -> str | None:
         """What it writes for later steps: a row file, a Fisher, or the directory of a curve."""
         return None
-
-    def options(self, kind: type[Config]) -> dict[str, Any]:
-        """The options that belong to the operation itself."""
-        return {name: getattr(self, name) for name in kind.model_fields}
 
 
 class StudyStep(Step):
@@ -98,6 +107,20 @@ def placed(file: StudyFile, options: dict[str, Any], *names: str) -> dict[str, A
     """Options with the paths among them starting from the study file."""
     paths = {name: file.base / options[name] for name in names if options[name] is not None}
     return {**options, **paths}
+
+
+class PlacedTraining(TrainConfig):
+    """Options of training in a study file: files lie where it says, and may not be there yet."""
+
+    @field_validator("dropout", mode="before")
+    @classmethod
+    def _schedule(cls, value: object) -> object:
+        return named_dropout(value)
+
+    def placed(self, file: StudyFile) -> dict[str, Any]:
+        """The options with their paths starting from the study file."""
+        options = placed(file, self.options_of(TrainConfig), "row_file", "ewc")
+        return {**options, "dropout": placed_dropout(file.base, self.dropout)}
 
 
 def query_set(file: StudyFile, task: str, name: str) -> tuple[Task, str]:

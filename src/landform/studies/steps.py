@@ -5,11 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pydantic import field_validator
-
 from landform.errors import ConfigError
 from landform.evaluation.cartography import DataMapConfig, data_map
-from landform.evaluation.evaluate import EvaluateConfig, evaluate
+from landform.evaluation.evaluate import EvaluateConfig
 from landform.evaluation.map_subsets import CartographyConfig, export_subset
 from landform.results import Result
 from landform.store.artifacts import ArtifactStore
@@ -37,11 +35,20 @@ from landform.studies.geometry_steps import (
     SimplexStep,
     SurfaceStep,
 )
+from landform.studies.kept import EvaluationStudy
 from landform.studies.knowledge_steps import KnowledgeStep
 from landform.studies.spectrum_steps import SpectrumStep
-from landform.studies.step import Step, as_tuple, find, placed, resolve, train_split
+from landform.studies.step import (
+    PlacedTraining,
+    Step,
+    StudyStep,
+    as_tuple,
+    find,
+    resolve,
+    train_split,
+)
 from landform.training.finetune import TrainStudy
-from landform.training.options import TrainConfig, named_dropout, placed_dropout
+from landform.training.options import TrainConfig, placed_dropout
 from landform.training.schedules import PRESETS
 from landform.weights.checkpoint import select, short_names
 
@@ -51,7 +58,7 @@ if TYPE_CHECKING:
 __all__ = ["STEPS", "CartographyStep", "EvaluateStep", "ReportStep", "Step", "TrainStep"]
 
 
-class TrainStep(TrainConfig, Step):
+class TrainStep(PlacedTraining, Step):
     """Fine-tune a model with many seeds."""
 
     model: str
@@ -64,12 +71,6 @@ class TrainStep(TrainConfig, Step):
     """The split to train on."""
     eval_split: str | None = "validation"
     """The split to evaluate on at the end."""
-
-    @field_validator("dropout", mode="before")
-    @classmethod
-    def _schedule(cls, value: object) -> object:
-        # A file lies where the study file says, and may be written by a step before.
-        return named_dropout(value)
 
     def check(self, file: StudyFile) -> None:
         """Look for the data, and for the model where it is there already."""
@@ -110,18 +111,17 @@ class TrainStep(TrainConfig, Step):
 
     def study(self, file: StudyFile) -> TrainStudy:
         """The plan of the training."""
-        options = placed(file, self.options(TrainConfig), "row_file", "ewc")
         return TrainStudy.of(
             file.place(self.model),
             file.task(self.task)[0],
             out=file.base / self.out,
             split=self.split,
             eval_split=self.eval_split,
-            **{**options, "dropout": placed_dropout(file.base, self.dropout)},
+            **self.placed(file),
         )
 
 
-class EvaluateStep(EvaluateConfig, Step):
+class EvaluateStep(EvaluateConfig, StudyStep):
     """Evaluate checkpoints."""
 
     checkpoints: str | tuple[str, ...]
@@ -129,33 +129,24 @@ class EvaluateStep(EvaluateConfig, Step):
     task: str
     """A task of this file, or of the catalogue; TASK:SPLIT for another split than validation."""
 
-    def check(self, file: StudyFile) -> None:
-        """Look for the data, and for the checkpoints that are there already."""
-        resolve(file, [self.task])
-        find(file, as_tuple(self.checkpoints))
+    def needs(self) -> tuple[str, ...]:
+        """The checkpoints."""
+        return as_tuple(self.checkpoints)
 
-    def forecast(self, file: StudyFile, store: ArtifactStore | None) -> str:
-        """How many there are."""
-        file.task(self.task)
-        return f"{len(select(file.places(self.checkpoints)))} evaluations"
+    def check_data(self, file: StudyFile) -> None:
+        """The split."""
+        resolve(file, [self.task])
 
     def run(self, file: StudyFile, store: ArtifactStore, progress: bool) -> list[Result]:
         """Evaluate what is missing, and keep every evaluation under its name."""
+        return list(self.study(file).run(store, progress=progress))
+
+    def study(self, file: StudyFile) -> EvaluationStudy:
+        """The plan of all evaluations."""
         task, split = file.task(self.task)
-        chosen = select(file.places(self.checkpoints))
-        results: list[Result] = []
-        for name, checkpoint in zip(short_names(chosen), chosen, strict=True):
-            result = evaluate(
-                checkpoint,
-                task,
-                split=split,
-                store=store,
-                progress=progress,
-                **self.options(EvaluateConfig),
-            )
-            publish(store, slug("evaluate", name, task.name, split), result)
-            results.append(result)
-        return results
+        return EvaluationStudy.of(
+            file.places(self.checkpoints), task, split=split, **self.options_of(EvaluateConfig)
+        )
 
 
 class CartographyStep(CartographyConfig, Step):
@@ -191,7 +182,7 @@ class CartographyStep(CartographyConfig, Step):
             )
         results: list[Result] = []
         for name, run in zip(short_names(chosen), chosen, strict=True):
-            result = data_map(run, task, split=split, **self.options(DataMapConfig))
+            result = data_map(run, task, split=split, **self.options_of(DataMapConfig))
             publish(store, slug("cartography", name, task.name, split), result)
             if self.out is not None:
                 export_subset(result, self, file.base / self.out)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Set
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -25,7 +25,6 @@ __all__ = [
     "TrainConfig",
     "identity",
     "named_dropout",
-    "options_given",
     "placed_dropout",
 ]
 
@@ -233,6 +232,12 @@ class TrainConfig(TuningConfig):
         return self
 
     @model_validator(mode="after")
+    def _read_options(self) -> Self:
+        self.check_read(self.perturb, ["perturb_seed"], "without perturb")
+        self.check_read(self.optimizer == "adamw", ["adam_epsilon"], "without optimizer adamw")
+        return self
+
+    @model_validator(mode="after")
     def _evaluated_while_it_trains(self) -> Self:
         for name in ("keep_best", "early_stop"):
             if getattr(self, name) is not None and self.eval_steps is None:
@@ -315,12 +320,6 @@ def placed_dropout(base: Path, value: Any) -> Any:
     if not isinstance(value, str) or (value in PRESETS and not (base / value).exists()):
         return value
     return str(base / value)
-
-
-def options_given(config: TrainConfig, names: Set[str]) -> list[str]:
-    """Those of `names` that are not at their default, in the order of the fields."""
-    fields = TrainConfig.model_fields
-    return [n for n in fields if n in names and getattr(config, n) != fields[n].default]
 
 
 def identity(config: TrainConfig) -> dict[str, Any]:

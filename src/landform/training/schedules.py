@@ -99,6 +99,14 @@ class ScheduleConfig(Config):
             raise ValueError(f"low ({self.low:g}) lies above high ({self.high:g})")
         return self
 
+    @model_validator(mode="after")
+    def _read_by_control(self) -> ScheduleConfig:
+        self.check_read(self.control == "shuffled", ["seed"], "without control shuffled")
+        # What compat puts in place of a default was asked for by nobody.
+        shape = ["kind", "low"] if self.compat else ["kind", "low", "high"]
+        self.check_read(self.control != "standard", shape, "with control standard")
+        return self
+
 
 @dataclass(frozen=True)
 class DropoutSchedule(Result):
@@ -186,6 +194,13 @@ def make_schedule(scores: Scores, **options: Any) -> DropoutSchedule:
     if is_preset(scores):
         options, source = {"compat": "guided-dropout", **options}, preset_scores(scores)
     config = ScheduleConfig.parse(options, where="dropout_schedule")
+    for name in ("weighting", "matrices_only"):
+        if isinstance(source, Mapping | pd.Series) and name in options:
+            raise ConfigError(
+                f"option {name} has no effect on scores of whole sub-layers: it says how the "
+                "tensors of a Fisher make them",
+                remedy="leave it out, or give the file of a Fisher",
+            )
     made_from, table, about = _scores(source, config)
     _check_scores(table)
     table["rank"] = table.score.rank(method="first").astype(int) - 1
@@ -374,7 +389,7 @@ def check_probabilities(values: Mapping[Any, Any], where: str) -> dict[str, floa
     checked = {}
     for name, value in values.items():
         number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
-        if not number or not 0 <= float(value) < 1:
+        if not number or not 0 <= value < 1:
             raise ConfigError(
                 f"{where} gives {name} the dropout probability {value!r}",
                 remedy="a probability is a number of at least 0 and below 1",
