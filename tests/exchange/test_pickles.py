@@ -195,3 +195,24 @@ def test_a_second_file_that_disagrees(tmp_path, lines):
     ]
     with pytest.raises(DataError, match=r"one\.pkl.*two\.pkl"):
         merge_lines(found, 1e-4)
+
+
+def test_a_place_that_would_take_all_memory(tmp_path):
+    """Found by fuzzing: Python's reader makes a table as long as the highest place in the file."""
+    file = tmp_path / "bomb.pkl"
+    file.write_bytes(b"\x80\x02]r\xff\xff\xff\x7f.")
+    with pytest.raises(DataError, match="numbers its parts up to 2147483647"):
+        read_pickle(file, allow_pickle=True)
+
+
+def test_a_part_that_occurs_often_is_made_once(tmp_path):
+    """Lists of the same list twice, sixty deep: 2 ** 60 lists, were each made anew."""
+    value = [1.0]
+    for _ in range(60):
+        value = [value, value]
+    (tmp_path / "deep.pkl").write_bytes(pickle.dumps(value))
+    found = read_pickle(tmp_path / "deep.pkl", allow_pickle=True)
+    assert found[0] is found[1]
+    for _ in range(60):
+        found = found[0]
+    assert found == [1.0]

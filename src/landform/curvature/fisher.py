@@ -16,6 +16,7 @@ Scores of groups of tensors (Sharma et al. 2024, arXiv 2406.14005, section 3):
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -291,15 +292,22 @@ class Fisher:
             "format": FORMAT,
             "record": record,
             "tables": {
-                # Parquet in text: JSON would round numbers and lose their types.
-                name: b64encode(table_bytes(table)).decode()
+                # Parquet in text: JSON would round numbers and lose their types. Read once, as a
+                # table is that was kept in a study: the same file whichever way it came.
+                name: b64encode(table_bytes(parse_table(table_bytes(table), name))).decode()
                 for name, table in tables.items()
             },
         }
         tensors = {name: value.contiguous() for name, value in self.diagonal.items()}
+        plain = json.loads(json.dumps(about, default=_plain))
+        text = json.dumps({**plain, "sha256": self._digest(plain)})
         with atomic_path(target) as place:
-            save_file(tensors, place, metadata={METADATA: json.dumps(about, default=_plain)})
+            save_file(tensors, place, metadata={METADATA: text})
         return target
+
+    def _digest(self, about: Mapping[str, Any]) -> str:
+        """Of the tensors and of what is said about them: a bit that turns is noticed."""
+        return hashlib.sha256((json.dumps(about) + self.fingerprint).encode()).hexdigest()
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:
@@ -316,7 +324,14 @@ class Fisher:
                 f"{place} cannot be read: {error}",
                 remedy="a file made by landform fisher is expected; if it is one, make it again",
             ) from None
-        return cls(_read_summary(about, place), tensors)
+        found = cls(_read_summary(about, place), tensors)
+        value = json.loads(about or "")
+        if value.pop("sha256", None) not in (None, found._digest(value)):
+            raise StoreError(
+                f"{place} is damaged: its content is not what was written",
+                remedy="delete it and make it again (landform fisher)",
+            )
+        return found
 
 
 def distribution_of(diagonal: Mapping[str, Tensor]) -> pd.DataFrame:
@@ -388,7 +403,7 @@ def _read_summary(about: str | None, place: Path) -> FisherScores:
             name: parse_table(b64decode(text), place) for name, text in value["tables"].items()
         }
         found = from_parts(tables, value["record"])
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise StoreError(f"{place}: its description is damaged: {error!r}", remedy=remedy) from None
     if not isinstance(found, FisherScores):
         raise StoreError(f"{place} holds no Fisher of landform's", remedy=remedy)

@@ -156,7 +156,7 @@ class _Folder:
             value = json.loads((self.path / name).read_text(encoding="utf-8"))
         except FileNotFoundError:
             return {}
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise CurvatureError(f"{self.path / name} cannot be read: {error}") from error
         if not isinstance(value, dict):
             raise CurvatureError(f"{self.path / name} is not a JSON object")

@@ -207,7 +207,7 @@ def _weights(section: _Section, where: str) -> np.ndarray[Any, Any]:
     """Share of the second model at every row: the second coefficient, or the known order."""
     points = len(section.rows)
     given = section.coefficients
-    if not given:
+    if not given or not points:
         return 1.0 - np.arange(points) / max(1, points - 1)
     if len(given) == points + 1:  # killed between the pair and its row
         given = given[:points]

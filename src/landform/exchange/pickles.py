@@ -11,6 +11,7 @@ from __future__ import annotations
 import io
 import math
 import pickle
+import pickletools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -46,9 +47,9 @@ def read_pickle(path: str | Path, *, allow_pickle: bool) -> Any:
         )
     with file_errors("read", file):
         content = file.read_bytes()
-    reader = _Reader(io.BytesIO(content), file)
     try:
-        value = _plain(reader.load())
+        _check_places(content)
+        value = _plain(_Reader(io.BytesIO(content), file).load(), {})
     except DataError as error:
         if str(file) in error.what:
             raise
@@ -60,6 +61,18 @@ def read_pickle(path: str | Path, *, allow_pickle: bool) -> Any:
             remedy="copy or download the file again",
         ) from error
     return value
+
+
+def _check_places(content: bytes) -> None:
+    """Raise for a place to remember something at that is beyond any count of things in `content`.
+
+    Python's reader makes a table as long as the highest place, whatever the file holds: five bytes
+    would take 32 GiB of memory.
+    """
+    for operation, place, _ in pickletools.genops(content):
+        puts = operation.name in ("PUT", "BINPUT", "LONG_BINPUT")
+        if puts and place is not None and place > len(content):
+            raise DataError(f"the pickle numbers its parts up to {place}, which no file does")
 
 
 class _Name(str):
@@ -171,21 +184,31 @@ def _tensor(storage: Any, offset: int, size: Any, stride: Any, *_: Any) -> _Arra
     return _Array.of(np.lib.stride_tricks.as_strided(held[offset:], size, steps).copy())
 
 
-def _plain(value: Any) -> Any:
-    """The value with arrays in the place of their stand-ins, and nothing but plain types."""
+def _plain(value: Any, known: dict[int, Any]) -> Any:
+    """The value with arrays in the place of their stand-ins, and nothing but plain types.
+
+    `known`: what was made of the containers before, by identity. One that occurs twice is made
+    once: lists of the same list twice, forty deep, would take for ever.
+    """
+    if id(value) in known:
+        return known[id(value)]
+    if isinstance(value, dict | list | tuple):
+        known[id(value)] = made = _container(value, known)
+        return made
     if isinstance(value, _Array):
         if value.value is None:
             raise DataError("the pickle names an array without its numbers")
         return value.value
-    if isinstance(value, dict):
-        return {_plain(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_plain(item) for item in value]
-    if isinstance(value, tuple):
-        return tuple(_plain(item) for item in value)
     if value is None or type(value) in (bool, int, float, complex, str, bytes):
         return value
     raise DataError(f"the pickle holds {type(value).__name__.strip('_')} where a value belongs")
+
+
+def _container(value: Any, known: dict[int, Any]) -> Any:
+    if isinstance(value, dict):
+        return {_plain(key, known): _plain(item, known) for key, item in value.items()}
+    items = [_plain(item, known) for item in value]
+    return items if isinstance(value, list) else tuple(items)
 
 
 _CODES = {f"{kind}{size}" for kind in "iuf" for size in (1, 2, 4, 8)} | {"b1"}

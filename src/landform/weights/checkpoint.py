@@ -320,7 +320,10 @@ def _base_of(checkpoint: Checkpoint, options: Mapping[str, Any]) -> Checkpoint:
 
 
 def _is_model(path: Path) -> bool:
-    return any((path / name).is_file() for name in _CONFIGS)
+    try:
+        return any((path / name).is_file() for name in _CONFIGS)
+    except OSError:  # no path at all: a name of a thousand letters
+        return False
 
 
 def _head_of_adapter(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -355,7 +358,7 @@ def _read_json(path: Path, spec: str) -> dict[str, Any]:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise CheckpointError(f"{spec}: {path} is missing", remedy=remedy) from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{spec}: cannot read {path}: {error}", remedy=remedy) from None
     if not isinstance(value, dict):
         raise CheckpointError(f"{spec}: {path} is not a JSON object", remedy=remedy)

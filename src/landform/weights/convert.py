@@ -182,7 +182,7 @@ def _config(file: Path, given: str | Path | None) -> dict[str, Any]:
         if place.is_file():
             try:
                 value = json.loads(place.read_text(encoding="utf-8"))
-            except (OSError, ValueError) as error:
+            except (OSError, ValueError, RecursionError) as error:
                 raise CheckpointError(f"cannot read {place}: {error}") from error
             if not isinstance(value, dict):
                 raise CheckpointError(f"{place} is not a JSON object")

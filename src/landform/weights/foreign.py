@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from landform.errors import CheckpointError, MissingExtraError
+from landform.errors import CheckpointError, LandformError, MissingExtraError
 from landform.store.atomic import file_errors
 from landform.weights.tensor_bundle import read_bundle, read_variable
 
@@ -88,7 +88,9 @@ def _read_tensorflow2(file: Path) -> Tensors:
     try:
         with h5py.File(file, "r") as content:
             content.visititems(visit)
-    except OSError as error:
+    except LandformError:
+        raise
+    except Exception as error:  # which types, depends on where it is damaged
         raise CheckpointError(
             f"{file} is truncated or not HDF5 ({' '.join(str(error).split())[:120]})",
             remedy="copy or download the file again",

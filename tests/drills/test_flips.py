@@ -1,0 +1,77 @@
+"""Files of a finished study, cut or with a bit turned: noticed, or without consequence.
+
+After the damage the same command runs again. It may end well only with the very result of the
+sound study, because what is damaged was made anew or is not looked at; or else it names the file.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from drill_place import COMMANDS, without_times
+from zygote import Zygote
+
+FLIPS = 3  # in each file
+NAMES = ["evaluate", "connect", "influence", "mislabel", "spectrum", "curve", "average", "fisher"]
+
+
+def damages(path: Path, generator: random.Random) -> list[tuple[str, bytes]]:
+    """What may become of a file: bits turned, an end cut off, emptied."""
+    data = path.read_bytes()
+    found = []
+    for _ in range(FLIPS):
+        place, bit = generator.randrange(len(data)), generator.randrange(8)
+        flipped = bytearray(data)
+        flipped[place] ^= 1 << bit
+        found.append((f"bit {bit} of byte {place}", bytes(flipped)))
+    cut = generator.randrange(len(data))
+    return [*found, (f"cut at {cut}", data[:cut])]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_damaged_study(
+    name: str, zygote: Zygote, place: Path, whole: Any, tmp_path: Path
+) -> None:
+    expected, _ = whole(name)
+    sound = tmp_path / "sound" / "place"
+    shutil.copytree(place, sound)
+    assert zygote.run(COMMANDS[name], sound).status == 0
+    result = without_times(json.loads(expected.out))
+    generator = random.Random(name)
+    files = sorted(p for p in (sound / "study").rglob("*") if p.is_file())
+    if name == "fisher":
+        files.append(sound / "f.safetensors")
+    # All kinds of files, several of each; every one would take long for what they have in common.
+    kinds: dict[str, list[Path]] = {}
+    for path in files:
+        kinds.setdefault(f"{path.parent.parent.name}/{path.name}", []).append(path)
+    noticed = 0
+    for kind in sorted(kinds):
+        target = generator.choice(kinds[kind])
+        for what, data in damages(target, generator):
+            path = tmp_path / "place"
+            shutil.rmtree(path, ignore_errors=True)
+            shutil.copytree(sound, path, copy_function=os.link)
+            damaged = path / target.relative_to(sound)
+            damaged.unlink()  # the link alone
+            damaged.write_bytes(data)
+            where = f"{target.relative_to(sound)}, {what}"
+            ended = zygote.run(COMMANDS[name], path)
+            if ended.status == 0:
+                assert without_times(json.loads(ended.out)) == result, where
+            else:
+                noticed += 1
+                said = f"{where}: {ended.err}"
+                assert ended.status == 1 and "Traceback" not in ended.err, said
+                assert (
+                    re.search(r"what to do: \w+", ended.err) and target.parent.name in ended.err
+                ), said
+    assert noticed, "no damage was noticed"
