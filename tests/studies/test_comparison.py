@@ -18,11 +18,12 @@ import landform as lf
 from comparison_results import make_comparison
 from fishers import make_fisher
 from landform.errors import ConfigError, CurvatureError, StoreError
+from landform.evaluation import prepared as preparing
 from landform.store.artifacts import Store
 from landform.store.study import load_results
 from landform.studies.comparison import ARMS, ArmConfig, ComparisonConfig, ComparisonStudy
 from landform.studies.study_file import StudyFile, describe_study, run_study
-from landform.training import dropout, finetune
+from landform.training import dropout
 from landform.training.schedules import write_schedule
 from landform.weights.checkpoint import load_model, resolve
 
@@ -224,7 +225,7 @@ def test_a_run_without_its_model_is_trained_again_where_it_is_wanted(place, task
 SCRIPT = """
 import os, signal, sys
 import landform as lf
-from landform.training.finetune import TrainWorker
+from landform.training.work import TrainWorker
 
 run, place, out = TrainWorker.run, sys.argv[1], sys.argv[2]
 done = []
@@ -343,8 +344,8 @@ def test_rows_are_forgotten_and_prepared_once_for_all_arms(
     if test == "merged":
         assert not any(run.work.task._read for run in runs.values())
     prepared = []
-    encode = finetune.encode
-    monkeypatch.setattr(finetune, "encode", lambda *a, **k: prepared.append(1) or encode(*a, **k))
+    encode = preparing.encode
+    monkeypatch.setattr(preparing, "encode", lambda *a, **k: prepared.append(1) or encode(*a, **k))
     study.run()
     # Rows to train on and to evaluate, not for every arm; two seeds share the whole of a split.
     assert len(prepared) == 2 * (4 if test == "merged" else 3)

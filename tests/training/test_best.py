@@ -105,3 +105,19 @@ def test_options_that_cannot_be(pretrained, task, tmp_path):
     plain = lf.train(pretrained, task, out=tmp_path / "p", max_steps=1, threads=1)
     with pytest.raises(CheckpointError, match="has no best model"):
         resolve(f"{plain.paths[0]}@best")
+
+
+@pytest.mark.parametrize("option", [{"eval_steps": 1}, {"max_new_tokens": 3}])
+def test_options_of_evaluations_need_evaluations(pretrained, task, tmp_path, option):
+    """They were passed over in silence."""
+    with pytest.raises(
+        ConfigError, match=f"{next(iter(option))} has no effect without evaluations"
+    ):
+        lf.train(pretrained, task, out=tmp_path / "o", eval_split=None, **option)
+    assert not (tmp_path / "o").exists()
+
+
+def test_dropout_cannot_be_inserted_where_none_is_missing(pretrained, task, tmp_path):
+    with pytest.raises(ConfigError, match=r"a BertForSequenceClassification lacks dropout in no"):
+        lf.train(pretrained, task, out=tmp_path / "o", dropout=0.1, insert_dropout=True)
+    assert not (tmp_path / "o").exists()

@@ -97,6 +97,12 @@ def starting_model(
         model = tune(model, config, head=task.kind in _HEADED)
     if rate and not config.insert_dropout:
         _warn_of_places_without(model, rate)
+    if config.insert_dropout and all(site.how != "insert" for site in dropout_sites(model)):
+        raise ConfigError(
+            f"option insert_dropout: a {type(model).__name__} lacks dropout in no place where it "
+            "could be inserted",
+            remedy="leave it out: dropout alone reaches every place of this model",
+        )
     model.landform_dropout = _put_dropout(model, config)
     return model
 
