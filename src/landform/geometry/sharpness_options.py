@@ -79,10 +79,7 @@ class SharpnessOptions(PointsConfig):
                 f"dtype {self.dtype} rounds a small perturbation of a weight away; use float32"
             )
         own = ["restarts", "optimizer", "steps", "step_size"]
-        if self.compat is not None and self.options_given(own):
-            raise ValueError(
-                f"compat has a climb of its own: leave {self.options_given(own)[0]} out"
-            )
+        self.check_read(self.compat is None, own, "beside compat, which has a climb of its own")
         plain = self.compat is not None or self.optimizer == "sgd"
         self.check_read(plain, ["learning_rate"], "without optimizer sgd")
         self.check_read(self.subspace, ["basis"], "without subspace")
