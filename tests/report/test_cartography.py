@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import shutil
@@ -79,6 +80,19 @@ def test_few_and_many_epochs_are_drawn(epochs):
     m = make_map(epochs=epochs)
     for draw_one in (plot_data_map, plot_epochs):
         draw_one(m).canvas.draw()
+
+
+def test_an_epoch_that_was_broken_off_has_its_own_label():
+    """Epochs 1, 2 and 2.128: the last two numbers were written over one another."""
+    m = make_map(epochs=3)
+    table = m.by_epoch.assign(epoch=[1.0, 2.0, 2.128])
+    figure = plot_epochs(dataclasses.replace(m, by_epoch=table))
+    figure.canvas.draw()
+    labels = [t for t in figure.axes[1].get_xticklabels() if t.get_text()]
+    assert [t.get_text().strip() for t in labels] == ["1", "2", "2.13"]
+    regular = plot_epochs(m).axes[1].get_xticklabels()
+    assert [t.get_text() for t in regular] == ["1", "2", "3"]
+    assert labels[2].get_text().startswith("\n"), "one line below its neighbour"
 
 
 def test_bars_are_what_was_learned_and_forgotten():

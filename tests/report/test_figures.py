@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import sys
-from itertools import combinations
+from itertools import combinations, pairwise
 
 import matplotlib
 import numpy as np
@@ -218,6 +218,41 @@ def test_heat_map_orders_by_basin_by_name_and_by_metric(connection):
     axes = figures.plot_heatmap(study, order=column).axes[0]
     values = sorted(study.endpoints[column], reverse=True)
     assert [label.get_text() for label in axes.get_yticklabels()] == [f"{v:.3f}" for v in values]
+
+
+@pytest.mark.parametrize("basins", [(0, 1, 2, 3), (0, 0, 0, 0, 0, 0, 1, 1), (0, 1, 2, 3, 4, 5)])
+def test_names_of_basins_do_not_run_into_one_another(connection, basins):
+    """Four basins of one checkpoint each had their names written over one another."""
+    figure = figures.plot_heatmap(connection(basins))
+    figure.canvas.draw()
+    boxes = [t.get_window_extent() for t in figure.axes[0].texts if "basin" in t.get_text()]
+    assert all(first.x1 < second.x0 for first, second in pairwise(boxes))
+    named = len(boxes) == len(set(basins)) or len(legend_texts(figure)) >= 1
+    assert named, "every basin has its name above the matrix, or in the legend"
+
+
+def test_both_ends_of_a_long_path_are_legible(interpolation):
+    """`0 = .../runs/seed0, 1 = .../runs/seed4` ran out of the figure."""
+    long = dataclasses.replace(
+        interpolation(), a="landform-demo/runs/with/a/long/way/seed0",
+        b="landform-demo/runs/with/a/long/way/seed4",
+    )  # fmt: skip
+    label = figures.plot_interpolation(long).axes[-1].get_xlabel()
+    assert "0 = seed0" in label and "1 = seed4" in label
+    from landform.report.style import end_names
+
+    assert end_names("runs/mnli/seed0", "runs/sst2/seed0") == ("mnli/seed0", "sst2/seed0")
+    assert end_names("runs/seed0", "runs/seed0") == ("runs/seed0", "runs/seed0")
+    assert end_names("a", "a/b") == ("a", "a/b")
+
+
+def test_labels_of_the_rows_of_ridges_keep_apart(connection):
+    figure = figures.plot_ridges(connection())
+    figure.canvas.draw()
+    rows = [axes.yaxis.label for axes in figure.axes if axes.get_ylabel()]
+    boxes = [label.get_window_extent() for label in rows]
+    assert len(boxes) == 2 and boxes[0].y0 > boxes[1].y1
+    assert figure._supylabel.get_text() == "cross-entropy (nats)"
 
 
 def test_numbers_in_names_count_as_numbers(connection):

@@ -77,7 +77,7 @@ def test_profiles_over_r_and_over_the_distance_walked():
         np.testing.assert_allclose(far.get_xdata(), rows.radius * LENGTHS[mask])
         assert near.get_color() == far.get_color()
     texts = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert texts[0] == "all: 10 entries (83.3%)" and "fisher-top by tensor: 4 entries" in texts[1]
+    assert texts[0] == "all: 10 entries (83 %)" and "fisher-top by tensor: 4 entries" in texts[1]
     assert "of 2 pairs" in right.get_title(loc="right")
     band = left.collections[0].get_paths()[0].vertices[:, 1]
     rows = result.profile[result.profile["mask"] == "none"]
@@ -107,7 +107,7 @@ def test_several_results_together():
 def test_maps_have_one_colour_scale_and_name_their_masks():
     figure = figures.plot_landscape_surfaces(make_landscape())
     titles = [axes.get_title(loc="left") for axes in figure.axes[:3]]
-    assert titles == ["all: 83%", "fisher-top by tensor: 33%", "random by tensor: 58%"]
+    assert titles == ["all: 83 %", "fisher-top by tensor: 33 %", "random by tensor: 58 %"]
 
 
 def test_the_page(tmp_path):

@@ -23,6 +23,7 @@ from landform.report.style import (
     PAGE,
     PALETTE,
     Figure,
+    end_names,
     interval,
     loss_unit_of,
     metric_label,
@@ -70,7 +71,8 @@ def plot_boundary(result: Boundary, *, of: str = "kept") -> Figure:
         gap = f"[{-row['margin_high']:.3g}, {-row['margin_low']:.3g}]"
         label = f" nowhere do both keep {100 * result.keep:g} %: gap {-row['margin']:.3g} {gap}"
         handles.append(Line2D([], [], linestyle="none", label=label))
-    panel.set_xlabel(f"x: {plain(shorten(result.a, 22))} (0) to {plain(shorten(result.b, 22))} (1)")
+    first, last = end_names(result.a, result.b, 22)
+    panel.set_xlabel(f"x: {first} (0) to {last} (1)")
     panel.set_ylabel(_side_label(result, column))
     panel.margins(x=0.03)
     figure.legend(handles=handles, loc="outside upper left", ncols=1, labelspacing=0.35)

@@ -22,7 +22,6 @@ from matplotlib.ticker import (
     FuncFormatter,
     MaxNLocator,
     NullLocator,
-    PercentFormatter,
 )
 
 from landform.report.style import (
@@ -33,6 +32,7 @@ from landform.report.style import (
     Figure,
     new_figure,
     percent,
+    percent_ticks,
     plain,
     styled,
 )
@@ -214,7 +214,7 @@ def plot_epochs(result: DataMap) -> Figure:
     )  # fmt: skip
     above.set(ylim=(0, 1.03), ylabel="of all examples")
     above.grid(axis="y")
-    width = 0.4 * float(np.diff(x).min() if len(x) > 1 else 1.0)
+    width = min(0.4, 0.8 * float(np.diff(x).min() if len(x) > 1 else 1.0))
     below.bar(x, table["learned"], width, color=green, alpha=0.85, linewidth=0)
     below.bar(x, -table["forgotten"], width, color=red, alpha=0.9, linewidth=0)
     below.axhline(0, color=INK, linewidth=0.6)
@@ -223,7 +223,10 @@ def plot_epochs(result: DataMap) -> Figure:
     below.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{abs(value):,.0f}"))
     _thin_ticks(below, table)
     below.set(xlabel="epoch", ylabel="examples")
-    below.xaxis.set_major_locator(FixedLocator(x.tolist()) if len(x) <= FEW else MaxNLocator(8))
+    if len(x) <= FEW:
+        below.set_xticks(x, _epoch_labels(x))
+    else:
+        below.xaxis.set_major_locator(MaxNLocator(8))
     below.set_xlim(x[0] - 0.6, x[-1] + 0.6)
     below.grid(axis="y")
     handles = [
@@ -234,9 +237,19 @@ def plot_epochs(result: DataMap) -> Figure:
         Patch(color=red, alpha=0.9, linewidth=0, label="forgotten"),
     ]
     figure.legend(handles=handles, loc="outside upper left", ncols=3, columnspacing=1.2)
-    above.yaxis.set_major_formatter(PercentFormatter(1.0, 0))
+    percent_ticks(above.yaxis)
     above.set_title(plain(_net(table)))
     return figure
+
+
+def _epoch_labels(epochs: np.ndarray) -> list[str]:
+    """Numbers of epochs; one of a broken-off run that stands close to the last goes below it."""
+    labels = [f"{epoch:.3g}" for epoch in epochs]
+    close = 0.05 * (float(np.ptp(epochs)) + 1.2)
+    for k in range(1, len(labels)):
+        if epochs[k] - epochs[k - 1] < close * len(labels[k]) / 2 and labels[k - 1][0] != "\n":
+            labels[k] = f"\n{labels[k]}"
+    return labels
 
 
 def _thin_ticks(axes: Axes, table: pd.DataFrame) -> None:

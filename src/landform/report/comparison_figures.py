@@ -123,7 +123,11 @@ def plot_arms(result: DropoutComparison) -> Figure:
         axes.set_xlabel(metric_label(metric))
     _rows(panels, [_arm_label(result, arm) for arm in result.arms])
     handles = _fraction_handles(colours)
-    handles.append(Line2D([], [], color=MUTED, marker="|", linestyle="none", label="one seed"))
+    mean = f"mean, {100 * result.level:g} % interval over seeds"
+    handles += [
+        Line2D([], [], color=MUTED, marker="|", linestyle="none", label="one seed"),
+        Line2D([], [], color=MUTED, marker="o", markersize=4, label=mean),
+    ]
     figure.legend(handles=handles, loc="outside lower center", ncols=_legend_columns(figure))
     return figure
 

@@ -18,6 +18,7 @@ from matplotlib.ticker import MaxNLocator
 
 from landform.errors import ConfigError
 from landform.report.connections import (
+    CENTROID_AXIS,
     basins_of,
     by_name,
     default_metric,
@@ -41,9 +42,9 @@ from landform.report.style import (
     PALETTE,
     BasinStyle,
     Figure,
+    column_label,
     format_p,
     interval,
-    loss_label,
     metric_label,
     new_figure,
     number,
@@ -97,7 +98,7 @@ def plot_curves(connection: Connection, data: str | None = None, *, column: str 
         handles |= _curve_panel(axes, connection, name, column)
         if len(chosen) > 1:
             axes.set_title(plain(name))
-        axes.set_ylabel(loss_label(connection) if column == "loss" else metric_label(column))
+        axes.set_ylabel(column_label(connection, column))
         axes.set_xlabel("position t on the line")
     for axes in list(panels):
         axes.set_axis_off()
@@ -267,7 +268,7 @@ def plot_centroid_scatter(connection: Connection, metric: str | None = None) -> 
     known_p = statistic(connection, column).get("predictor_p")
     axes.set_title(_correlate(axes, x.to_numpy(), y.to_numpy(), known_p))
     axes.set(
-        xlabel="distance to the centroid of basin 1 minus that of basin 0",
+        xlabel=CENTROID_AXIS,
         ylabel=wrapped(plain(metric_label(column)), 32),
     )
     handles = basin_handles(styles, list(basins))

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from landform.studies.connect import Connection
 
 __all__ = [
+    "CENTROID_AXIS",
     "basin_handles",
     "basins_of",
     "by_name",
@@ -34,6 +35,8 @@ __all__ = [
 ]
 
 Array = np.ndarray
+
+CENTROID_AXIS = "distance to the centroid of basin 1\nminus that of basin 0"
 
 # Columns that say where a point is: on a line, a bent path, a plane, in a complex.
 PLACES = ("t", "arc", "distance_a", "distance_b", "x", "y", "evaluated", "clique", "sample")

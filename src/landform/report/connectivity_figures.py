@@ -19,10 +19,10 @@ from matplotlib.ticker import (
     FuncFormatter,
     MaxNLocator,
     NullLocator,
-    PercentFormatter,
 )
 
 from landform.errors import ConfigError
+from landform.report.connections import CENTROID_AXIS
 from landform.report.style import (
     COLUMN,
     INK,
@@ -37,6 +37,7 @@ from landform.report.style import (
     new_figure,
     number,
     percent,
+    percent_ticks,
     plain,
     shorten,
     styled,
@@ -153,7 +154,7 @@ def plot_ridge(result: Ridge, *, k: int = 5) -> Figure:
             [row["examples"]], [row["share_of_rise"]], "o", color=PALETTE[1], markersize=3,
             label="_shares",
         )  # fmt: skip
-    lower.yaxis.set_major_formatter(PercentFormatter(1.0))
+    percent_ticks(lower.yaxis)
     lower.set(xlabel="examples, largest rise first", ylabel="share of the rise", ylim=(0, 1.03))
     for axes in (upper, lower):
         axes.grid(axis="y")
@@ -242,7 +243,7 @@ def plot_dynamics(result: Dynamics, *, names: bool = False) -> Figure:
     axes.grid()
     axes.margins(0.08)
     axes.set(
-        xlabel="distance to the centroid of basin 1 minus that of basin 0",
+        xlabel=CENTROID_AXIS,
         ylabel=wrapped(plain(metric_label(result.metric)), 34),
     )
     axes.set_title(_agreement_title(result))

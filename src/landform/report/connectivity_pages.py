@@ -24,7 +24,7 @@ from landform.report.parts import (
 )
 from landform.report.style import (
     SEQUENTIAL_COLOURS,
-    loss_label,
+    column_label,
     loss_unit_of,
     metric_label,
     percent,
@@ -129,7 +129,7 @@ def _plane_set(result: Any, data: str) -> Row:
     for name in surface_metrics(result):
         if not rows[name].notna().any():
             continue
-        label = loss_label(result) if name == "loss" else metric_label(name)
+        label = column_label(result, name)
         entry: Row = {"key": name, "label": label, "low_is_good": is_low_good(name)}
         for column, key in ((name, "values"), (f"{name}_low", "low"), (f"{name}_high", "high")):
             if column in rows and rows[column].notna().any():

@@ -26,6 +26,7 @@ from landform.report.style import (
     loss_unit_of,
     new_figure,
     number,
+    percent,
     styled,
     unknown,
 )
@@ -174,7 +175,7 @@ def plot_barrier(result: BarrierInfluence) -> Figure:
     _symmetric(left, changes)
     left.axhline(0, color=INK, linewidth=0.6)
     raising = float((changes < 0).mean())
-    left.set_title(f"{raising:.0%} of {len(changes):,} rows raise the ridge, to first order")
+    left.set_title(f"{percent(raising)} of {len(changes):,} rows raise the ridge, to first order")
     left.set(xlabel="training rows, sorted", ylabel=f"predicted change without the row ({unit})")
     left.grid(axis="y")
     left.margins(x=0.01)

@@ -13,7 +13,6 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
-from matplotlib.ticker import PercentFormatter
 
 from landform.errors import ConfigError
 from landform.report.style import (
@@ -25,6 +24,7 @@ from landform.report.style import (
     Figure,
     new_figure,
     percent,
+    percent_ticks,
     plain,
     short_labels,
     styled,
@@ -203,7 +203,7 @@ def _spectrum_panel(axes: Axes, spectra: pd.DataFrame, colours: dict[str, Any]) 
         top = float(positive.max())
         axes.set_ylim(max(float(positive.min()), top * 1e-12) / 2, top * 3)
     axes.set_xlim(-0.02, 1.02)
-    axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
+    percent_ticks(axes.xaxis)
     axes.grid()
 
 

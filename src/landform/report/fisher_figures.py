@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from landform.errors import ConfigError
 from landform.report.parts import (
@@ -37,6 +37,8 @@ from landform.report.style import (
     PALETTE,
     Figure,
     new_figure,
+    percent,
+    percent_ticks,
     plain,
     short_labels,
     shorten,
@@ -343,7 +345,7 @@ def plot_fisher_sorted(
         _log_limits(axes, lowest, highest)
     if len(models) > 1:
         axes.set_xlabel("tensors with at most this score")
-        axes.xaxis.set_major_formatter(PercentFormatter(1.0))
+        percent_ticks(axes.xaxis)
     else:
         axes.set_xlabel("tensors, by their score")
     dropped = _dropped(drop_largest, len(models), "tensor", "tensors")
@@ -448,7 +450,7 @@ def plot_fisher_entries(
         zero = float(below[values <= 0].max(initial=0) / below[-1])
         values, share = _scaled(values, normalise), below / below[-1]
         shown = values > 0 if logarithmic else values >= 0
-        note = f"{zero:.0%} are 0" if zero >= 0.005 else ""
+        note = f"{percent(zero)} are 0" if zero >= 0.005 else ""
         axes.plot(
             share[shown], values[shown], color=PALETTE[k % len(PALETTE)],
             label=f"{label} ({note})" if note else label,
@@ -464,7 +466,7 @@ def plot_fisher_entries(
         _log_limits(axes, lowest, highest)
     axes.set_xlim(-0.02, 1.02)
     axes.set_xlabel("entries with at most this value")
-    axes.xaxis.set_major_formatter(PercentFormatter(1.0))
+    percent_ticks(axes.xaxis)
     dropped = _dropped(drop_largest, len(models), "entry", "entries")
     return _finish(figure, axes, len(models), dropped, ENTRY, normalise=normalise, log=logarithmic)
 

@@ -20,8 +20,8 @@ from landform.report.style import (
     PAGE,
     PALETTE,
     Figure,
+    column_label,
     format_p,
-    loss_label,
     metric_label,
     new_figure,
     pick,
@@ -116,9 +116,13 @@ def plot_ridges(
             count = _mean_line(axes, lines)
             if row == 0:
                 axes.set_title(f"{a} to {b}\nN = {count}")
-        label = loss_label(connection) if column == "loss" else metric_label(column)
-        where = f"\non {shorten(plain(name), 22)}" if len(sets) > 1 else ""
-        grid[row][0].set_ylabel(label + where)
+        if len(sets) > 1:
+            grid[row][0].set_ylabel(wrapped(plain(shorten(name.replace(":", ": "), 30)), 16))
+    label = column_label(connection, column)
+    if len(sets) > 1:
+        figure.supylabel(label, fontsize="medium")
+    else:
+        grid[0][0].set_ylabel(label)
     for axes in grid[-1]:
         axes.set_xticks([0, 0.5, 1], ["(1, 0)", "", "(0, 1)"])
     figure.supxlabel("position on the line: weights of the two models", fontsize="medium")

@@ -6,7 +6,8 @@ its documented attributes only, and returns a matplotlib figure.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, cast
 
 import matplotlib
 import numpy as np
@@ -67,6 +68,8 @@ QUANTITIES: dict[str, str] = {
 """What heat maps show, of the columns that a study has."""
 
 HEIGHTS = ("convexity_gap", "barrier_height", "bump_height")  # 0 is flat; in units of the loss
+SPILL = 4  # letters by which the name of a basin may stand out beside the matrix
+
 SHARES = ("error_agreement", "functional_similarity")  # large is alike: its colours are turned
 
 
@@ -237,23 +240,31 @@ def _basin_strips(axes: Axes, connection: Connection, names: list[str], order: s
         strip.set_axis_off()
     if order != "basin":
         return False
+    size = 0.87 * float(matplotlib.rcParams["font.size"])
     labels = [int(basins[name]) for name in names]
     edges = [i for i in range(1, n) if labels[i] != labels[i - 1]]
     for edge in edges:
         axes.axhline(edge - 0.5, color="white", linewidth=1.4)
         axes.axvline(edge - 0.5, color="white", linewidth=1.4)
     runs = list(zip([0, *edges], [*edges, n], strict=True))
-    if any((stop - start) / n < 0.24 for start, stop in runs):
+    words = [f"basin {labels[start]} (n = {stop - start})" for start, stop in runs]
+    # The matrix takes about 0.6 of the figure's width, a letter 0.5 of its height.
+    letters = 0.6 * cast(Figure, axes.figure).get_figwidth() * 72 / (0.5 * size)
+    centres = [(start + stop) / 2 / n * letters for start, stop in runs]
+    spans = [
+        (at - len(text) / 2, at + len(text) / 2) for at, text in zip(centres, words, strict=True)
+    ]
+    touching = any(right + 1 > left for (_, right), (left, _) in pairwise(spans))
+    if touching or spans[0][0] < -SPILL or spans[-1][1] > letters + SPILL:
         return False
-    for start, stop in runs:
-        text = f"basin {labels[start]} (n = {stop - start})"
+    for text, (start, stop) in zip(words, runs, strict=True):
         axes.annotate(
             text,
             ((start + stop - 1) / 2, 1.05),
             xycoords=("data", "axes fraction"),
             ha="center",
             va="bottom",
-            fontsize=0.87 * float(matplotlib.rcParams["font.size"]),
+            fontsize=size,
             annotation_clip=False,
             color=styles[labels[start]].colour,
         )

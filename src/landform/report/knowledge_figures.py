@@ -26,6 +26,7 @@ from landform.report.style import (
     PALETTE,
     SEQUENTIAL,
     Figure,
+    end_names,
     metric_label,
     new_figure,
     plain,
@@ -59,7 +60,7 @@ GROUPS = {
 
 
 def _ends(result: Knowledge) -> str:
-    a, b = (plain(shorten(name, 20)) for name in (result.a, result.b))
+    a, b = end_names(result.a, result.b)
     along = "line" if result.path == "line" else f"{result.path} curve"
     return f"position on the {along}\n{a} to {b}"
 
@@ -237,7 +238,10 @@ def plot_score_matrix(result: Knowledge) -> Figure:
     axes.set_yticks(shown, [f"{result.ts[k]:.3g}" for k in shown])
     axes.set_ylabel("position on the path")
     everywhere = len(result.table) - len(rows)
-    axes.set_xlabel(f"{len(rows):,} examples; the other {everywhere:,} are right at every point")
+    axes.set_xlabel(
+        f"{len(rows):,} examples (light: right, dark: wrong); the other {everywhere:,} are right at"
+        " every point"
+    )
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=7))
     figure.legend(
         loc="outside lower center", ncols=4 if len(groups) < 5 else 3, handlelength=0,

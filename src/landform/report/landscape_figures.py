@@ -27,6 +27,7 @@ from landform.report.style import (
     loss_label,
     loss_unit_of,
     new_figure,
+    percent,
     pick,
     plain,
     shorten,
@@ -140,11 +141,16 @@ def _profile(
     colour = LOOKS.get(kind.split(" ")[0], (*OTHERS, *PALETTE)[place % (len(OTHERS) + 7)])
     if moved is None:
         return _Profile(plain(shorten(label, 40)), colour, rings, float("nan"))
-    share = float((moved["entries"] / moved["of"]).mean())
+    share = _share(moved)
     entries = round(float(moved["entries"].mean()))
     named = "all" if label == "none" else label
-    text = f"{plain(shorten(named, 40))}: {entries:,} entries ({share:.1%})"
+    text = f"{plain(shorten(named, 40))}: {entries:,} entries ({percent(share)})"
     return _Profile(text, colour, rings, float(moved["norm"].mean()))
+
+
+def _share(moved: pd.DataFrame) -> float:
+    """The mean share of the entries that a mask lets move."""
+    return float((moved["entries"] / moved["of"]).mean())
 
 
 def _draw(profiles: Sequence[_Profile], label: str, band: str, scale: str) -> Figure:
@@ -190,8 +196,8 @@ def plot_landscape_surfaces(result: Landscape, *, pair: int = 0, **options: Any)
     names = []
     for mask, surface in shown.items():
         moved = surface.directions
-        share = "" if moved is None else f": {float((moved['entries'] / moved['of']).mean()):.0%}"
-        names.append(f"{'all' if mask == 'none' else mask}{share}")
+        moving = "" if moved is None else f": {percent(_share(moved))}"
+        names.append(f"{'all' if mask == 'none' else mask}{moving}")
     defaults: dict[str, Any] = {"names": names, "columns": 2 if len(shown) == 4 else None}
     return plot_surfaces(shown, **{**defaults, **options})
 

@@ -23,13 +23,13 @@ from landform.report.style import (
     MUTED,
     PALETTE,
     Figure,
+    end_names,
     interval,
     loss_label,
     metric_label,
     new_figure,
     pick,
     plain,
-    short_labels,
     styled,
 )
 
@@ -191,7 +191,7 @@ def _mark_ridge(axes: Axes, result: Interpolation, data: str, handles: list[Line
 
 
 def _line_label(a: str, b: str) -> str:
-    first, last = (plain(label) for label in short_labels([a, b], 40))
+    first, last = end_names(a, b, 40)
     text = f"position t   (0 = {first}, 1 = {last})"
     return text if len(text) < 52 else f"position t\n0 = {first}\n1 = {last}"
 

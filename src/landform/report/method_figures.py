@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedLocator, NullLocator, PercentFormatter
+from matplotlib.ticker import FixedLocator, NullLocator
 
 from landform.errors import ConfigError
 from landform.report.style import (
@@ -28,6 +28,7 @@ from landform.report.style import (
     new_figure,
     number,
     percent,
+    percent_ticks,
     plain,
     short_labels,
     styled,
@@ -203,7 +204,7 @@ def plot_counterfactual(result: Counterfactual) -> Figure:
         axes.xaxis.set_major_locator(FixedLocator(sizes))
         axes.xaxis.set_minor_locator(NullLocator())
     axes.set_ylim(bottom=-0.02)
-    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
+    percent_ticks(axes.yaxis)
     axes.grid(axis="y")
     axes.set(xlabel="training rows removed", ylabel="targets flipped")
     targets = int(curve["targets"].max()) if "targets" in curve else 0
@@ -261,7 +262,7 @@ def plot_mislabel(result: Mislabel, *, level: float = 0.95) -> Figure:
     axes.plot(x, curve["recall"], color=PALETTE[0], zorder=4, label="_recall")
     handles.insert(0, Line2D([], [], color=PALETTE[0], label=" self-influence"))
     for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
+        percent_ticks(axis)
     axes.set(xlim=(0, 1.01), ylim=(0, 1.02))
     axes.set(xlabel="rows inspected, most suspicious first", ylabel="mislabelled rows found")
     axes.grid()

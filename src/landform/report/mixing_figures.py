@@ -18,12 +18,12 @@ from landform.report.style import (
     PAGE,
     PALETTE,
     Figure,
+    end_names,
     loss_label,
     loss_unit_of,
     new_figure,
     pick,
     plain,
-    short_labels,
     shorten,
     styled,
 )
@@ -46,22 +46,16 @@ def plot_mixing(result: MixingFit, *, data: str | None = None) -> Figure:
     Groups that recur from layer to layer are the cells of a matrix; the others are bars.
     """
     cells, bars = _divided(result.table)
-    names = _names(result)
+    names = list(end_names(result.a, result.b, 12))
     figure, panels = _layout(cells, bars)
     if "cells" in panels:
         _draw_cells(panels["cells"], cells, colour_bar="bars" not in panels, names=names)
     if "bars" in panels:
         _draw_bars(panels["bars"], bars, names)
     first = panels["cells" if "cells" in panels else "bars"]
-    first.set_title(f"share of {plain(names[0])} by {result.groups}", loc="left")
+    first.set_title(f"share of {names[0]} by {result.groups}", loc="left")
     _draw_losses(panels["losses"], result, data, names)
     return figure
-
-
-def _names(result: MixingFit) -> list[str]:
-    """The last words of the two names, where they tell them apart."""
-    last = [name.rstrip("/").rpartition("/")[2] for name in (result.a, result.b)]
-    return short_labels(last if last[0] != last[1] else [result.a, result.b], 12)
 
 
 def _layout(cells: pd.DataFrame, bars: pd.Series) -> tuple[Figure, dict[str, Axes]]:
@@ -130,7 +124,7 @@ def _draw_cells(axes: Axes, cells: pd.DataFrame, *, colour_bar: bool, names: lis
                 )  # fmt: skip
     if colour_bar:
         bar = axes.figure.colorbar(image, ax=axes, ticks=[0, 0.5, 1], aspect=30, pad=0.02)
-        bar.ax.set_yticklabels([plain(names[1]), "even", plain(names[0])])
+        bar.ax.set_yticklabels([names[1], "even", names[0]])
         bar.ax.spines["outline"].set_visible(False)
 
 
@@ -157,7 +151,7 @@ def _draw_bars(axes: Axes, bars: pd.Series, names: list[str]) -> None:
     axes.set_yticks(y, [plain(name) for name in shown.index])
     axes.set_ylim(max(len(shown), 6) - 0.5, -0.5)
     axes.set_xlim(-0.12, 1.12)
-    axes.set_xticks([0, 0.5, 1], [plain(names[1]), "even", plain(names[0])])
+    axes.set_xticks([0, 0.5, 1], [names[1], "even", names[0]])
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
     if len(bars) > BARS:
@@ -178,7 +172,7 @@ def _draw_losses(axes: Axes, result: MixingFit, data: str | None, names: list[st
         axes.plot([row["loss_low"], row["loss_high"]], [k, k], color=colours[name], linewidth=1.4)
         axes.plot(row["loss"], k, "o", color=colours[name], markersize=5 if name == "mix" else 4)
     axes.axvline(float(rows.loc["mix", "loss"]), color=GRID, linewidth=0.8, zorder=0)
-    axes.set_yticks(y, [plain(labels[name]) for name in rows.index])
+    axes.set_yticks(y, [labels[name] for name in rows.index])
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.set_xlabel(loss_label(result))
     axes.set_title(plain(shorten(chosen, 26)), loc="left")

@@ -26,6 +26,8 @@ from landform.report.style import (
     PAGE,
     PALETTE,
     Figure,
+    column_label,
+    end_names,
     interval,
     loss_label,
     metric_label,
@@ -150,13 +152,13 @@ def _distances(axes: Axes, result: PathEvaluation) -> None:
     for path, table in (("curve", result.table), ("line", result.line)):
         part = table[table["data"] == first].sort_values("arc")
         full = path == "curve"
-        ends = zip(("a", "b"), short_labels([result.a, result.b], 20), (0, 1), strict=True)
+        ends = zip(("a", "b"), end_names(result.a, result.b, 20), (0, 1), strict=True)
         for end, label, k in ends:
             axes.plot(
                 part["arc"], part[f"distance_{end}"], color=PALETTE[2 + 4 * k], marker=MARKERS[k],
                 markersize=2.2 if full else 0, linestyle="-" if full else DASHED,
                 linewidth=1.2 if full else 0.8,
-                label=f"to {plain(label)}" if full else f"_line to {end}",
+                label=f"to {label}" if full else f"_line to {end}",
             )  # fmt: skip
     axes.grid(axis="y")
     axes.margins(x=0.03)
@@ -166,7 +168,7 @@ def _distances(axes: Axes, result: PathEvaluation) -> None:
 
 
 def _arc_label(result: PathEvaluation) -> str:
-    first, last = (plain(label) for label in short_labels([result.a, result.b], 24))
+    first, last = end_names(result.a, result.b)
     return f"share of the length\n0 = {first}, 1 = {last}"
 
 
@@ -246,7 +248,7 @@ def plot_complex(result: ComplexFit, *, column: str = "loss", data: str | None =
     left.tick_params(axis="y", length=0)
     left.spines["left"].set_visible(False)
     left.grid(axis="x")
-    left.set_xlabel(_loss_or(result, column))
+    left.set_xlabel(column_label(result, column))
     left.set_title(f"{len(result.cliques)} simplexes, volume {result.volume:.3g}")
     _complex_history(figure, right, result)
     return figure
@@ -271,10 +273,6 @@ def _simplex_groups(
     if len(control) and column in control:
         groups.append(("flat, between the checkpoints", control[column].to_numpy(float), LONE))
     return groups
-
-
-def _loss_or(result: Any, column: str) -> str:
-    return loss_label(result) if column == "loss" else metric_label(column)
 
 
 def _complex_history(figure: Figure, axes: Axes, result: ComplexFit) -> None:

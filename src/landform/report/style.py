@@ -22,8 +22,10 @@ import matplotlib
 import matplotlib.style
 import numpy as np
 import pandas as pd
+from matplotlib.axis import Axis
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure as MatplotlibFigure
+from matplotlib.ticker import PercentFormatter
 
 from landform.config import nearest
 from landform.errors import ConfigError
@@ -45,7 +47,9 @@ __all__ = [
     "Figure",
     "basin_styles",
     "check_figure",
+    "column_label",
     "decimals",
+    "end_names",
     "format_p",
     "interval",
     "is_known",
@@ -56,6 +60,7 @@ __all__ = [
     "number",
     "ordered_basins",
     "percent",
+    "percent_ticks",
     "pick",
     "plain",
     "save",
@@ -275,6 +280,11 @@ def loss_label(result: object) -> str:
     return "squared error" if _task_kind(result) == "regression" else "cross-entropy (nats)"
 
 
+def column_label(result: object, column: str) -> str:
+    """What an axis shows: the loss with its unit, or a metric."""
+    return loss_label(result) if column == "loss" else metric_label(column)
+
+
 def _task_kind(result: object) -> object:
     """Of fits `kind` is that of the curve, and the task's stands beside it."""
     return getattr(result, "task_kind", getattr(result, "kind", "classification"))
@@ -337,6 +347,14 @@ def number(value: float, form: str = ".3g") -> str:
     return f"{value:{form}}".replace("-", MINUS)
 
 
+def end_names(a: str, b: str, limit: int = 24) -> tuple[str, str]:
+    """The two ends of a path for a label: without the directories that both lie in."""
+    parts = [name.rstrip("/").split("/") for name in (a, b)]
+    shared = next((k for k, (p, q) in enumerate(zip(*parts, strict=False)) if p != q), 0)
+    first, last = short_labels(["/".join(part[shared:]) for part in parts], limit)
+    return plain(first), plain(last)
+
+
 def format_p(p: float) -> str:
     """`p = 0.032`, or `p < 0.001`."""
     return "p < 0.001" if p < 0.001 else f"p = {p:.2g}" if p < 0.1 else f"p = {p:.2f}"
@@ -355,6 +373,11 @@ def percent(share: float) -> str:
     if share != share:
         return "\N{EN DASH}"
     return f"{100 * share:.0f} %" if share >= 0.0995 or share == 0 else f"{100 * share:.2g} %"
+
+
+def percent_ticks(axis: Axis) -> None:
+    """Shares on an axis as whole percents, written like `percent`."""
+    axis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
 
 
 def is_known(value: Any) -> bool:

@@ -27,7 +27,7 @@ from landform.report.style import (
     PAGE,
     SEQUENTIAL,
     Figure,
-    loss_label,
+    column_label,
     metric_label,
     new_figure,
     pick,
@@ -205,7 +205,8 @@ def plot_surface_3d(
 ) -> Figure:
     """The same map as a relief, with its contours on the floor and a pin at every model.
 
-    Angles are in degrees. Values beyond `clip_values` are cut off, so that one steep corner does
+    Height and colour are linear in the values, also where `plot_surface` takes a log scale. Angles
+    are in degrees. Values beyond `clip_values` are cut off, so that one steep corner does
     not flatten the rest.
     """
     panel = _panel(surface, data, metric)
@@ -233,7 +234,8 @@ def plot_surface_3d(
     bar = figure.colorbar(relief, ax=axes, shrink=0.6, aspect=20, pad=0.04)
     bar.outline.set_visible(False)
     several = len(surface.data) > 1
-    bar.set_label(_label(panel) + (f" on {plain(panel.data)}" if several else ""))
+    where = f" on {plain(panel.data)}" if several else ""
+    bar.set_label(f"{_label(panel)}{where}\nlinear in height and colour")
     return figure
 
 
@@ -484,7 +486,7 @@ def _axis_labels(axes: Axes, surface: Surface, left: bool = True) -> None:
 
 
 def _label(panel: _Panel) -> str:
-    return loss_label(panel.surface) if panel.metric == "loss" else metric_label(panel.metric)
+    return column_label(panel.surface, panel.metric)
 
 
 def _colour_bar(
