@@ -2,6 +2,8 @@
 
     python benchmarks/run.py --sst2 DIR          everything (about 25 minutes on 2 cores)
     python benchmarks/run.py --only gaps move    some of them
+    python benchmarks/run.py --only peers        landform beside the libraries of its field
+    python benchmarks/run.py --only invariance   what must not change a number, and does it
     python benchmarks/run.py --only influence    EK-FAC influence against kronfluence
     python benchmarks/run.py --only geometry     lines and planes against bare forward passes
     python benchmarks/run.py --only modes        lines, curves, answers and dynamics of tuned models
@@ -313,7 +315,7 @@ def write_readme(text: str, name: str = "table") -> None:
     path.write_text(f"{before}<!-- {name} -->\n{text}\n<!-- /{name} -->{after}")
 
 
-OWN_TABLES = ("curvature", "geometry", "influence", "modes")
+OWN_TABLES = ("curvature", "geometry", "influence", "invariance", "modes", "peers")
 """Benchmarks that are modules of their own, with tables of their own."""
 
 
@@ -335,9 +337,11 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=sorted(names), default=names)
     parser.add_argument("--sst2", type=Path, default=HERE.parents[1] / "shared" / "data" / "sst2",
                         help="folder with SST-2's train.tsv and dev.tsv")  # fmt: skip
-    parser.add_argument("--write", action="store_true", help="update benchmarks/README.md")
+    parser.add_argument(
+        "--write", action="store_true", help="update benchmarks/README.md (and the peers' figure)"
+    )
     arguments = parser.parse_args()
-    if not (arguments.sst2 / "dev.tsv").exists() and set(arguments.only) - {"gaps"}:
+    if not (arguments.sst2 / "dev.tsv").exists() and set(arguments.only) - {"gaps", "invariance"}:
         sys.exit(f"no SST-2 in {arguments.sst2}: pass --sst2 DIR (GLUE's train.tsv and dev.tsv)")
     sys.path.insert(0, str(HERE))
     WORK.mkdir(exist_ok=True)
@@ -360,6 +364,9 @@ def main() -> None:
         print(text)
         if arguments.write:
             write_readme(text, name)
+    if arguments.write and "peers" in texts:
+        peers = importlib.import_module("peers")
+        peers.draw(json.loads((RESULTS / "peers.json").read_text()), peers.FIGURE)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     print(f"peak memory of this process: {peak:.2f} GiB", file=sys.stderr)
 
