@@ -23,6 +23,7 @@ the task `embedded`: those blocks are run, in their order, in a directory that h
     study                       a study without results that holds the demo's evaluations; what was
                                 evaluated there, with `--also embedded:heuristics`, takes seconds
     landform-demo               the demo itself: `landform figure landform-demo connect` works
+    encoder                     the small encoder of the package, from which the demo was trained
     whatever `<!-- file: NAME -->` blocks of the page write
 
 Blocks marked `<!-- not run: ... -->` are run here only where they write an image. Each page has a
@@ -58,10 +59,13 @@ DEMO = ("runs", "artifacts", "results", "study.json")
 
 
 def make_place(demo: Path, place: Path) -> None:
-    """A copy of the demo; its runs, and a study with its evaluations but no results, beside it."""
+    """A copy of the demo; its runs, a study with its evaluations, and the encoder beside it."""
+    from landform.embedded import encoder_path
+
     copy = place / "landform-demo"
     shutil.copytree(demo, copy, ignore=shutil.ignore_patterns("*.html", "figures"))
     shutil.copytree(copy / "runs", place / "runs")
+    shutil.copytree(encoder_path(), place / "encoder")
     shutil.copytree(copy / "artifacts", place / "study" / "artifacts")
     shutil.copy2(copy / "study.json", place / "study" / "study.json")
 

@@ -36,7 +36,8 @@ def place(tmp_path_factory: Any, save_checkpoint: Any) -> Path:
     for i in range(8):
         save_checkpoint(root / "runs" / f"seed{i}", seed=i, **labels(SENTIMENT))
     save_checkpoint(root / "unnamed", seed=5)
-    save_checkpoint(root / "pretrained", kind="masked-lm", seed=6)
+    for name in ("pretrained", "encoder"):
+        save_checkpoint(root / name, kind="masked-lm", seed=6)
     for i in range(2):
         save_checkpoint(root / "mnli" / f"seed{i}", seed=10 + i, num_labels=3, **labels(GOOGLE))
     for i, name in enumerate(("a.tsv", "b.tsv", "train.tsv", "dev.tsv", "ood.tsv")):
