@@ -131,9 +131,9 @@ def test_a_run_on_some_rows_knows_their_places(pretrained, task, tmp_path):
     examples = task.examples("train")
     assert m.table.text.tolist() == [examples.texts[row][0] for row in m.table.row]
     # What it says is hard can be trained on.
-    from landform.evaluation.map_subsets import choose_subset, write_rows
+    from landform.evaluation.map_subsets import choose_subset
 
-    rows = write_rows(choose_subset(m.table, "hard", size=5), tmp_path / "rows.txt")
+    rows = write_row_file(choose_subset(m.table, "hard", size=5), tmp_path / "rows.txt")
     again = lf.train(
         pretrained, task, out=tmp_path / "hard", row_file=rows, **{**OPTIONS, "epochs": 1}
     )

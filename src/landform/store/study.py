@@ -90,7 +90,7 @@ def kept_names(store: ArtifactStore, names: Sequence[str], found: Any) -> tuple[
 def _same_subject(one: Result, other: Any) -> bool:
     """Whether two results are about the same checkpoints, however those were named.
 
-    A name may begin at another directory (runs/seed0, /home/x/runs/seed0), the same weights may
+    A name may begin at another directory (runs/seed0, or its whole path), the same weights may
     have moved, and what was named by a whole path that is gone has moved as well.
     """
     mine, theirs = one.subject, getattr(other, "subject", ())
