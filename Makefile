@@ -99,7 +99,14 @@ format: $(VENV)/.dev
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
 
-bench: $(VENV)/.dev
+# The libraries that are measured beside it, and of their requirements what is imported: some would
+# pull in a GPU build of torch, or fight over versions.
+$(VENV)/.bench: $(VENV)/.dev benchmarks/peers.txt
+	@echo "installing the libraries to compare with into $(VENV)"
+	@$(PY) -m pip --disable-pip-version-check install -q --no-deps -r benchmarks/peers.txt
+	@touch $@
+
+bench: $(VENV)/.bench
 	$(OFFLINE) $(PY) benchmarks/run.py $(ARGS)
 
 cover: $(VENV)/.dev

@@ -184,7 +184,11 @@ def landform(path: Path, ids: Any, labels: Any, kind: str) -> dict[str, Callable
             found = lf.influence(factors, queries="train", damping=1e-2).values
         return np.asarray(found)[::-1, ::-1] if layout.backwards else found
 
-    operators = {"Hessian": "hessian", "Gauss-Newton": "ggn", "empirical Fisher": "empirical-fisher"}
+    operators = {
+        "Hessian": "hessian",
+        "Gauss-Newton": "ggn",
+        "empirical Fisher": "empirical-fisher",
+    }
     return {
         **{f"{name} product": product(kind_of) for name, kind_of in operators.items()},
         "Fisher diagonal": diagonal,
@@ -457,7 +461,7 @@ def check_donor() -> tuple[str, str]:
     """mergekit and landform: whose config an average of three models gets."""
     from transformers import AutoModelForCausalLM
 
-    import landform as lf  # noqa: F401
+    import landform as lf
     from landform.geometry.average import AverageStudy
 
     with tempfile.TemporaryDirectory() as folder:
@@ -497,13 +501,15 @@ def check_bergson_classifier() -> str:
             model=model.model, data=data, processor=GradientProcessor(),
             cfg=IndexConfig(run_path=f"{folder}/run"),
         )  # fmt: skip
-        (rows, given), = batches(ids, labels, "classification", Layout())
+        ((rows, given),) = batches(ids, labels, "classification", Layout())
         try:
             with collector.with_batch(rows[:, 1].bool()):
                 functional.cross_entropy(model(rows), given).backward()
         except Exception as error:
-            return f"{type(error).__name__}: {str(error).splitlines()[0][:70]}" if str(error) else (
-                type(error).__name__
+            return (
+                f"{type(error).__name__}: {str(error).splitlines()[0][:70]}"
+                if str(error)
+                else (type(error).__name__)
             )
     return "runs"
 

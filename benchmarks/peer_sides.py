@@ -63,9 +63,7 @@ class Packed(nn.Module):
     def forward(self, packed: Tensor) -> Tensor:
         """Logits."""
         ids, types, mask = packed.unbind(1)
-        logits: Tensor = self.model(
-            input_ids=ids, token_type_ids=types, attention_mask=mask
-        ).logits
+        logits: Tensor = self.model(input_ids=ids, token_type_ids=types, attention_mask=mask).logits
         return logits
 
 
@@ -160,9 +158,7 @@ def _directions(size: int, count: int) -> list[Tensor]:
 def _by_tensor(product: Tensor, model: nn.Module) -> dict[str, Any]:
     """The product's norm scales, LayerNorm's weights apart: see `peers.agree_products`."""
     sizes = [p.numel() for p in model.parameters()]
-    parts = dict(
-        zip([n for n, _ in model.named_parameters()], product.split(sizes), strict=True)
-    )
+    parts = dict(zip([n for n, _ in model.named_parameters()], product.split(sizes), strict=True))
     norms = [part for name, part in parts.items() if name.endswith("LayerNorm.weight")]
     others = [part for name, part in parts.items() if not name.endswith("LayerNorm.weight")]
     return {"layer norms": torch.cat(norms).numpy(), "others": torch.cat(others).numpy()}
@@ -174,7 +170,7 @@ def _by_tensor(product: Tensor, model: nn.Module) -> dict[str, Any]:
 def landform_spectrum(checkpoint: str, sst2: str, rows: int, **options: Any) -> Work:
     """`lf.spectrum` with what is asked for and nothing else."""
     import landform as lf
-    import landform.curvature.spectrum  # noqa: F401  imports are not timed
+    import landform.curvature.spectrum
 
     task = sst2_task(sst2)
     plain = {"top": 0, "trace": "none", "density_probes": 0, "rows": rows}
@@ -269,9 +265,7 @@ def eigenthings_trace(checkpoint: str, sst2: str, rows: int, probes: int, **_: A
     from recreated import hutchinson
 
     product, like = _eigenthings(checkpoint, sst2, rows)
-    return lambda: dict(
-        zip(("trace", "error"), hutchinson(product, like, probes), strict=True)
-    )
+    return lambda: dict(zip(("trace", "error"), hutchinson(product, like, probes), strict=True))
 
 
 # --- a diagonal Fisher ----------------------------------------------------------------------------
@@ -280,7 +274,7 @@ def eigenthings_trace(checkpoint: str, sst2: str, rows: int, probes: int, **_: A
 def landform_fisher(checkpoint: str, sst2: str, rows: int) -> Work:
     """`lf.fisher`."""
     import landform as lf
-    import landform.curvature.fisher_fit  # noqa: F401  imports are not timed
+    import landform.curvature.fisher_fit
 
     task = sst2_task(sst2)
 
@@ -313,7 +307,7 @@ def loop_fisher(checkpoint: str, sst2: str, rows: int) -> Work:
 def landform_line(a: str, b: str, sst2: str, rows: int, points: int) -> Work:
     """`lf.interpolate`."""
     import landform as lf
-    import landform.geometry.line  # noqa: F401  imports are not timed
+    import landform.geometry.line
 
     task = sst2_task(sst2)
     options: dict[str, Any] = {"points": points, "rows": rows}
@@ -365,7 +359,7 @@ def package_line(a: str, b: str, sst2: str, rows: int, points: int) -> Work:
 def landform_plane(a: str, sst2: str, rows: int, size: int) -> Work:
     """`lf.surface` around a model."""
     import landform as lf
-    import landform.geometry.surface  # noqa: F401  imports are not timed
+    import landform.geometry.surface
 
     task = sst2_task(sst2)
 
@@ -446,7 +440,7 @@ def landform_causal(model: str, texts: str, rows: int, strategy: str) -> Work:
     """`fit_factors`; for `identity` also `influence` of all rows with all rows."""
     import landform as lf
     import landform.attribution.influence
-    import landform.curvature.factors  # noqa: F401  imports are not timed
+    import landform.curvature.factors
 
     task = lf.load_task({"train": texts}, kind="causal-lm", text="text", name="words")
     task.examples("train", rows=rows)
@@ -535,7 +529,7 @@ def landform_gradients(checkpoint: str, rows: int, queries: int) -> Work:
     """`influence` with identity factors."""
     import landform as lf
     import landform.attribution.influence
-    import landform.curvature.factors  # noqa: F401  imports are not timed
+    import landform.curvature.factors
 
     task = lf.load_task("embedded")
     task.examples("train", rows=rows), task.examples("validation", rows=queries)

@@ -26,7 +26,7 @@ import torch
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
 
-from turns import THREADS, Measured, in_turns, markdown, relative  # noqa: E402
+from turns import THREADS, Measured, in_turns, markdown, rates, relative  # noqa: E402
 
 PACKAGES = {
     "kronfluence": "kronfluence", "bergson": "bergson", "dattri": "dattri",
@@ -98,15 +98,19 @@ def agree_tensors(ours: Numbers, theirs: Numbers) -> str:
 
 def agree_factors(ours: Numbers, theirs: Numbers) -> str:
     """Covariances up to their scale; of the refitted eigenvalues the sum, which no basis changes."""
-    sides = [n for n in theirs if n[0] in "AS"]
-    worst = max(
-        relative(ours[n] / np.trace(ours[n]), theirs[n] / np.trace(theirs[n])) for n in sides
+    inputs, gradients = (
+        max(
+            relative(ours[n] / np.trace(ours[n]), theirs[n] / np.trace(theirs[n]))
+            for n in theirs
+            if n[0] == side
+        )
+        for side in "AS"
     )
     sums = max(
         abs(ours[n].sum(dtype=float) / theirs[n].sum(dtype=float) - 1)
         for n in theirs if n.startswith("lambda")
     )  # fmt: skip
-    return f"covariances within {worst:.0e}, traces of layers {sums:.0e}"
+    return f"traces within {sums:.0e}, covariances of gradients {gradients:.0e}, of inputs {inputs:.0e}"
 
 
 def agree_files(ours: Numbers, theirs: Numbers) -> str:
@@ -202,7 +206,9 @@ def influence_flops(checkpoint: Path, sst2: Path, rows: int, queries: int) -> fl
     """See `influence.floor_flops`."""
     import influence
 
-    return sum(influence.floor_flops(*influence._prepared(checkpoint, sst2, rows, queries)).values())
+    return sum(
+        influence.floor_flops(*influence._prepared(checkpoint, sst2, rows, queries)).values()
+    )
 
 
 def causal_flops(model: str, texts: str, rows: int, strategy: str) -> float:
@@ -229,9 +235,7 @@ def encoder_flops(checkpoint: Path, rows: int, queries: int) -> float:
     import landform as lf
 
     costs = Costs(checkpoint, lf.load_task("embedded"))
-    entries = sum(
-        m.weight.numel() for m in costs.model.modules() if isinstance(m, torch.nn.Linear)
-    )
+    entries = sum(m.weight.numel() for m in costs.model.modules() if isinstance(m, torch.nn.Linear))
     passes = 3 * (costs.forward(rows, "train") + costs.forward(queries))
     return passes + 2 * rows * queries * entries
 
@@ -350,7 +354,7 @@ def version(name: str) -> str:
 
 def measure(sst2: Path, only: list[str] | None = None, rounds: int = 3) -> dict[str, Any]:
     """The table as numbers; `rounds`: turns of a side at most."""
-    from run import WORK, copy_rate, matmul_rate
+    from run import WORK
 
     WORK.mkdir(exist_ok=True)
     torch.set_num_threads(THREADS)
@@ -359,12 +363,12 @@ def measure(sst2: Path, only: list[str] | None = None, rounds: int = 3) -> dict[
         if only and name not in only:
             continue
         print(f"  {name} ...", file=sys.stderr, flush=True)
-        rates = [matmul_rate(), copy_rate()]
+        before = rates()
         sides = {side: f"peer_sides.{function}" for side, function in row.sides.items()}
         got = in_turns(sides, row.arguments, min(row.rounds, rounds))
-        flop, copied = ((r + s) / 2 for r, s in zip(rates, (matmul_rate(), copy_rate()), strict=True))
+        flop, copied = np.mean([before, rates()], axis=0)
         floor = row.moved / copied if row.moved else row.flop / flop
-        found.append(told(row, got, floor) | {"name": name, "rates": [flop, copied]})
+        found.append(told(row, got, floor) | {"name": name, "rates": [float(flop), float(copied)]})
         print(f"  {json.dumps(found[-1], default=str)}", file=sys.stderr, flush=True)
     return {"rows": found}
 
@@ -375,7 +379,9 @@ def told(row: Row, got: dict[str, Measured], floor: float) -> dict[str, Any]:
     agreement = {}
     for name, side in list(got.items())[1:]:
         failed = ours.error or side.error
-        agreement[name] = f"failed: {failed[:80]}" if failed else row.agree(ours.numbers, side.numbers)
+        agreement[name] = (
+            f"failed: {failed[:80]}" if failed else row.agree(ours.numbers, side.numbers)
+        )
     return {
         "what": row.what, "floor": floor, "agreement": agreement,
         "products": {n: int(s.numbers["products"]) for n, s in got.items() if "products" in s.numbers},
@@ -404,7 +410,7 @@ def table(numbers: dict[str, Any]) -> str:
                 f"{ours['seconds'] / row['floor']:.1f} ({clock(row['floor'])})" if whole else "",
             ])  # fmt: skip
     return markdown(titles, lines) + (
-        f"\n\nOne thread a side. Medians of the turns (`results/peers.json` has each of them). "
+        f"\n\nSeconds of processor time with one thread a side, medians of the turns (`results/peers.json` has each of them). "
         f"Memory is the peak of the process; {memory_note(numbers)}."
     )
 
@@ -460,7 +466,10 @@ def draw(numbers: dict[str, Any], path: Path) -> None:
         axes.spines[side].set_visible(False)
     axes.tick_params(axis="y", length=0)
     handles = [
-        *[axes.plot([], [], markers[n], color=colours[n], label=version(n), ms=8)[0] for n in names],
+        *[
+            axes.plot([], [], markers[n], color=colours[n], label=version(n), ms=8)[0]
+            for n in names
+        ],
         axes.plot([], [], color="black", lw=1.2, label="landform")[0],
         axes.plot([], [], "|", color="0.45", ms=13, mew=1.6, label="floor: arithmetic or bytes")[0],
     ]

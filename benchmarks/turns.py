@@ -2,7 +2,8 @@
 
 A side is a function of a module that prepares (imports, models, batches: not timed) and returns
 the work: a callable that is run once a turn and returns named arrays, which are compared. Turns go
-A B A B, so that a busy moment of the machine meets all of them; what is told is the median turn and
+A B A B. What is told is the processor time of the median turn (each side has one thread, so it is
+the time that the work takes on a quiet machine, and other work on this one hardly changes it), and
 the peak memory of the process (VmHWM), with what its libraries and inputs took before the work.
 """
 
@@ -33,10 +34,11 @@ class Measured:
     """What is known of one side."""
 
     seconds: float
-    """of the median turn"""
+    """of processor time, of the median turn"""
     turns: list[float]
-    processor: float
-    """seconds of processor time of the median turn: what is left of a busy machine's noise"""
+    """processor time of each"""
+    wall: list[float]
+    """seconds that went by"""
     peak: float
     """GiB that the process held at most"""
     before: float
@@ -95,14 +97,12 @@ class _Side:
         if peak is None or not self.turns:
             tail = self.said.read_text(errors="replace").strip().splitlines()
             error = tail[-1] if tail else "it died"
-            return Measured(np.nan, [], np.nan, np.nan, np.nan, {}, error)
+            return Measured(np.nan, [], [], np.nan, np.nan, {}, error)
         with np.load(self.result) as kept:
             numbers = {name: kept[name] for name in kept.files}
         wall, processor = (list(column) for column in zip(*self.turns, strict=True))
-        median = statistics.median
-        return Measured(
-            median(wall), wall, median(processor), peak[0], self.memory[0], numbers
-        )
+        median = statistics.median(processor)
+        return Measured(median, processor, wall, peak[0], self.memory[0], numbers)
 
 
 def in_turns(
@@ -123,6 +123,29 @@ def in_turns(
                 if spent is not None and (turn or rounds == 1):
                     side.turns.append(spent)
         return {label: side.finish() for label, side in running.items()}
+
+
+def rates() -> tuple[float, float]:
+    """(multiply-adds x 2 of a float32 matrix product, bytes read and written by a copy) per second
+    of processor time, here and now: the units of floors."""
+    import torch
+
+    a, b, product = torch.randn(1024, 1536), torch.randn(1536, 1536), torch.empty(1024, 1536)
+    source, target = torch.randn(1 << 24), torch.empty(1 << 24)
+    jobs = [
+        (2 * 1024 * 1536 * 1536, lambda: torch.mm(a, b, out=product)),
+        (2 * 4 * source.numel(), lambda: target.copy_(source)),
+    ]
+    found = []
+    for amount, job in jobs:
+        job()
+        spent = []
+        for _ in range(9):
+            start = time.process_time()
+            job()
+            spent.append(time.process_time() - start)
+        found.append(amount / statistics.median(spent))
+    return found[0], found[1]
 
 
 def relative(a: Any, b: Any) -> float:
