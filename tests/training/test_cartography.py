@@ -132,6 +132,7 @@ def test_a_run_on_some_rows_knows_their_places(pretrained, task, tmp_path):
     assert m.table.text.tolist() == [examples.texts[row][0] for row in m.table.row]
     # What it says is hard can be trained on.
     from landform.evaluation.map_subsets import choose_subset
+    from landform.tasks.rows import write_row_file
 
     rows = write_row_file(choose_subset(m.table, "hard", size=5), tmp_path / "rows.txt")
     again = lf.train(
