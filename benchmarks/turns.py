@@ -169,6 +169,7 @@ def _child(way: str, arguments: str, result: str) -> None:
     work = getattr(importlib.import_module(module), function)(**json.loads(arguments))
     print(peak_memory(), file=pipe, flush=True)
     found: dict[str, Any] = {}
+    peak = peak_memory()
     for line in sys.stdin:
         if line.strip() == "end":
             np.savez(result, **{name: np.asarray(value) for name, value in found.items()})
