@@ -22,6 +22,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -350,7 +351,7 @@ def bergson_covariances(
         )
         computer = CollectorComputer(
             model=model, data=data, collector=collector, cfg=config,
-            batches=[list(range(a, min(b, len(ids)))) for a, b in zip(cut, cut[1:], strict=False)],
+            batches=[list(range(a, min(b, len(ids)))) for a, b in pairwise(cut)],
         )  # fmt: skip
         chosen = HessianConfig(method="kfac", use_dataset_labels=not sampled)
         computer.forward_backward = fwd_bwd_hessian_factory(config, chosen)
@@ -555,7 +556,7 @@ def check_filters() -> tuple[str, str]:
     return (
         f"matrices as landform (within {matrix:.0e}); of a bias every entry becomes +-|w_i| "
         f"(within {signs:.0e}), so only signs are random",
-        f"a bias keeps its Gaussian shape, ||d|| = ||w|| (ratio {ours[1].norm() / point[1].norm():.6f})",
+        f"a bias keeps its Gaussian shape: ||d|| / ||w|| = {ours[1].norm() / point[1].norm():.6f}",
     )
 
 

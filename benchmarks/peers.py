@@ -97,7 +97,7 @@ def agree_tensors(ours: Numbers, theirs: Numbers) -> str:
 
 
 def agree_factors(ours: Numbers, theirs: Numbers) -> str:
-    """Covariances up to their scale; of the refitted eigenvalues the sum, which no basis changes."""
+    """Covariances up to their scale; of refitted eigenvalues the sum, which no basis changes."""
     inputs, gradients = (
         max(
             relative(ours[n] / np.trace(ours[n]), theirs[n] / np.trace(theirs[n]))
@@ -110,7 +110,10 @@ def agree_factors(ours: Numbers, theirs: Numbers) -> str:
         abs(ours[n].sum(dtype=float) / theirs[n].sum(dtype=float) - 1)
         for n in theirs if n.startswith("lambda")
     )  # fmt: skip
-    return f"traces within {sums:.0e}, covariances of gradients {gradients:.0e}, of inputs {inputs:.0e}"
+    return (
+        f"traces within {sums:.0e}, covariances of gradients {gradients:.0e}, "
+        f"of inputs {inputs:.0e}"
+    )
 
 
 def agree_files(ours: Numbers, theirs: Numbers) -> str:
@@ -264,7 +267,8 @@ def rows(sst2: Path) -> dict[str, Row]:
         "factors": Row(
             "EK-FAC factors, true labels, random LLaMA (0.8 M), 128 texts",
             {"landform": "landform_causal", "bergson": "bergson_causal"},
-            {**causal, "strategy": "ekfac"}, agree_factors, causal_flops(**causal, strategy="ekfac"),
+            {**causal, "strategy": "ekfac"}, agree_factors,
+            causal_flops(**causal, strategy="ekfac"),
         ),
         "gradients": Row(
             "all products of 128 gradients, random LLaMA (0.8 M)",
@@ -384,7 +388,9 @@ def told(row: Row, got: dict[str, Measured], floor: float) -> dict[str, Any]:
         )
     return {
         "what": row.what, "floor": floor, "agreement": agreement,
-        "products": {n: int(s.numbers["products"]) for n, s in got.items() if "products" in s.numbers},
+        "products": {
+            n: int(s.numbers["products"]) for n, s in got.items() if "products" in s.numbers
+        },
         "sides": {version(name): side.to_json() for name, side in got.items()},
         "names": list(got),
     }  # fmt: skip
@@ -410,7 +416,8 @@ def table(numbers: dict[str, Any]) -> str:
                 f"{ours['seconds'] / row['floor']:.1f} ({clock(row['floor'])})" if whole else "",
             ])  # fmt: skip
     return markdown(titles, lines) + (
-        f"\n\nSeconds of processor time with one thread a side, medians of the turns (`results/peers.json` has each of them). "
+        "\n\nSeconds of processor time with one thread a side, medians of the turns "
+        "(`results/peers.json` has each of them, and what the clock said). "
         f"Memory is the peak of the process; {memory_note(numbers)}."
     )
 
