@@ -130,7 +130,7 @@ MUTATIONS = (
     ),
     Mutation(
         "calibration error: divided by the bins",
-        "tasks/metrics.py",
+        "tasks/class_metrics.py",
         "np.abs(hits - confidence).sum(axis=-1) / count.sum(axis=-1)",
         "np.abs(hits - confidence).mean(axis=-1) / count.sum(axis=-1)",
         "tasks/test_metrics.py",

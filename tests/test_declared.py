@@ -88,6 +88,12 @@ def undeclared(folder: Path, allowed: set[str], optional: set[str], local: set[s
     return found
 
 
+def pinned(path: Path) -> set[str]:
+    """The packages that a list of pins names."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return {normal(line.split("==")[0]) for line in lines if "==" in line}
+
+
 def test_the_package_imports_only_what_it_declares() -> None:
     found = undeclared(SOURCE, CORE, OPTIONAL, {"landform"})
     assert not found, "\n" + "\n".join(found)
@@ -96,6 +102,8 @@ def test_the_package_imports_only_what_it_declares() -> None:
 @pytest.mark.parametrize("folder", ["tests", "benchmarks", "scripts", "docs"])
 def test_the_rest_imports_only_what_is_declared(folder: str) -> None:
     everything = CORE.union(*EXTRAS.values()) | BESIDE_PROJECT
+    if folder == "benchmarks":
+        everything |= pinned(ROOT / "benchmarks" / "peers.txt")
     found = undeclared(ROOT / folder, everything, set(), {"landform"} | HELPERS)
     assert not found, "\n" + "\n".join(found)
 

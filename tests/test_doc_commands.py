@@ -1,8 +1,8 @@
 """Commands that the pages mention without running them exist, with the options they are given.
 
 Blocks are run by `test_docs`. What stands in a table or a sentence, or in a block that is not run
-(`landform connect 'runs/*' --also hans`), is checked here against the parsers of the commands: a renamed option
-fails on the page that still has the old name.
+(`landform connect 'runs/*' --also hans`), is checked here against the parsers of the commands: a
+renamed option fails on the page that still has the old name.
 """
 
 from __future__ import annotations
