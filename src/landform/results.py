@@ -42,7 +42,10 @@ class Result:
         found: list[str] = []
         for name in ("checkpoint", "run", "a", "b", "checkpoints"):
             value = getattr(self, name, ())
-            found += [value] if isinstance(value, str) else [v for v in value if isinstance(v, str)]
+            if isinstance(value, str):
+                found.append(value)
+            elif isinstance(value, tuple | list):  # of some results `run` is a method
+                found += [v for v in value if isinstance(v, str)]
         return tuple(found)
 
     def plot(self, **options: Any) -> Figure:

@@ -9,10 +9,12 @@ the same in every run of a command, so a moment among them can be hit again.
 
 from __future__ import annotations
 
+import codecs
 import errno
 import json
 import os
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -48,6 +50,8 @@ class Ended:
     passes: list[int]
     """forward passes of modules before each of them"""
     all_passes: int
+    memory: int
+    """bytes held at most"""
 
     def done(self, kind: str) -> list[str]:
         return [e.partition(" ")[2] for e in self.events if e.startswith(kind + " ")]
@@ -63,7 +67,10 @@ class Started:
         status = self.zygote.ask({"wait": self.pid})["status"]
         lines = (self.files / "log").read_text().splitlines()
         pairs = [line.split(" ", 1) for line in lines]
-        total = int(pairs.pop()[0]) if pairs and pairs[-1][1] == "end" else -1
+        total, memory = -1, -1
+        if pairs and pairs[-1][1].startswith("end "):
+            count, end = pairs.pop()
+            total, memory = int(count), int(end.split()[1])
         return Ended(
             status,
             (self.files / "out").read_text(),
@@ -71,6 +78,7 @@ class Started:
             [what for _, what in pairs],
             [int(n) for n, _ in pairs],
             total,
+            memory,
         )
 
 
@@ -169,6 +177,8 @@ def serve() -> None:
             importlib.import_module(module.name)
     for name in ("BertForSequenceClassification", "BertForMaskedLM", "Trainer", "AutoTokenizer"):
         getattr(hf, name)
+    for coding in ("unicode-escape", "utf-16", "latin-1", "ascii", "idna"):
+        codecs.lookup(coding)  # a fork of another user may be shut out of Python's own folder
     torch.set_num_threads(1)
     threads = len(os.listdir("/proc/self/task")) if os.path.isdir("/proc/self/task") else 1
     answers = os.fdopen(os.dup(1), "w")
@@ -215,7 +225,9 @@ def child(request: dict[str, Any]) -> int:
         status = 99
     sys.stdout.flush()
     sys.stderr.flush()
-    os.write(log, f"{watch.passes} end\n".encode())
+    unit = 1 if sys.platform == "darwin" else 1024
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    os.write(log, f"{watch.passes} end {memory}\n".encode())
     return status
 
 

@@ -182,7 +182,7 @@ def read_row_file(
             continue
         if text_id not in place:
             raise DataError(
-                f"{where} {path}, line {number}: {missing} has the id {text_id!r}",
+                f"{where} {path}, line {number}: {missing} has the id {text_id[:80]!r}",
                 remedy=remedy or f"ids look like {ids[0]!r}",
             )
         row = place[text_id]
