@@ -68,8 +68,16 @@ def as_nobody() -> bool:
     return os.name == "posix" and os.geteuid() == 0
 
 
+def reachable(name: str) -> None:
+    """A page is made with modules of Python itself that are imported late."""
+    shut = [str(p) for p in Path(os.__file__).resolve().parents if not p.stat().st_mode & 0o001]
+    if shut and as_nobody() and name.startswith("report"):
+        pytest.skip(f"the user nobody cannot read Python's own modules: {shut[-1]} is shut to him")
+
+
 @pytest.mark.parametrize("name", READ)
 def test_what_only_reads_works(name: str, zygote: Zygote, closed: Path) -> None:
+    reachable(name)
     before = snapshot(closed / "place")
     ended = zygote.run(READ[name].split(), closed / "place", nobody=as_nobody())
     assert ended.status == 0, ended.err
@@ -78,6 +86,7 @@ def test_what_only_reads_works(name: str, zygote: Zygote, closed: Path) -> None:
 
 @pytest.mark.parametrize("name", WRITE)
 def test_what_writes_says_so(name: str, zygote: Zygote, closed: Path, capfd: Any) -> None:
+    reachable(name)
     before = snapshot(closed / "place")
     ended = zygote.run(WRITE[name].split(), closed / "place", nobody=as_nobody())
     assert ended.status == 1, (ended.out, ended.err)
