@@ -360,13 +360,14 @@ def main() -> None:
         rows += found
     if rows:
         texts["table"] = f"Machine: {machine()}\n\n{table(rows)}"
+    if arguments.write and "peers" in texts:
+        peers = importlib.import_module("peers")
+        peers.draw(json.loads((RESULTS / "peers.json").read_text()), peers.FIGURE)
+        texts["peers"] = f"{peers.PICTURE}\n\n{texts['peers']}"
     for name, text in texts.items():
         print(text)
         if arguments.write:
             write_readme(text, name)
-    if arguments.write and "peers" in texts:
-        peers = importlib.import_module("peers")
-        peers.draw(json.loads((RESULTS / "peers.json").read_text()), peers.FIGURE)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     print(f"peak memory of this process: {peak:.2f} GiB", file=sys.stderr)
 
