@@ -12,7 +12,7 @@ below gives the same (rows in the order of the data) when
     A, S of K-FAC; empirical, true, sampled            the matrices; masked: the sum of g g^T
     Lambda, diagonal; empirical, true, sampled         the sums of squares
     K-FAC, EK-FAC; empirical, true, sampled            the operator on a probe; masked: the trace
-    scores: identity, diagonal, K-FAC, EK-FAC          (training rows, queries), also by layer, token
+    scores: identity, diagonal, K-FAC, EK-FAC          (training rows, queries), by layer and token
     self-influence: identity, diagonal, K-FAC, EK-FAC  (rows,)
     index of gradients                                 estimated scores (training rows, queries)
     Fisher diagonal: 3 labels; mean, sum, token        the sums by entry, a trace for every row

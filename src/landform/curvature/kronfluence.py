@@ -86,16 +86,7 @@ def import_kronfluence(
     data = Data(task, split)
     _check_rows(data, config.rows, source)
     opened = resolve(checkpoint)
-    try:
-        found = Session.open(opened, data, config)
-    except ConfigError as error:
-        if not error.what.startswith("no module fits"):
-            raise
-        raise CurvatureError(
-            f"{source.path}: {opened.spec} has not the layers of this folder: {error.what}",
-            remedy="name the checkpoint that kronfluence was given; where its modules were called "
-            'otherwise, say how: names={"model.": ""}',
-        ) from error
+    found = _opened(opened, data, config, source)
     theirs = _matched(found, chosen, source)
     vectors, values = _eigen(found, theirs, parts, config, source)
     return Factors(
@@ -114,6 +105,20 @@ def import_kronfluence(
         timings={},
         _session=[found],
     )
+
+
+def _opened(checkpoint: Checkpoint, data: Data, config: FactorsConfig, source: _Folder) -> Session:
+    """The checkpoint with the folder's layers; raises where it has not all of them."""
+    try:
+        return Session.open(checkpoint, data, config)
+    except ConfigError as error:
+        if not error.what.startswith("no module fits"):
+            raise
+        raise CurvatureError(
+            f"{source.path}: {checkpoint.spec} has not the layers of this folder: {error.what}",
+            remedy="name the checkpoint that kronfluence was given; where its modules were called "
+            'otherwise, say how: names={"model.": ""}',
+        ) from error
 
 
 # --- the folder -----------------------------------------------------------------------------
