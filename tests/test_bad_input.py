@@ -376,7 +376,7 @@ def test_corpora_and_shares(refused, place, tmp_path, save_checkpoint):
         (("--task", tmp_path / "copus.txt", *mlm), "did you mean"),
         (("--task", corpus, *mlm, "--max-length", 33), "more than the model can take (32 tokens)"),
         (("--task", corpus, *mlm, "--id", "n"), "does not go with plain text"),
-        (("--task", corpus, *mlm, "--mean-span", 2), "goes with kind='denoising' only"),
+        (("--task", corpus, *mlm, "--mean-span", 2), "goes with --kind denoising only"),
         (("--task", corpus, "--kind", "causal-lm"), "no causal language model"),
         (("--task", place / "dev.tsv", *mlm), "which column holds the text"),
     ]:
@@ -404,7 +404,7 @@ def test_text_to_text(refused, place, tmp_path):
         ((toy, *metric, "--max-new-tokens", "41"), "more than the model can take (40 tokens)"),
         ((toy, *metric, "--sentinel", "<extra_id_99>"), "is not a token of this model's tokenizer"),
         ((toy, "--metrics", "accuracy"), "metric 'accuracy' needs logits"),
-        ((toy, *metric, "--text", "a"), "option text does not go with kind='text-to-text'"),
+        ((toy, *metric, "--text", "a"), "option text does not go with --kind text-to-text"),
     ]:
         words = ("--kind", "text-to-text", "--task", *words)
         refused("evaluate", bart, *words, says=says, root=tmp_path, status=1)

@@ -9,6 +9,8 @@ import pytest
 from landform.cli.app import run
 from landform.config import as_flags, read_yaml
 from landform.errors import ConfigError
+from landform.geometry.surface import SurfaceConfig
+from landform.training.options import TrainConfig
 
 
 @pytest.mark.parametrize(
@@ -72,3 +74,18 @@ def test_a_remedy_on_the_command_line_is_spelled_as_one(
     assert "pass --text, or --text first second for pairs" in capsys.readouterr().err
     assert run(["evaluate", "nowhere", "--task", "embedded", "--replicates", "-3"]) == 2
     assert "what to do: replicates: Bootstrap replicates" in capsys.readouterr().err
+
+
+def test_kept_options_that_nothing_reads_are_left_out() -> None:
+    # Kept by a version that accepted them; where somebody asks for them now they are refused.
+    kept = {"perturb_seed": 3, "optimizer": "adafactor", "adam_epsilon": 1e-6, "batch_size": 5}
+    with pytest.raises(ConfigError, match="perturb_seed has no effect"):
+        TrainConfig.parse(kept)
+    config = TrainConfig.parse_kept(kept)
+    assert config.options_given() == ["optimizer", "batch_size"]
+    assert config.replace(batch_size=6).optimizer == "adafactor"
+    assert TrainConfig.parse_kept({"perturb_seed": 3, "perturb": 0.1}).perturb_seed == 3
+    with pytest.raises(ConfigError, match="perturb_seed has no effect"):
+        TrainConfig.parse(kept)
+    with pytest.raises(ConfigError, match="pairs"):
+        SurfaceConfig.parse_kept({"tolerance": 0.2, "pairs": 0})

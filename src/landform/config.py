@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, Self
 
@@ -13,6 +14,10 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from landform.errors import ConfigError
 
 __all__ = ["Config", "as_flags", "describe", "nearest", "read_yaml", "remedy_of"]
+
+
+_UNREAD: ContextVar[set[str] | None] = ContextVar("unread", default=None)
+"""Where options are read back that were once taken: those that nothing reads."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
@@ -56,6 +61,20 @@ class Config(BaseModel):
         except ValidationError as error:
             raise ConfigError(f"{where}: {describe(error)}", remedy=remedy_of(error, cls)) from None
 
+    @classmethod
+    def parse_kept(cls, options: Mapping[str, Any], *, where: str = "options") -> Self:
+        """`parse` for options that are kept with a result: those that nothing reads, which
+        `check_read` refuses where somebody asks for them now, are left out."""
+        unread: set[str] = set()
+        token = _UNREAD.set(unread)
+        try:
+            parsed = cls.parse(options, where=where)
+        finally:
+            _UNREAD.reset(token)
+        if not unread:
+            return parsed
+        return cls.parse({n: v for n, v in options.items() if n not in unread}, where=where)
+
     def options_given(self, names: Iterable[str] | None = None) -> list[str]:
         """Those of `names` (default: of all options) that are not at their default, in the order of
         the fields."""
@@ -84,7 +103,10 @@ class Config(BaseModel):
         of options, whose `ValueError` becomes a `ConfigError`.
         """
         unread = [] if condition else self.options_given(names)
-        if unread:
+        passed = _UNREAD.get()
+        if passed is not None:
+            passed.update(unread)
+        elif unread:
             raise ValueError(f"{unread[0]} has no effect {without}")
 
     def replace(self, **changes: Any) -> Self:

@@ -225,7 +225,7 @@ def _members(surface: Surface, centre: Checkpoint, fisher: FisherLike | None) ->
             remedy=f"name the checkpoint {surface.names[0]} that it was made of",
         )
     options = {**told["config"], "mask": tuple(told["config"]["mask"])}
-    config = SurfaceConfig.parse(options, where="the surface's config")
+    config = SurfaceConfig.parse_kept(options, where="the surface's config")
     pair = int(told["pair"])
     masks = masks_of(centre, config.replace(pairs=pair + 1), fisher, config.seed)
     study = SurfaceStudy.around(centre, (), config, masks, pair)

@@ -25,7 +25,7 @@ import pandas as pd
 from landform.errors import ConfigError
 from landform.evaluation.data import data_sets
 from landform.evaluation.points import Data, PointsWork
-from landform.geometry.masks import FisherLike, masks_of
+from landform.geometry.masks import FisherLike, check_masks, masks_of
 from landform.geometry.surface import Surface, SurfaceConfig, SurfaceStudy, around_one
 from landform.results import Result
 from landform.store.artifacts import ArtifactStore
@@ -208,6 +208,7 @@ class LandscapeStudy:
         config = SurfaceConfig.parse(options or {}, where="landscape")
         centre = around_one(around, config)
         data = data_sets(task, split, also)
+        check_masks(config, fisher)
         masks = masks_of(centre, config, fisher, config.seed)
         studies = [
             SurfaceStudy.around(centre, data, config.replace(mask=(kind,), pairs=1), masks, pair)

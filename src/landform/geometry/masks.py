@@ -54,6 +54,7 @@ __all__ = [
     "MaskBy",
     "MaskConfig",
     "MaskKind",
+    "check_masks",
     "mask_notes",
     "masks_of",
     "measure",
@@ -217,6 +218,24 @@ def _lowest(values: np.ndarray, count: int) -> np.ndarray:
     return chosen
 
 
+def check_masks(config: MaskConfig, fisher: FisherLike | None) -> None:
+    """Raise `ConfigError` for an option, or a Fisher, that none of the masks reads."""
+    unread: list[str] = []
+    if not {"fisher-top", "fisher-bottom"} & set(config.mask):
+        unread = [
+            *(["fisher"] if fisher is not None else []),
+            *config.options_given(["fisher_elsewhere"]),
+        ]
+    readers = "fisher-top, fisher-bottom" if unread else "fisher-top, fisher-bottom, random"
+    if config.mask == ("none",):
+        unread += config.options_given(["mask_by", "mask_share", "match_norm"])
+    if unread:
+        raise ConfigError(
+            f"option {unread[0]} has no effect with mask {', '.join(config.mask)}",
+            remedy=f"leave it out, or name a mask that reads it: {readers}",
+        )
+
+
 def masks_of(
     centre: Checkpoint, config: MaskConfig, fisher: FisherLike | None, seed: int
 ) -> dict[MaskKind, tuple[Mask | None, ...]]:
@@ -225,19 +244,6 @@ def masks_of(
     Those by Fisher are the same for all pairs, the random ones are not. Raises `ConfigError` where
     there is no Fisher, `CurvatureError` where it is of another model.
     """
-    unread: list[str] = []
-    if not {"fisher-top", "fisher-bottom"} & set(config.mask):
-        unread = [
-            *(["fisher"] if fisher is not None else []),
-            *config.options_given(["fisher_elsewhere"]),
-        ]
-    if config.mask == ("none",):
-        unread += config.options_given(["mask_by", "mask_share", "match_norm"])
-    if unread:
-        raise ConfigError(
-            f"option {unread[0]} has no effect with mask {', '.join(config.mask)}",
-            remedy="leave it out, or name a mask that reads it: fisher-top, fisher-bottom, random",
-        )
     pairs = range(config.pairs)
     found: dict[MaskKind, tuple[Mask | None, ...]] = {}
     ranked: tuple[Fisher, str] | None = None

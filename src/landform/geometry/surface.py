@@ -37,6 +37,7 @@ from landform.geometry.masks import (
     Mask,
     MaskConfig,
     MaskKind,
+    check_masks,
     mask_notes,
     masks_of,
 )
@@ -374,6 +375,7 @@ class SurfaceStudy:
                     remedy="use landform.landscape, which compares them",
                 )
             centre = around_one(around, config)
+            check_masks(config, fisher)
             return cls.around(centre, data, config, masks_of(centre, config, fisher, config.seed))
         models = _plane_models(through, around, config, fisher)
         regular(config.size_of("plane"), config.extent_of("plane"), config.needed("plane"))

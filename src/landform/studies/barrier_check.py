@@ -151,7 +151,8 @@ def _options(config: Mapping[str, Any]) -> TrainConfig:
     elsewhere = {"seeds", "prefix", "overwrite", "engine", "workers"}
     left_out = ROW_OPTIONS | WATCH_OPTIONS | elsewhere
     known = {name: config[name] for name in TrainConfig.model_fields if name in config}
-    return TrainConfig.parse({k: v for k, v in known.items() if k not in left_out}, where="retrain")
+    options = {name: value for name, value in known.items() if name not in left_out}
+    return TrainConfig.parse_kept(options, where="retrain")
 
 
 # --- the removals --------------------------------------------------------------------------------
