@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from doc_pages import PAGES, ROOT, Block, blocks, images, prose, runnable
+from doc_pages import COMMANDS, PAGES, ROOT, Block, blocks, images, prose, runnable
 from span_models import save_t5
 from text_models import save_text_model, toy_folder
 
@@ -222,6 +222,40 @@ def test_every_page_is_on_the_map():
     text = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
     for page in sorted((ROOT / "docs").glob("*.md")):
         assert page.name == "index.md" or f"({page.name}" in text, f"{page.name}: not in index.md"
+
+
+# Commands whose page has another name than theirs; the exchange of files shares one.
+PAGE_OF = {
+    "barrier": "barrier-influence",
+    "completion": "command-line",
+    "curve": "curves",
+    "demo": "embedded",
+    "figure": "figures",
+    "mix": "mixing",
+    "run": "study-files",
+    **dict.fromkeys(("import", "export", "convert", "models", "push"), "interchange"),
+}
+
+
+def test_every_command_has_a_page_that_says_how_to_read_it():
+    """`docs/COMMAND.md`, or as above: one of its first blocks runs the command (on a shared page
+    any block), and a heading starts with "How to read"."""
+    from landform.cli.app import app
+
+    missing = []
+    for command in [name for name in app if not name.startswith("-")]:
+        name = PAGE_OF.get(command, command)
+        page = ROOT / "docs" / f"{name}.md"
+        if not page.exists():
+            missing.append(f"{command}: there is no docs/{page.name}")
+            continue
+        shells = [block for block in blocks(page) if block.language in COMMANDS]
+        first = shells if list(PAGE_OF.values()).count(name) > 1 else shells[:2]
+        if not any(re.search(rf"^(?:\$ )?landform {command}\b", b.text, re.M) for b in first):
+            missing.append(f"{command}: the first blocks of {page.name} do not run it")
+        if not re.search(r"^#+ How to read", prose(page), re.M):
+            missing.append(f"{command}: no heading of {page.name} says how to read it")
+    assert not missing, "\n".join(missing)
 
 
 @pytest.mark.parametrize("page", list(filter(images, PAGES)), ids=lambda page: page.name)
