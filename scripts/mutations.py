@@ -36,6 +36,8 @@ class Mutation:
     new: str
     tests: str
     """files of tests, below tests, that must notice"""
+    only: str = ""
+    """of these the tests whose names fit (pytest -k)"""
 
     @property
     def source(self) -> Path:
@@ -156,6 +158,180 @@ MUTATIONS = (
         "half = float(stats.norm.ppf((1 + level) / 2) *",
         "studies/test_paired.py",
     ),
+    Mutation(
+        "covariances: a token too many in every batch",
+        "curvature/fitting.py",
+        "        self.examples += size\n        for number, layer_uses",
+        "        self.examples += size\n        self.tokens += 1\n        for number, layer_uses",
+        "curvature/test_factors.py",
+        "covariances_are or test_curvatures",
+    ),
+    Mutation(
+        "damping added after the inversion",
+        "attribution/scoring.py",
+        "weight = 1 / (wide + damping)",
+        "weight = 1 / wide + damping",
+        "attribution/test_influence.py",
+        "damping_changes",
+    ),
+    Mutation(
+        "EK-FAC: the correction of the eigenvalues dropped",
+        "curvature/factors.py",
+        'if self.config.strategy == "kfac":\n            return torch.outer',
+        'if self.config.strategy in ("kfac", "ekfac"):\n            return torch.outer',
+        "curvature/test_factors.py",
+        "test_curvatures",
+    ),
+    Mutation(
+        "EK-FAC: eigenvalues of the inputs in the wrong order",
+        "curvature/factors.py",
+        'return torch.outer(self.values[f"S/{layer}"], self.values[f"A/{layer}"])',
+        'return torch.outer(self.values[f"S/{layer}"], self.values[f"A/{layer}"].flip(0))',
+        "curvature/test_factors.py",
+        "test_curvatures",
+    ),
+    Mutation(
+        "diagonal and Lambda: the square missing",
+        "curvature/gradients.py",
+        "target[start:stop] += wide.square_().sum(0)",
+        "target[start:stop] += wide.abs_().sum(0)",
+        "curvature/test_factors.py",
+        "test_curvatures",
+    ),
+    Mutation(
+        "regression's own labels: variance 1 for 2",
+        "curvature/labels.py",
+        "[torch.full_like(z, math.sqrt(2))]",
+        "[torch.full_like(z, 1.0)]",
+        "curvature/test_factors.py curvature/test_fisher_fit.py",
+        "regression",
+    ),
+    Mutation(
+        "exact labels: remainders summed from the front",
+        "curvature/labels.py",
+        "tails = p.flip(-1).cumsum(-1).flip(-1)",
+        "tails = p.cumsum(-1)",
+        "curvature/test_labels.py",
+        "root",
+    ),
+    Mutation(
+        "sampled labels where none is scored",
+        "curvature/labels.py",
+        "return torch.where(targets == IGNORED, targets, drawn",
+        "return torch.where(targets != targets, targets, drawn",
+        "curvature/test_invariances.py",
+        "sampled",
+    ),
+    Mutation(
+        "influence: sign of the query's gradient",
+        "attribution/measurement.py",
+        "return values.detach(), -self.better * gradient",
+        "return values.detach(), self.better * gradient",
+        "attribution/test_influence.py",
+        "positive_is or margin",
+    ),
+    Mutation(
+        "Fisher of a mean loss: padding in the mean",
+        "curvature/fisher_pass.py",
+        "scale = 1 / valid.sum(-1).clamp(min=1)",
+        "scale = 1 / torch.full_like(valid.sum(-1), valid.shape[-1]).clamp(min=1)",
+        "curvature/test_invariances.py",
+        "Fisher and mean",
+    ),
+    Mutation(
+        "squared gradients: pairs of tokens counted once",
+        "curvature/squares.py",
+        "weights = torch.where(a == b, 1.0, 2.0)",
+        "weights = torch.where(a == b, 1.0, 1.0)",
+        "curvature/test_fisher_fit.py",
+        "all_ways",
+    ),
+    Mutation(
+        "tied embeddings: the cross term halved",
+        "curvature/squares.py",
+        "extra += 2 * values * _rows_of",
+        "extra += values * _rows_of",
+        "curvature/test_fisher_fit.py",
+        "one_example_loop and gpt2",
+    ),
+    Mutation(
+        "Gauss-Newton product: p p' dropped",
+        "curvature/operators.py",
+        "bent = p * (along - (p * along).sum(-1, keepdim=True))",
+        "bent = p * along",
+        "curvature/test_operators.py",
+        "products_are and ggn",
+    ),
+    Mutation(
+        "interval of a trace: normal in place of Student's t",
+        "curvature/spectrum.py",
+        "reach = float(t.ppf(0.5 + level / 2, count - 1))",
+        "reach = 1.959964",
+        "curvature/test_spectrum.py",
+        "interval_of_a_trace",
+    ),
+    Mutation(
+        "density: alpha for beta in the recurrence",
+        "curvature/lanczos.py",
+        "new.sub_(self.before[k], alpha=self.betas[k][-1])",
+        "new.sub_(self.before[k], alpha=self.alphas[k][-1])",
+        "curvature/test_spectrum.py",
+        "quadrature",
+    ),
+    Mutation(
+        "covariance of per-example sums: N in place of N - 1",
+        "curvature/moments.py",
+        "(self.count / (self.count - 1) / terms**2)",
+        "(1 / terms**2)",
+        "curvature/test_fisher_fit.py",
+        "one_example_loop and distilbert",
+    ),
+    Mutation(
+        "token scores: the first use of a shared layer alone",
+        "attribution/scoring.py",
+        "folded = part.view(-1, count, uses, width // uses).sum(2)",
+        "folded = part.view(-1, count, uses, width // uses)[:, :, 0]",
+        "attribution/test_influence.py",
+        "used_twice",
+    ),
+    Mutation(
+        "index: no root of the weights",
+        "attribution/index.py",
+        "signs * lowest.sqrt()",
+        "signs * lowest",
+        "attribution/test_index.py",
+        "share_of_the_directions and diagonal",
+    ),
+    Mutation(
+        "LDS differences: replicates not paired",
+        "attribution/lds.py",
+        "_interval(means[one] - means[other], level)",
+        "_interval(means[one] - np.roll(means[other], 1), level)",
+        "attribution/test_lds.py",
+        "paired",
+    ),
+    Mutation(
+        "ceiling of the LDS: Spearman-Brown without its 2",
+        "attribution/lds.py",
+        "return math.sqrt(2 * r / (1 + r))",
+        "return math.sqrt(r / (1 + r))",
+        "attribution/test_lds.py",
+        "ceiling",
+    ),
+    Mutation(
+        "wrong labels: ties count whole in the area",
+        "attribution/mislabel.py",
+        "area = 0.5 * np.diff(others) @ (found[1:] + found[:-1])",
+        "area = np.diff(others) @ found[1:]",
+        "attribution/test_mislabel.py",
+    ),
+    Mutation(
+        "scores for directions: a basis not transposed",
+        "attribution/directions.py",
+        "matrices = basis.gradients.t() @ matrices",
+        "matrices = basis.gradients @ matrices",
+        "studies/test_barrier_influence.py",
+    ),
 )
 
 
@@ -166,6 +342,7 @@ def noticed_by(mutation: Mutation, folder: Path) -> str:
     target.write_text(text.replace(mutation.old, mutation.new), encoding="utf-8")
     environment = {**os.environ, "PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
     tests = [str(ROOT / "tests" / name) for name in mutation.tests.split()]
+    tests += ["-k", mutation.only] if mutation.only else []
     try:
         done = subprocess.run(
             [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests],
