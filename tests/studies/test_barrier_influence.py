@@ -16,9 +16,10 @@ from landform.attribution.directions import Directions, direction_scores, layer_
 from landform.errors import ConfigError
 from landform.evaluation.points import Data
 from landform.store.study import load_results, open_store
-from landform.studies.barrier_check import _End, summarise, trained_examples, verdict
+from landform.studies.barrier_check import _End, _options, summarise, trained_examples, verdict
 from landform.studies.barrier_influence import BarrierStudy, barrier_influence
 from landform.studies.scores import fine_tune
+from landform.training.options import TrainConfig
 from landform.weights.checkpoint import load_model, resolve
 from small_cases import small_case
 
@@ -93,7 +94,8 @@ def test_changes_are_those_of_the_formula(
     ends: Any, architecture: str, kind: str, t: float, strategy: str
 ) -> None:
     a, b, task = ends(architecture, kind)
-    result = barrier_influence(a, b, task, at=t, strategy=strategy, damping=1e-3, points=3, **EXACT)
+    options = {"dtype": "float64"} if strategy == "identity" else {"damping": 1e-3, **EXACT}
+    result = barrier_influence(a, b, task, at=t, strategy=strategy, points=3, **options)
     expected = by_hand(a, b, task, t, strategy, 1e-3)
     assert changes(result) == pytest.approx(expected, rel=1e-8, abs=1e-12 * abs(expected).max())
     assert result.t == t
@@ -107,7 +109,7 @@ def test_moving_the_ends_as_a_removal_does_changes_the_barrier_by_as_much(ends: 
     """A finite difference: the ends really moved by + grad l_z / N along the seen layers."""
     a, b, task = ends()
     t, row, step = 0.3, 4, 1e-5
-    result = barrier_influence(a, b, task, at=t, strategy="identity", points=3, **EXACT)
+    result = barrier_influence(a, b, task, at=t, strategy="identity", points=3, dtype="float64")
     (first, second, between), session = rebuilt(a, b, task, t)
     train = session.prepare(Data(task, "train"), task.examples("train"))
     held = session.prepare(Data(task, "validation"), task.examples("validation"))
@@ -159,7 +161,7 @@ def test_batches_and_order_change_nothing(ends: Any) -> None:
 
 def test_the_top_of_the_line_is_found(ends: Any) -> None:
     a, b, task = ends()
-    result = barrier_influence(a, b, task, points=7, strategy="identity", **EXACT)
+    result = barrier_influence(a, b, task, points=7, strategy="identity", dtype="float64")
     line = lf.interpolate(a, b, task, points=7, dtype="float64").table
     above = (
         line["loss"] - (1 - line["t"]) * line["loss"].iloc[0] - line["t"] * line["loss"].iloc[-1]
@@ -330,6 +332,13 @@ def small_case_task(task: Any) -> Any:
     from small_cases import small_task
 
     return small_task(task.kind, seed=7)
+
+
+def test_a_run_is_trained_again_without_what_nothing_reads() -> None:
+    """The record of a run may hold options of its evaluations, and such as were passed over."""
+    record = {"max_steps": 3, "eval_steps": 1, "max_new_tokens": 5, "perturb_seed": 3, "seeds": [1]}
+    again = _options({**TrainConfig().model_dump(mode="json"), **record})
+    assert again.options_given() == ["max_steps"]
 
 
 def test_an_absolute_damping_is_not_overruled_by_the_default(runs: Any) -> None:

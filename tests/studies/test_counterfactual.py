@@ -338,11 +338,11 @@ def test_real_removals_are_trainings_without_those_rows(real, learnable, tmp_pat
 
 
 def test_a_finished_study_is_read_not_trained(real, learnable, monkeypatch):
-    from landform.training import ensemble, finetune
+    from landform.training import ensemble, work
 
     store, result = real
     monkeypatch.setattr(ensemble.EnsembleWorker, "_train", None)
-    monkeypatch.setattr(finetune, "run_loop", None)
+    monkeypatch.setattr(work, "run_loop", None)
     again = counterfactual(*learnable, store=store, **REAL)
     pd.testing.assert_frame_equal(again.curve, result.curve)
     pd.testing.assert_frame_equal(again.flips, result.flips)

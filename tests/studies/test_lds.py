@@ -138,15 +138,16 @@ def test_published_files_take_the_place_of_training(model, task, tmp_path):
     np.save(tmp_path / "masks.npy", study.masks)
     np.save(tmp_path / "margins.npy", study.targets(store).mean(1))
     files = {"mask_file": tmp_path / "masks.npy", "margin_file": tmp_path / "margins.npy"}
-    published = LdsStudy.of(model, task, **OPTIONS, **files)
+    scoring = {"replicates": 40, "train": OPTIONS["train"]}
+    published = LdsStudy.of(model, task, **scoring, **files)
     assert len(published.plan) == 0 and published.forecast().evaluations == 0
     r = published.run(scores_of=stand_in)
     np.testing.assert_allclose(r.table.lds, own.table.lds)
     assert np.isnan(r.reliability) and r.retrainings == 0
     with pytest.raises(DataError, match="of 8 masks and 6 queries, the study of 8 and 5"):
-        LdsStudy.of(model, task, **OPTIONS, **files, query_rows=5)
+        LdsStudy.of(model, task, **scoring, **files, query_rows=5)
     with pytest.raises(DataError, match="masks of 24 rows, but there are 20"):
-        LdsStudy.of(model, task, **OPTIONS, **files, rows=20)
+        LdsStudy.of(model, task, **scoring, **files, rows=20)
     with pytest.raises(ConfigError, match="needs the mask_file"):
         LdsStudy.of(model, task, **OPTIONS, margin_file=files["margin_file"])
 

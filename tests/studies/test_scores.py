@@ -54,9 +54,9 @@ def test_scores_are_those_of_the_model_trained_on_these_rows(parts, trained):
 
 def test_the_model_is_trained_once(parts, monkeypatch):
     first = source(parts).checkpoint
-    from landform.training import finetune
+    from landform.training import work
 
-    monkeypatch.setattr(finetune, "run_loop", None)
+    monkeypatch.setattr(work, "run_loop", None)
     assert source(parts).checkpoint.path == first.path
 
 
@@ -83,6 +83,7 @@ def test_options_that_the_study_decides():
         {"subset_seed": 3},
         {"cartography": True},
         {"eval_steps": 1, "keep_best": "loss"},
+        {"max_new_tokens": 3},
     ):
         name = next(iter(option))
         with pytest.raises(ConfigError, match=f"lds: option train.{name}") as error:

@@ -148,7 +148,7 @@ class _End:
 
 def _options(config: Mapping[str, Any]) -> TrainConfig:
     """The options of a run, without those that say which rows, where, and what is watched."""
-    elsewhere = {"seeds", "prefix", "overwrite", "engine", "workers"}
+    elsewhere = {"seeds", "prefix", "overwrite", "engine", "workers", "max_new_tokens"}
     left_out = ROW_OPTIONS | WATCH_OPTIONS | elsewhere
     known = {name: config[name] for name in TrainConfig.model_fields if name in config}
     options = {name: value for name, value in known.items() if name not in left_out}

@@ -33,6 +33,7 @@ def check_training_options(config: TrainConfig, where: str) -> None:
             remedy="fix train.perturb_seed, or leave train.perturb out",
         )
     own = ROW_OPTIONS | WATCH_OPTIONS | {"overwrite", "engine", "workers", "seeds"}
+    own |= {"max_new_tokens"}  # of evaluations, which these trainings have none of
     given = config.options_given(own)
     if given:
         raise ConfigError(
