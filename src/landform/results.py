@@ -24,6 +24,22 @@ __all__ = ["Result", "from_parts", "to_parts"]
 class Result:
     """Base of results: `reading` for a person, `to_json` for a machine, `plot` for a page."""
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Keep the dataclass from printing every table in full: `print(result)` is its reading."""
+        super().__init_subclass__(**options)
+        if "__repr__" not in cls.__dict__:
+            cls.__repr__ = Result.__repr__  # type: ignore[method-assign]
+
+    def __repr__(self) -> str:
+        """The reading, and below it the names of what the result holds."""
+        fields = dataclasses.fields(self) if dataclasses.is_dataclass(self) else ()
+        held = ", ".join(field.name for field in fields if not field.name.startswith("_"))
+        try:
+            reading = self.reading
+        except NotImplementedError:
+            reading = "no reading"
+        return f"<{type(self).__name__}: {reading}\n  {held}>"
+
     @property
     def reading(self) -> str:
         """One line that says what the result means, with its interval."""
@@ -39,6 +55,9 @@ class Result:
 
         Results are kept under short names (seed0), which two of them may share.
         """
+        named = getattr(self, "provenance", {}).get("checkpoints", ())
+        if named and isinstance(named, tuple | list):
+            return tuple(map(str, named))
         found: list[str] = []
         for name in ("checkpoint", "run", "a", "b", "checkpoints"):
             value = getattr(self, name, ())
@@ -47,6 +66,11 @@ class Result:
             elif isinstance(value, tuple | list):  # of some results `run` is a method
                 found += [v for v in value if isinstance(v, str)]
         return tuple(found)
+
+    @property
+    def subject_weights(self) -> Any:
+        """The fingerprints of the weights that it is about; None where it keeps none."""
+        return getattr(self, "provenance", {}).get("weights")
 
     def plot(self, **options: Any) -> Figure:
         """The result's main figure (see `landform.report.figures` for all of them)."""

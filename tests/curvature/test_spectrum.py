@@ -182,7 +182,8 @@ SIZES = {
     "max_position_embeddings": 16,
 }  # fmt: skip
 EXACT: dict[str, Any] = {"dtype": "float64", "rows": 9, "tolerance": 1e-7, "steps": 300}
-QUICK: dict[str, Any] = {"rows": 9, "top": 2, "probes": 4, "density_steps": 6, "steps": 20}
+PAIRS: dict[str, Any] = {"rows": 9, "top": 2, "steps": 20}
+QUICK: dict[str, Any] = {**PAIRS, "probes": 4, "density_steps": 6}
 
 
 @pytest.fixture(scope="module")
@@ -293,7 +294,7 @@ def test_a_killed_run_goes_on_to_the_same_numbers(
 
 def test_a_subspace_and_the_one_split_there_is(place: Path, task: Any) -> None:
     found = lf.spectrum(place / "seed0", task, exclude=("*embeddings*",), trace="none",
-                        density_probes=0, **{**QUICK, "probes": 4})  # fmt: skip
+                        density_probes=0, **PAIRS)  # fmt: skip
     assert found.parameters < 300 and np.isnan(found.trace) and not len(found.density)
     with pytest.warns(UserWarning, match="'validation' only, no 'train'"):
         other = lf.spectrum(place / "seed0", task, split="train", top=1, trace="none",
@@ -341,7 +342,7 @@ def test_a_line_has_the_spectra_of_its_ends(place: Path, task: Any, tmp_path: Pa
 def test_the_interval_of_a_trace_knows_how_few_its_vectors_are(place: Path, task: Any) -> None:
     # Student's t at 97.5 %: 12.7062 of 2 vectors, 2.3646 of 8; 1.96 would cover two in three.
     for probes, vectors, reach in ((6, 2, 12.7062), (24, 8, 2.3646)):
-        options = {**QUICK, "probes": probes, "density_probes": 0}
+        options = {**PAIRS, "probes": probes, "density_probes": 0}
         q = lf.spectrum(place / "seed0", task, **options)
         assert q.trace_vectors == vectors and q.trace_error > 0
         assert q.trace_high - q.trace == pytest.approx(reach * q.trace_error, rel=1e-4)
@@ -416,7 +417,7 @@ def test_an_unknown_error_over_examples_leaves_no_interval(
         return [torch.full((self.data.size,), float("nan"), dtype=torch.float64) for _ in vectors]
 
     monkeypatch.setattr(spectrum_jobs.CurvatureOperator, "quadratic_forms", unknown)
-    options = {**QUICK, "top": 1, "trace": "none", "density_probes": 0}
+    options = {**PAIRS, "top": 1, "trace": "none", "density_probes": 0}
     found = lf.spectrum(place / "seed0", task, **options)
     assert found.table[["data_error", "low", "high", "share"]].isna().all(axis=None)
     assert found.table["example"].tolist() == [None]

@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,6 +16,7 @@ from landform.errors import StoreError
 from landform.results import Result, from_parts
 from landform.store.artifacts import Contents, MemoryStore
 from landform.store.study import kept_name, kept_names, load_results, publish, slug
+from landform.training.finetune import Training
 
 
 def test_simple_names_are_their_words():
@@ -122,3 +124,30 @@ def test_a_checkpoint_named_in_another_way_is_the_same(monkeypatch, tmp_path):
     assert kept_name(store, "fisher", moved) == "fisher"
     store.publish("fisher", Contents(records={"result": {"class": "landform.gone:R"}}))
     assert kept_name(store, "fisher", moved) == "fisher"  # what cannot be read may go
+
+
+def test_runs_of_one_model_in_two_directories_are_both_kept():
+    """Their provenance has the weights of the model from which all of them start."""
+    store = MemoryStore()
+    a, b = (
+        Training("m", "toy", pd.DataFrame({"path": [f"{x}/runs/seed0"]}), pd.DataFrame(), started)
+        for x, started in (("a", {"weights": "w"}), ("b", {"weights": "w"}))
+    )
+    assert publish(store, "train-runs", a) == "train-runs"
+    assert publish(store, "train-runs", b) != "train-runs" == publish(store, "train-runs", a)
+
+
+def test_specs_in_the_provenance_tell_results_of_short_names_apart(monkeypatch):
+    monkeypatch.setattr("landform.results.Found", Found, raising=False)
+    store = MemoryStore()
+    a, b = (Found("seed0", provenance={"checkpoints": [f"{x}/seed0"]}) for x in "ab")
+    publish(store, "surface", a)
+    found = publish(store, "surface", b)
+    assert found != "surface"
+    # What stands beside results in what a study returns has no name of its own.
+    assert kept_names(store, ("surface", "x"), (object(), b)) == (found, "x")
+    assert kept_names(store, ("surface",), object()) == ("surface",)
+    # Kept by a version that did not say what it is about: replaced, as then.
+    publish(store, "old", Found(""))
+    monkeypatch.setattr(Found, "subject", (), raising=False)
+    assert kept_name(store, "old", b) == "old"

@@ -266,6 +266,7 @@ def fit_complex(
         volume=total_volume(squared, cliques),
         distances=pd.DataFrame(squared, columns=list(names)),
         provenance={
+            "checkpoints": [c.spec for c in work.checkpoints],
             "weights": [c.fingerprint for c in work.checkpoints],
             "data": work.data.name,
             "config": config.model_dump(mode="json"),

@@ -534,6 +534,7 @@ class SurfaceStudy:
             ),
             evaluations=int(evaluated.sum()),
             provenance={
+                "checkpoints": [c.spec for c in self.work.checkpoints],
                 "weights": [c.fingerprint for c in self.work.checkpoints],
                 "config": self.config.model_dump(mode="json"),
                 "span": record,

@@ -77,14 +77,17 @@ def kept_name(store: ArtifactStore, name: str, result: Result) -> str:
 
 
 def kept_names(store: ArtifactStore, names: Sequence[str], found: Any) -> tuple[str, ...]:
-    """`kept_name` of one result under several names, or of as many results as names."""
-    results = found if isinstance(found, tuple) and len(found) == len(names) else [found]
+    """`kept_name` of one result under several names, or of as many results as names.
+
+    Of what is found beside results (a fitted path, say) nothing is asked.
+    """
+    items = found if isinstance(found, tuple) else (found,)
+    results = [item for item in items if isinstance(item, Result)]
+    if not results:
+        return tuple(names)
     if len(results) != len(names):
-        results = [found[0] if isinstance(found, tuple) else found] * len(names)
-    return tuple(
-        kept_name(store, name, result) if isinstance(result, Result) else name
-        for name, result in zip(names, results, strict=True)
-    )
+        results = results[:1] * len(names)
+    return tuple(kept_name(store, n, result) for n, result in zip(names, results, strict=True))
 
 
 def _same_subject(one: Result, other: Any) -> bool:
@@ -94,8 +97,9 @@ def _same_subject(one: Result, other: Any) -> bool:
     have moved, and what was named by a whole path that is gone has moved as well.
     """
     mine, theirs = one.subject, getattr(other, "subject", ())
-    weights = [getattr(r, "provenance", {}).get("weights") for r in (one, other)]
-    if weights[0] is not None and weights[0] == weights[1]:
+    if not theirs:  # of a version that did not say
+        return True
+    if one.subject_weights is not None and one.subject_weights == other.subject_weights:
         return True
     return len(mine) == len(theirs) and all(map(_same_place, mine, theirs))
 

@@ -234,8 +234,8 @@ class AttributionStudy:
         summary = factors.summary()
         names = self.names() if store is not None else ()
         if store is not None:
-            for name, result in zip(names, (summary, *results), strict=True):
-                publish(store, name, result)
+            found = zip(names, (summary, *results), strict=True)
+            names = tuple(publish(store, name, result) for name, result in found)
         return Attribution(summary, results, names)
 
     def kept(self, result: Attribution) -> tuple[str, ...]:
@@ -380,8 +380,8 @@ class SuspectsStudy:
         summary = factors.summary()
         names = self.names() if store is not None else ()
         if store is not None:
-            for name, result in zip(names, (summary, source, ranking), strict=True):
-                publish(store, name, result)
+            found = zip(names, (summary, source, ranking), strict=True)
+            names = tuple(publish(store, name, result) for name, result in found)
         return Suspects(summary, source, ranking, names)
 
     def kept(self, result: Suspects) -> tuple[str, ...]:

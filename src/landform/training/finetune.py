@@ -62,6 +62,11 @@ class Training(Result):
         return tuple(dict.fromkeys(str(Path(path).parent) for path in self.paths))
 
     @property
+    def subject_weights(self) -> None:
+        """Those of its provenance are of the model from which many runs may start."""
+        return
+
+    @property
     def reading(self) -> str:
         """One line for a person."""
         metrics = [str(name) for name in self.runs if "/" in str(name)]
