@@ -20,7 +20,8 @@ from landform.weights.checkpoint import load_model, resolve
 from landform.weights.space import ParameterSpace
 from landform.weights.tuning import TuningConfig, save_model, tune
 
-QUICK = {"dtype": "float64", "replicates": 50, "points": 5}
+EXACT = {"dtype": "float64", "replicates": 50}
+QUICK = {**EXACT, "points": 5}
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +89,7 @@ def by_hand(ends, fishers, weights, floor=0.0, scales=None):
 def made(ends, task, **options):
     """The averages as tensors by name."""
     study = AverageStudy.of(
-        ends, task, fisher=options.pop("fisher", ()), options={**QUICK, **options}
+        ends, task, fisher=options.pop("fisher", ()), options={**EXACT, **options}
     )
     worker = study.work()
     return {
@@ -241,7 +242,7 @@ def test_a_result_is_kept_and_said(result, tmp_path):
 
 
 def test_three_checkpoints_have_no_line(ends, task):
-    found = lf.average(ends, task, **QUICK)
+    found = lf.average(ends, task, **EXACT)
     assert list(found.evaluation["model"]) == ["plain", "s1", "s2", "s3"]
     assert not len(found.shares) and not len(found.distances)
     assert found.reading.startswith("plain average of s1 and s2 and s3")

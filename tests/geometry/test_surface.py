@@ -371,9 +371,9 @@ def test_too_few_coordinates_to_tell_are_all_evaluated():
 
 
 def test_refined_surface_of_models(models, task):
-    options = {**FOUR, "size": 13, "seed": 0, "extent": (-0.1, 0.1), "tolerance": 0.2}
+    options = {**FOUR, "size": 13, "seed": 0, "extent": (-0.1, 0.1)}
     whole = lf.surface(task, around=models[0], **options)
-    part = lf.surface(task, around=models[0], refine=1, **options)
+    part = lf.surface(task, around=models[0], refine=1, tolerance=0.2, **options)
     done = part.table.evaluated
     assert part.evaluations == done.sum() < 169 == whole.evaluations and part.saved > 0
     np.testing.assert_array_equal(part.table[done].loss, whole.table[done].loss)
