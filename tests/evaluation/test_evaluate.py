@@ -339,8 +339,9 @@ def test_the_padding_check_costs_two_rows(checkpoint, task, monkeypatch):
         lambda s, m, b: sizes.append(tuple(b.inputs["input_ids"].shape)) or original(s, m, b),
     )
     worker = PointsWork((resolve(checkpoint),), (Data(task, "validation"),), PointsConfig())()
-    assert [rows for rows, _ in sizes] == [1, 1] and sizes[1][1] == sizes[0][1] + 3
+    assert not sizes  # data are prepared when something is evaluated
     assert worker.evaluator.evaluations == 0
+    assert [rows for rows, _ in sizes] == [1, 1] and sizes[1][1] == sizes[0][1] + 3
 
 
 def test_a_decoder_with_two_padding_ids_reads_the_last_word(tmp_path, save_checkpoint, task):

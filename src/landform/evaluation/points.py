@@ -223,11 +223,7 @@ class PointsWorker:
         self.vocabulary = tokenizer.get_vocab()
         self.space = ParameterSpace.of(model)
         self.bound: BoundModel = self.space.bind(model)
-        self.evaluator = Evaluator(
-            model, [prepare(d, first, model, tokenizer, self.config) for d in work.data]
-        )
-        for prepared in self.evaluator.data:
-            check_padding(model, prepared, first.spec)
+        self._data, self._tokenizer = work.data, tokenizer
         self.capacity = max(2, int(self.config.memory * 2**30 // self.space.nbytes))
         self.space.check_finite(self.bound.flat, first.spec)
         # The model that moves was loaded from the first checkpoint: no need to read it again.
@@ -236,6 +232,15 @@ class PointsWorker:
         self.seconds = {"load": 0.0, "move": 0.0, "evaluate": 0.0}
         for other in work.checkpoints[1:]:
             self._check_other(other)
+
+    @cached_property
+    def evaluator(self) -> Evaluator:
+        """The data, prepared when they are first asked for: writing an average needs none."""
+        first, model = self.first, self.bound.model
+        found = [prepare(d, first, model, self._tokenizer, self.config) for d in self._data]
+        for prepared in found:
+            check_padding(model, prepared, first.spec)
+        return Evaluator(model, found)
 
     def _check_other(self, other: Checkpoint) -> None:
         """Raise before the first evaluation for a checkpoint that cannot be mixed with the first.
