@@ -15,11 +15,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from hostile import EVIL
 from landform.errors import ConfigError, StoreError
 from landform.report import atlas
 from landform.report.atlas import write_atlas
 
-EVIL = "<script>document.documentElement.dataset.hacked=1</script>\"'&$x$"
 CHROMIUM = shutil.which("chromium")
 
 

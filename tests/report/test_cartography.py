@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from hostile import EVIL
 from landform.evaluation.cartography import DataMapConfig, TrainingDynamics, map_of
 from landform.report import cartography_pages as pages
 from landform.report.atlas import write_atlas
@@ -20,7 +21,6 @@ from landform.report.cartography_figures import drawn_rows, plot_data_map, plot_
 from landform.report.figures import draw, figures_of
 from landform.tasks.task import load_task
 
-EVIL = "<script>document.documentElement.dataset.hacked=1</script>\"'&$x$"
 CHROMIUM = shutil.which("chromium")
 
 
@@ -144,7 +144,7 @@ def test_without_a_task_there_are_ids_alone(tmp_path):
 
 def test_texts_are_inert(tmp_path):
     page = write_atlas(tmp_path / "a.html", make_map(word=EVIL)).read_text()
-    assert "<script>document.documentElement.dataset.hacked" not in page
+    assert "<img src=x" not in page and page.count("<script") == 2
 
 
 ACTIONS = """

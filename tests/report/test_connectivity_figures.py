@@ -449,8 +449,8 @@ def test_below_a_path_stand_metrics_or_distances():
     assert len(figures.draw(result, metric="loss").axes) == 1
     alone = figures.draw(result, "distances").axes[0]
     assert [t.get_text() for t in alone.get_legend().get_texts()] == [
-        "to runs/seed0",
-        "to runs/seed1",
+        "to seed0",
+        "to seed1",
     ]
     with pytest.raises(ConfigError, match="there are: accuracy, distances, loss"):
         figures.draw(result, metric="arc")

@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 
 import connectivity_results as results
+from hostile import EVIL
 from landform.report import connectivity_pages
 from landform.report.atlas import write_atlas
 
-EVIL = "<script>document.documentElement.dataset.hacked=1</script>\"'&$x$"
 CHROMIUM = shutil.which("chromium")
 
 

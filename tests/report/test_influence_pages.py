@@ -17,10 +17,10 @@ import pandas as pd
 import pytest
 
 import attribution_results as results
+from hostile import EVIL
 from landform.report import influence_pages
 from landform.report.atlas import write_atlas
 
-EVIL = "<script>document.documentElement.dataset.hacked=1</script>\"'&$x$"
 CHROMIUM = shutil.which("chromium")
 
 

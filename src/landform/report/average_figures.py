@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from landform.report.parts import Kind, Row, as_text, data_table, picture, with_interval
+from landform.report.parts import Kind, Row, as_text, data_table, fact, picture, with_interval
 from landform.report.style import (
     COLUMN,
     GRID,
@@ -123,7 +123,7 @@ def _average(result: Any, anchor: str, few: bool) -> Row:
         if row["kind"] == "line":
             label, note = "best of line", f"{note}; t = {as_text(float(row['t']), 3)}"
         value = with_interval(row["loss"], row["loss_low"], row["loss_high"])
-        facts.append({"label": f"loss of {label}", "value": value, "note": note})
+        facts.append(fact(f"loss of {label}", value, note))
     return {
         "facts": facts,
         "figure": picture(

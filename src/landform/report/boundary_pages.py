@@ -5,15 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from landform.report import boundary_figures as figures
-from landform.report.parts import Kind, Row, as_text, data_table, picture, with_interval
+from landform.report.parts import Kind, Row, as_text, data_table, fact, picture, with_interval
 
 __all__ = ["BOUNDARY_KINDS"]
 
 TEMPLATE = "boundary.html.j2"
-
-
-def _fact(label: str, value: Any, note: str = "") -> Row:
-    return {"label": label, "value": value, "note": note}
 
 
 def _boundary(result: Any, anchor: str, few: bool) -> Row:
@@ -23,11 +19,11 @@ def _boundary(result: Any, anchor: str, few: bool) -> Row:
         return with_interval(row[name], row[f"{name}_low"], row[f"{name}_high"])
 
     facts = [
-        _fact("x = 0", result.a, f"{result.data_a}: {result.metric_a} {as_text(row['own_a'])}"),
-        _fact("x = 1", result.b, f"{result.data_b}: {result.metric_b} {as_text(row['own_b'])}"),
-        _fact("good for both", number("width"), f"each keeps {100 * result.keep:g} %"),
-        _fact("margin", number("margin"), "below 0: a gap"),
-        _fact("best for both", number("best_kept"), f"at x = {as_text(row['best_x'])}"),
+        fact("x = 0", result.a, f"{result.data_a}: {result.metric_a} {as_text(row['own_a'])}"),
+        fact("x = 1", result.b, f"{result.data_b}: {result.metric_b} {as_text(row['own_b'])}"),
+        fact("good for both", number("width"), f"each keeps {100 * result.keep:g} %"),
+        fact("margin", number("margin"), "below 0: a gap"),
+        fact("best for both", number("best_kept"), f"at x = {as_text(row['best_x'])}"),
     ]
     return {
         "facts": facts,
@@ -42,7 +38,7 @@ def _boundaries(result: Any, anchor: str, few: bool) -> Row:
              "crossing", "area", "best_kept", "margin_change", "margin_change_low",
              "margin_change_high"]  # fmt: skip
     return {
-        "facts": [_fact("tasks", f"{result.data_a}, {result.data_b}")],
+        "facts": [fact("tasks", f"{result.data_a}, {result.data_b}")],
         "figure": picture(figures.plot_boundaries, result, alt="The boundary of every pair"),
         "summary": data_table(result.table[shown], "the boundary of every pair of models"),
         "points": data_table(result.curves, "points of the lines"),
@@ -54,7 +50,7 @@ def _axes(result: Any, anchor: str, few: bool) -> Row:
              "barrier_low", "barrier_high", "metric_drop", "metric_drop_low", "metric_drop_high",
              "better", "clearly_better"]  # fmt: skip
     return {
-        "facts": [_fact("axes", ", ".join(result.axes))],
+        "facts": [fact("axes", ", ".join(result.axes))],
         "figure": picture(figures.plot_axes, result, alt="Barriers and drops by axis and value"),
         "summary": data_table(result.table[shown], "pairs of the axes"),
         "points": data_table(result.table, "all columns"),

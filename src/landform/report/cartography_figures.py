@@ -26,6 +26,7 @@ from matplotlib.ticker import (
 
 from landform.report.style import (
     COLUMN,
+    HATCHED,
     INK,
     MUTED,
     PALETTE,
@@ -216,7 +217,7 @@ def plot_epochs(result: DataMap) -> Figure:
     above.grid(axis="y")
     width = min(0.4, 0.8 * float(np.diff(x).min() if len(x) > 1 else 1.0))
     below.bar(x, table["learned"], width, color=green, alpha=0.85, linewidth=0)
-    below.bar(x, -table["forgotten"], width, color=red, alpha=0.9, linewidth=0)
+    below.bar(x, -table["forgotten"], width, facecolor=red, alpha=0.9, **HATCHED)
     below.axhline(0, color=INK, linewidth=0.6)
     # One epoch learns most of what there is: small numbers beside it stay visible.
     below.set_yscale("symlog", linthresh=10)
@@ -234,7 +235,7 @@ def plot_epochs(result: DataMap) -> Figure:
         Patch(color=blue, alpha=0.13, linewidth=0, label="middle 80 %"),
         Line2D([], [], color=green, marker="s", markersize=3, label="right"),
         Patch(color=green, alpha=0.85, linewidth=0, label="learned"),
-        Patch(color=red, alpha=0.9, linewidth=0, label="forgotten"),
+        Patch(facecolor=red, alpha=0.9, **HATCHED, label="forgotten"),
     ]
     figure.legend(handles=handles, loc="outside upper left", ncols=3, columnspacing=1.2)
     percent_ticks(above.yaxis)

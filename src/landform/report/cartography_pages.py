@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from landform.report import cartography_figures as figures
-from landform.report.parts import Kind, Row, data_table, packed, picture, with_interval
-from landform.report.style import is_known, percent
+from landform.report.parts import (
+    TEXTS,
+    Kind,
+    Row,
+    data_table,
+    fact,
+    packed,
+    picture,
+    texts_of,
+    with_interval,
+    with_texts,
+)
+from landform.report.style import is_known
 
 __all__ = ["CARTOGRAPHY_KINDS"]
 
@@ -49,16 +59,16 @@ def _data_map(result: Any, anchor: str, few: bool) -> Row:
 def _facts(result: Any) -> list[Row]:
     regions = {row["region"]: row for row in result.regions.to_dict("records")}
     facts = [
-        {"label": "examples", "value": f"{len(result.table):,}", "note": _where(result)},
-        {"label": "epochs", "value": str(len(result.by_epoch)), "note": ""},
+        fact("examples", f"{len(result.table):,}", _where(result)),
+        fact("epochs", str(len(result.by_epoch))),
     ]
     for name in ("easy", "ambiguous", "hard", "forgotten"):
         row = regions[name]
         ends = f"[{100 * row['low']:.3g}, {100 * row['high']:.3g}]"
-        note = f"{row['rule']}; {percent(row['share'])} {ends}"
-        facts.append({"label": name, "value": f"{int(row['examples']):,}", "note": note})
+        note = f"{row['rule']}; {100 * row['share']:.3g} % {ends}"
+        facts.append(fact(name, f"{int(row['examples']):,}", note))
     for name, ends in result.provenance["means"].items():
-        facts.append({"label": f"mean {name}", "value": with_interval(*ends), "note": ""})
+        facts.append(fact(f"mean {name}", with_interval(*ends)))
     return facts
 
 
@@ -73,10 +83,8 @@ def _shown(table: pd.DataFrame) -> list[int]:
     room = int(min(DOTS, EMBEDDED / (letters * (2 if "text_pair" in table else 1) + 60)))
     if count <= room:
         return list(range(count))
-    extremes = [table[key].argsort(kind="stable").to_numpy() for key in ("confidence",)]
-    extremes += [
-        np.argsort(-table[key].to_numpy(), kind="stable") for key in ("variability", "forgetting")
-    ]
+    keys = (table["confidence"], -table["variability"], -table["forgetting"])
+    extremes = [np.argsort(key.to_numpy(), kind="stable") for key in keys]
     chosen = dict.fromkeys(int(row) for order in extremes for row in order[:EXTREMES])
     for row in np.random.default_rng(0).permutation(count):
         if len(chosen) >= room:
@@ -116,21 +124,9 @@ def _payload(result: Any, rows: list[int]) -> Row:
         "right": ["".join("1" if v else "0" for v in column) for column in right.T],
         "labels": few,
         "label": [str(v) for v in table["label"]] if "label" in table else [],
-        "texts": [_texts(record) for record in table.to_dict("records")],
+        "texts": [texts_of(record, LETTERS) for record in table.to_dict("records")],
     }
     return data
-
-
-def _texts(record: Mapping[Any, Any]) -> list[str]:
-    pieces = (record.get("text"), record.get("text_pair"))
-    return [_cut(str(text)) for text in pieces if is_known(text)]
-
-
-def _cut(text: str) -> str:
-    text = text.strip()
-    if len(text) <= LETTERS:
-        return text
-    return f"{text[:LETTERS].rstrip()} \N{HORIZONTAL ELLIPSIS} ({len(text):,} characters)"
 
 
 def _lists(result: Any) -> list[Row]:
@@ -145,15 +141,12 @@ def _lists(result: Any) -> list[Row]:
               "forgetting")  # fmt: skip
     lists = []
     for title, rows in orders.items():
-        frame = rows.head(LISTED)[[name for name in wanted if name in rows]].copy()
-        for name in ("text", "text_pair"):
-            if name in frame:
-                frame[name] = [_cut(str(text)) for text in frame[name]]
+        frame = with_texts(rows.head(LISTED)[[name for name in wanted if name in rows]], LETTERS)
         shown = data_table(
             frame,
             title,
             titles={"text_id": "text id", "text_pair": "second text"},
-            prose=("text", "text_pair"),
+            prose=TEXTS,
         )
         note = f"{len(frame)} of {len(rows):,}" if title.endswith("forgotten") else f"{len(frame)}"
         lists.append({"title": f"{title} ({note})", "table": shown if len(frame) else None})

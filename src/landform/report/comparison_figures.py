@@ -17,7 +17,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from landform.errors import ConfigError
-from landform.report.parts import Kind, Row, as_text, data_table, picture
+from landform.report.parts import Kind, Row, as_text, data_table, fact, picture
 from landform.report.style import (
     COLUMN,
     GRID,
@@ -257,13 +257,13 @@ TITLES = {
 def _comparison(result: Any, anchor: str, few: bool) -> Row:
     tests = dict.fromkeys(result.metrics.test)
     facts = [
-        {"label": "model", "value": result.model, "note": ""},
-        {"label": "arms", "value": str(len(result.arms)), "note": ", ".join(result.arms)},
-        {"label": "seeds", "value": str(len(result.seeds)), "note": "arms are paired by seed"},
-        {"label": "test set", "value": ", ".join(tests), "note": _test_note(result)},
+        fact("model", result.model),
+        fact("arms", str(len(result.arms)), ", ".join(result.arms)),
+        fact("seeds", str(len(result.seeds)), "arms are paired by seed"),
+        fact("test set", ", ".join(tests), _test_note(result)),
     ]
     if result.fisher is not None:
-        facts.append({"label": "Fisher", "value": "of " + result.fisher, "note": ""})
+        facts.append(fact("Fisher", "of " + result.fisher))
     return {
         "facts": facts,
         "figure": picture(

@@ -11,16 +11,20 @@ import pandas as pd
 from landform.report import connectivity_figures as figures
 from landform.report import path_figures, sharpness_figures
 from landform.report.parts import (
+    NO_PICTURE,
+    TEXTS,
     Kind,
     Row,
     Together,
     all_rounded,
     as_text,
     data_table,
+    fact,
     packed,
     picture,
     rounded,
     with_interval,
+    with_texts,
 )
 from landform.report.style import (
     SEQUENTIAL_COLOURS,
@@ -42,13 +46,9 @@ from landform.report.surface_figures import (
 __all__ = ["CONNECTIVITY_KINDS", "transitivity_part"]
 
 ROWS = 60  # of a long table
+LETTERS = 400  # of a text
 PLANES = 6  # side by side
-NOTHING: Row = {"source": "", "caption": ""}
 GUIDE = "connectivity_reading.html.j2"
-
-
-def _fact(label: str, value: Any, note: str = "") -> Row:
-    return {"label": label, "value": value, "note": note}
 
 
 def _first(table: pd.DataFrame, rows: int = ROWS) -> pd.DataFrame:
@@ -92,21 +92,21 @@ def _surface_facts(result: Any) -> list[Row]:
     row, column = np.unravel_index(int(np.nanargmin(low)), low.shape)
     cells = len(result.x) * len(result.y)
     facts = [
-        _fact("models", len(result.models), ", ".join(result.models)),
-        _fact("cells", f"{len(result.x)} × {len(result.y)}", f"{cells} on each data set"),
-        _fact("model evaluations", f"{result.evaluations:,}"),
-        _fact("unit of both axes", as_text(result.unit), "length in the space of weights"),
-        _fact(
+        fact("models", len(result.models), ", ".join(result.models)),
+        fact("cells", f"{len(result.x)} × {len(result.y)}", f"{cells} on each data set"),
+        fact("model evaluations", f"{result.evaluations:,}"),
+        fact("unit of both axes", as_text(result.unit), "length in the space of weights"),
+        fact(
             "lowest loss",
             f"{as_text(float(np.nanmin(low)), 3)} {high}",
             f"at ({as_text(result.x[column], 3)}, {as_text(result.y[row], 3)}), {result.data[0]}",
         ),
-        _fact("highest loss", f"{as_text(float(np.nanmax(low)), 3)} {high}", result.data[0]),
+        fact("highest loss", f"{as_text(float(np.nanmax(low)), 3)} {high}", result.data[0]),
     ]
     if "evaluated" in result.table:
         done = float(result.table["evaluated"].astype(bool).mean())
         if done < 1:
-            facts.append(_fact("evaluated", percent(done), "of the cells; the rest interpolated"))
+            facts.append(fact("evaluated", percent(done), "of the cells; the rest interpolated"))
     return facts
 
 
@@ -165,11 +165,11 @@ def _sharpness(result: Any, anchor: str, few: bool) -> Row:
     unit = loss_unit_of(result)
     value = with_interval(result.value, result.value_low, result.value_high)
     facts = [
-        _fact("checkpoint", result.checkpoint, f"on {result.data}"),
-        _fact("sharpness", value, result.normalisation),
-        _fact("method", result.method, f"epsilon {as_text(result.epsilon)}"),
-        _fact("loss", f"{as_text(result.loss)} {unit}", "at the checkpoint"),
-        _fact("maximum", f"{as_text(result.maximum)} {unit}", "the highest that was found"),
+        fact("checkpoint", result.checkpoint, f"on {result.data}"),
+        fact("sharpness", value, result.normalisation),
+        fact("method", result.method, f"epsilon {as_text(result.epsilon)}"),
+        fact("loss", f"{as_text(result.loss)} {unit}", "at the checkpoint"),
+        fact("maximum", f"{as_text(result.maximum)} {unit}", "the highest that was found"),
     ]
     for name, label, note in (
         ("reach", "reach", "share of the region used"),
@@ -177,7 +177,7 @@ def _sharpness(result: Any, anchor: str, few: bool) -> Row:
     ):
         number = getattr(result, name, None)
         if number is not None and np.isfinite(number):
-            facts.append(_fact(label, as_text(number, 3), note))
+            facts.append(fact(label, as_text(number, 3), note))
     return {
         "facts": facts,
         "figure": picture(
@@ -192,8 +192,8 @@ def _sharpness(result: Any, anchor: str, few: bool) -> Row:
 def _comparison(result: Any, anchor: str, few: bool) -> Row:
     table = result.table
     facts = [
-        _fact("checkpoints", table["checkpoint"].nunique(), ", ".join(result.data)),
-        _fact("methods", table["method"].nunique(), ", ".join(map(str, table["method"].unique()))),
+        fact("checkpoints", table["checkpoint"].nunique(), ", ".join(result.data)),
+        fact("methods", table["method"].nunique(), ", ".join(map(str, table["method"].unique()))),
     ]
     wide = table.rename(columns={str(c): metric_label(str(c)) for c in table if "/" in str(c)})
     return {
@@ -230,21 +230,21 @@ def _path(result: Any, anchor: str, few: bool) -> Row:
     rows = result.summary[result.summary["data"] == first].set_index("path")
     unit = f"{loss_unit_of(result)}, on {first}"
     facts = [
-        _fact("from", result.a),
-        _fact("to", result.b),
-        _fact("curve", result.curve, _of_chord(result)),
-        _fact("length", as_text(result.length), f"the straight line: {as_text(result.chord)}"),
+        fact("from", result.a),
+        fact("to", result.b),
+        fact("curve", result.curve, _of_chord(result)),
+        fact("length", as_text(result.length), f"the straight line: {as_text(result.chord)}"),
     ]
     for path, label in (("curve", "barrier of the path"), ("line", "barrier of the line")):
         if path in rows.index:
             row: Any = rows.loc[path]
             value = with_interval(row["barrier_height"], row["barrier_low"], row["barrier_high"])
-            facts.append(_fact(label, value, unit))
+            facts.append(fact(label, value, unit))
     reduction = getattr(result, "reduction", None)
     if reduction is not None and len(reduction):
         saved = reduction.iloc[0]
         value = with_interval(saved["barrier"], saved["low"], saved["high"])
-        facts.append(_fact("saved by bending", value, f"{unit}; paired over examples"))
+        facts.append(fact("saved by bending", value, f"{unit}; paired over examples"))
     return {
         "facts": facts,
         "figure": picture(
@@ -265,16 +265,16 @@ def _fit(result: Any, anchor: str, few: bool) -> Row:
     ends = result.history["loss"]
     edge = max(1, len(ends) // 10)
     facts = [
-        _fact("from", result.a),
-        _fact("to", result.b),
-        _fact("curve", result.kind, f"{result.bends} bend{'' if result.bends == 1 else 's'}"),
-        _fact("steps", len(ends)),
-        _fact(
+        fact("from", result.a),
+        fact("to", result.b),
+        fact("curve", result.kind, f"{result.bends} bend{'' if result.bends == 1 else 's'}"),
+        fact("steps", len(ends)),
+        fact(
             "loss",
             f"{as_text(float(ends.tail(edge).mean()), 3)} {loss_unit_of(result)}",
             "mean of the last tenth",
         ),
-        _fact("length", as_text(result.length), f"the straight line: {as_text(result.chord)}"),
+        fact("length", as_text(result.length), f"the straight line: {as_text(result.chord)}"),
     ]
     return {
         "facts": facts,
@@ -288,9 +288,9 @@ def _fit(result: Any, anchor: str, few: bool) -> Row:
 def _complex(result: Any, anchor: str, few: bool) -> Row:
     bases = sum(result.base)
     facts = [
-        _fact("vertices", len(result.names), f"{bases} fixed, {len(result.names) - bases} fitted"),
-        _fact("simplexes", len(result.cliques), "maximal cliques"),
-        _fact("volume", as_text(result.volume), f"squared {as_text(result.volume_squared)}"),
+        fact("vertices", len(result.names), f"{bases} fixed, {len(result.names) - bases} fitted"),
+        fact("simplexes", len(result.cliques), "maximal cliques"),
+        fact("volume", as_text(result.volume), f"squared {as_text(result.volume_squared)}"),
     ]
     return {
         "facts": facts,
@@ -335,15 +335,15 @@ def transitivity_part(result: Any, unit: str = "as the loss") -> Row | None:
     if np.isfinite(getattr(result, "share_low", np.nan)):
         share += f" [{percent(result.share_low)}, {percent(result.share_high)}]"
     facts = [
-        _fact("triples", f"{result.triples:,}", f"of {len(result.names)} checkpoints"),
-        _fact("violations", f"{result.violations:,}", share),
-        _fact("mean excess", as_text(result.mean, 3), f"of the violations, {unit}"),
-        _fact("in percent", as_text(result.mean_percent, 3), "of the direct gap"),
+        fact("triples", f"{result.triples:,}", f"of {len(result.names)} checkpoints"),
+        fact("violations", f"{result.violations:,}", share),
+        fact("mean excess", as_text(result.mean, 3), f"of the violations, {unit}"),
+        fact("in percent", as_text(result.mean_percent, 3), "of the direct gap"),
     ]
     if getattr(result, "clear", None) is not None:
-        facts.append(_fact("beyond noise", result.clear, "excess above the line's noise floor"))
+        facts.append(fact("beyond noise", result.clear, "excess above the line's noise floor"))
     for name, value in (result.compat or {}).items():
-        facts.append(_fact(str(name).replace("_", " "), as_text(value), "as the original script"))
+        facts.append(fact(str(name).replace("_", " "), as_text(value), "as the original script"))
     return {
         "facts": facts,
         "figure": picture(
@@ -360,8 +360,8 @@ def transitivity_part(result: Any, unit: str = "as the loss") -> Row | None:
 
 
 def _transitivity(result: Any, anchor: str, few: bool) -> Row:
-    facts = [_fact("triples", result.triples, f"of {len(result.names)} checkpoints")]
-    return transitivity_part(result) or {"facts": facts, "figure": NOTHING, "table": None}
+    facts = [fact("triples", result.triples, f"of {len(result.names)} checkpoints")]
+    return transitivity_part(result) or {"facts": facts, "figure": NO_PICTURE, "table": None}
 
 
 # --- who rises --------------------------------------------------------------------------------
@@ -370,10 +370,10 @@ def _transitivity(result: Any, anchor: str, few: bool) -> Row:
 def _ridge(result: Any, anchor: str, few: bool) -> Row:
     unit = loss_unit_of(result)
     facts = [
-        _fact("from", result.a),
-        _fact("to", result.b),
-        _fact("position", as_text(result.t, 3), "t of the ridge"),
-        _fact(
+        fact("from", result.a),
+        fact("to", result.b),
+        fact("position", as_text(result.t, 3), "t of the ridge"),
+        fact(
             "examples that rise",
             percent(result.rising),
             f"{percent(result.low)} to {percent(result.high)}, of {len(result.table):,}",
@@ -381,10 +381,10 @@ def _ridge(result: Any, anchor: str, few: bool) -> Row:
     ]
     if hasattr(result, "mean_low"):
         value = with_interval(result.mean, result.mean_low, result.mean_high)
-        facts.append(_fact("mean rise", value, f"{unit}, on {result.data}"))
+        facts.append(fact("mean rise", value, f"{unit}, on {result.data}"))
     if hasattr(result, "cross_fit_low"):
         value = with_interval(result.cross_fit, result.cross_fit_low, result.cross_fit_high)
-        facts.append(_fact("cross-fitted", value, "the ridge chosen on other examples"))
+        facts.append(fact("cross-fitted", value, "the ridge chosen on other examples"))
     columns = [c for c in result.table if c not in ("id", "cross_fit", "weight")]
     order = [c for c in ("rank", "rise", "text") if c in columns]
     table = result.table[[*order, *(c for c in columns if c not in order)]]
@@ -399,10 +399,10 @@ def _ridge(result: Any, anchor: str, few: bool) -> Row:
             caption="The part of all that rises which the first examples carry.",
         ),
         "table": data_table(
-            _first(table),
+            with_texts(_first(table), LETTERS),
             "examples",
             caption=_caption(table, "Largest rises."),
-            prose=("text", "text_pair"),
+            prose=TEXTS,
         ),
     }
 
@@ -414,10 +414,10 @@ def _dynamics(result: Any, anchor: str, few: bool) -> Row:
     switched = result.positions.groupby("name")["switched"].any()
     last = result.basins.iloc[:, -1]
     facts = [
-        _fact("checkpoints", len(result.names)),
-        _fact("steps", len(result.steps), ", ".join(map(str, result.steps))),
-        _fact("basins at the end", int(last.dropna().nunique())),
-        _fact("switch basins", int(switched.sum()), ", ".join(map(str, switched[switched].index))),
+        fact("checkpoints", len(result.names)),
+        fact("steps", len(result.steps), ", ".join(map(str, result.steps))),
+        fact("basins at the end", int(last.dropna().nunique())),
+        fact("switch basins", int(switched.sum()), ", ".join(map(str, switched[switched].index))),
     ]
     basins = result.basins.rename(columns=lambda step: f"step {step}")
     return {
@@ -446,11 +446,11 @@ def _dynamics(result: Any, anchor: str, few: bool) -> Row:
 def _alignment(result: Any, anchor: str, few: bool) -> Row:
     saved = 1 - result.distance_after / result.distance_before if result.distance_before else 0.0
     facts = [
-        _fact("reference", result.a),
-        _fact("permuted", result.b),
-        _fact("distance before", as_text(result.distance_before)),
-        _fact("distance after", as_text(result.distance_after), f"{percent(saved)} less"),
-        _fact("same function", as_text(result.exact, 2), "largest difference of an output"),
+        fact("reference", result.a),
+        fact("permuted", result.b),
+        fact("distance before", as_text(result.distance_before)),
+        fact("distance after", as_text(result.distance_after), f"{percent(saved)} less"),
+        fact("same function", as_text(result.exact, 2), "largest difference of an output"),
     ]
     return {
         "facts": facts,

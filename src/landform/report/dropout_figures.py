@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from landform.report.parts import Kind, Row, as_text, data_table, picture
+from landform.report.parts import Kind, Row, as_text, data_table, fact, picture
 from landform.report.style import (
     COLUMN,
     INK,
@@ -145,10 +145,10 @@ def _dropout(result: Any, anchor: str, few: bool) -> Row:
     control = "none" if result.control is None else result.control
     return {
         "facts": [
-            {"label": "scores", "value": result.source, "note": ""},
-            {"label": "schedule", "value": result.kind, "note": f"control: {control}"},
-            {"label": "sites", "value": f"{len(result.table):,}", "note": ""},
-            {"label": "mean p", "value": as_text(result.mean, 4), "note": "standard is 0.1"},
+            fact("scores", result.source),
+            fact("schedule", result.kind, f"control: {control}"),
+            fact("sites", f"{len(result.table):,}"),
+            fact("mean p", as_text(result.mean, 4), "standard is 0.1"),
         ],
         "figure": picture(
             plot_dropout,

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
-from matplotlib.lines import Line2D
 
 from landform.errors import ConfigError
 from landform.report.style import (
@@ -39,6 +38,7 @@ __all__ = ["EXAMPLE_FIGURES", "plot_barrier", "plot_examples", "plot_examples_ma
 
 LOWERS, RAISES = PALETTE[0], PALETTE[1]
 DIVERGING = LinearSegmentedColormap.from_list("signed", [PALETTE[0], "#f7f7f5", PALETTE[1]])
+FORGOTTEN: dict[str, Any] = {"marker": "D", "edgecolors": INK, "linewidths": 0.5}
 MANY = 3000  # dots of one panel; more are drawn as a random part
 
 WORDS = {
@@ -95,7 +95,7 @@ def plot_examples_matrix(result: ExampleTable) -> Figure:
 
 
 def _cell_number(axes: Axes, i: int, j: int, value: float, sure: bool) -> None:
-    dark = abs(value) > 0.6
+    dark = abs(value) > 0.75
     colour = "white" if dark else INK if sure else MUTED
     axes.text(
         j, i, number(value, ".2f"), ha="center", va="center", fontsize=6, color=colour
@@ -106,7 +106,7 @@ def _cell_number(axes: Axes, i: int, j: int, value: float, sure: bool) -> None:
 def plot_examples(
     result: ExampleTable, *, against: str = "rise", columns: Sequence[str] | None = None
 ) -> Figure:
-    """One column against others: dots are examples, those forgotten on the path in vermilion.
+    """One column against others: dots are examples, diamonds those forgotten on the path.
 
     `columns` are up to six of the result's (by default self-influence, the dynamics there are, and
     the loss at b). Both axes are by rank, which is what the correlations in the titles compare.
@@ -131,7 +131,7 @@ def plot_examples(
         gone = forgotten.astype(bool)[chosen]
         style: dict[str, Any] = {"s": 4 if len(chosen) > 500 else 9, "linewidths": 0}
         axes.scatter(x[~gone], y[~gone], color=MUTED, alpha=0.35, **style)
-        axes.scatter(x[gone], y[gone], color=RAISES, alpha=0.7, **style)
+        axes.scatter(x[gone], y[gone], facecolors=RAISES, **FORGOTTEN, s=14, zorder=3)
         found = result.correlation(name, against)
         title = f"{found['spearman']:+.2f} [{found['low']:+.2f}, {found['high']:+.2f}]"
         axes.set_title(title.replace("-", MINUS))
@@ -141,11 +141,12 @@ def plot_examples(
     for axes in grid[::wide]:
         axes.set_ylabel(f"{_words(against)} (rank)")
     if forgotten.any():
+        empty = grid[0].scatter
         handles = [
-            Line2D(
-                [], [], marker="o", linestyle="none", color=RAISES, label="forgotten on the path"
+            grid[0].scatter(
+                [], [], facecolors=RAISES, **FORGOTTEN, s=14, label="forgotten on the path"
             ),
-            Line2D([], [], marker="o", linestyle="none", color=MUTED, label="not forgotten"),
+            empty([], [], color=MUTED, linewidths=0, s=9, label="not forgotten"),
         ]
         figure.legend(handles=handles, loc="outside upper right", ncols=2, columnspacing=1)
     return figure
@@ -187,13 +188,24 @@ def plot_barrier(result: BarrierInfluence) -> Figure:
 
 
 def _symmetric(axes: Axes, values: np.ndarray, which: str = "y") -> None:
-    """Logarithmic on both sides of 0, linear up to the order of magnitude of the median size."""
-    size = float(np.quantile(np.abs(values), 0.5)) or 1.0
-    linear = 10.0 ** np.floor(np.log10(size))
+    """Logarithmic on both sides of 0, linear up to the order of magnitude of the median size.
+
+    Ticks are at most three powers of ten on a side: the labels of more run into one another.
+    """
+    sizes = np.abs(values)
+    linear = 10.0 ** np.floor(np.log10(float(np.quantile(sizes, 0.5)) or 1.0))
+    first = round(np.log10(linear))
+    last = max(first, int(np.floor(np.log10(sizes.max(initial=linear)))))
+    powers = 10.0 ** np.arange(last, first - 1, (first - last - 1) // 3)
+    ticks = [*-powers, 0.0, *powers[::-1]]
+    low, high = values.min(initial=0.0), values.max(initial=0.0)
+    shown = [tick for tick in ticks if low <= tick <= high]
     if which in ("y", "both"):
         axes.set_yscale("symlog", linthresh=linear, linscale=0.5)
+        axes.set_yticks(shown)
     if which in ("x", "both"):
         axes.set_xscale("symlog", linthresh=linear, linscale=0.5)
+        axes.set_xticks(shown)
 
 
 def _by_end(axes: Axes, result: BarrierInfluence, unit: str) -> None:
@@ -205,7 +217,12 @@ def _by_end(axes: Axes, result: BarrierInfluence, unit: str) -> None:
     _symmetric(axes, np.concatenate([a, b]), "both")
     axes.axhline(0, color=MUTED, linewidth=0.5)
     axes.axvline(0, color=MUTED, linewidth=0.5)
-    axes.set_title("through which end")
+    reach = 1.5 * max(np.abs(a).max(initial=0.0), np.abs(b).max(initial=0.0))
+    limits = axes.get_xlim(), axes.get_ylim()
+    both = np.geomspace(1e-6, 1, 200) * reach
+    axes.plot([*-both[::-1], *both], [*both[::-1], *-both], "--", color=INK, linewidth=0.6)
+    axes.set(xlim=limits[0], ylim=limits[1])
+    axes.set_title("through which end; below the dashed line a row raises the ridge")
     axes.set(xlabel=f"change through a ({unit})", ylabel=f"change through b ({unit})")
 
 

@@ -8,27 +8,24 @@ from typing import Any
 import pandas as pd
 
 from landform.report import example_figures as figures
-from landform.report.parts import Kind, Row, as_text, data_table, picture, with_interval
-from landform.report.style import is_known, loss_unit_of, percent, shorten
+from landform.report.parts import (
+    TEXTS,
+    Kind,
+    Row,
+    as_text,
+    data_table,
+    fact,
+    picture,
+    with_interval,
+    with_texts,
+)
+from landform.report.style import loss_unit_of, percent
 
 __all__ = ["EXAMPLE_KINDS"]
 
 LISTED = 200  # rows of a table that can be sorted
 SIDE = 25  # rows of either side of a barrier
 LETTERS = 300  # of a text
-
-
-def _fact(label: str, value: Any, note: str = "") -> Row:
-    return {"label": label, "value": str(value), "note": note}
-
-
-def _texts(table: pd.DataFrame) -> pd.DataFrame:
-    """The same with texts that fit a page."""
-    table = table.copy()
-    for name in ("text", "text_pair"):
-        if name in table:
-            table[name] = [shorten(t, LETTERS) if is_known(t) else "" for t in table[name]]
-    return table
 
 
 TITLES: Mapping[str, str] = {
@@ -48,16 +45,16 @@ def _examples(result: Any, anchor: str, few: bool) -> Row:
     texts = [n for n in ("text_id", "text", "text_pair", "label") if n in table]
     order = [*texts, "rise", *(n for n in result.columns if n != "rise")]
     facts = [
-        _fact("from", result.a, "a, t = 0"),
-        _fact("to", result.b, "b, t = 1"),
-        _fact("examples", f"{len(table):,}", result.data),
-        _fact("rise at", as_text(result.t, 3), f"t; the mean rise is {_mean_rise(result)} {unit}"),
+        fact("from", result.a, "a, t = 0"),
+        fact("to", result.b, "b, t = 1"),
+        fact("examples", f"{len(table):,}", result.data),
+        fact("rise at", as_text(result.t, 3), f"t; the mean rise is {_mean_rise(result)} {unit}"),
     ]
     if result.dynamics:
-        facts.append(_fact("training dynamics of", result.dynamics))
+        facts.append(fact("training dynamics of", result.dynamics))
     if "forgotten" in table:
         share = percent(float(table["forgotten"].mean()))
-        facts.append(_fact("forgotten on the path", share, "right at a point, wrong at the next"))
+        facts.append(fact("forgotten on the path", share, "right at a point, wrong at the next"))
     return {
         "facts": facts,
         "matrix": picture(
@@ -72,11 +69,11 @@ def _examples(result: Any, anchor: str, few: bool) -> Row:
             caption="Dots are examples, both axes by rank.",
         ),
         "table": data_table(
-            _texts(table[order].head(LISTED)),
+            with_texts(table[order].head(LISTED), LETTERS),
             "examples",
             titles=TITLES,
             caption=f"The {min(LISTED, len(table)):,} of {len(table):,} examples that rise most.",
-            prose=("text", "text_pair"),
+            prose=TEXTS,
         ),
         "correlations": data_table(result.correlations, "rank correlations", titles=TITLES),
     }
@@ -94,21 +91,21 @@ def _barrier(result: Any, anchor: str, few: bool) -> Row:
     wanted = ("text_id", "text", "text_pair", "label", "change", "top", "chord", "via_a", "via_b")
     table = result.table[[name for name in wanted if name in result.table]]
     facts = [
-        _fact("from", result.a, "a, t = 0"),
-        _fact("to", result.b, "b, t = 1"),
-        _fact(
+        fact("from", result.a, "a, t = 0"),
+        fact("to", result.b, "b, t = 1"),
+        fact(
             "barrier",
             with_interval(result.barrier, result.low, result.high),
             f"{unit} at t = {as_text(result.t, 3)}, on {result.data}",
         ),
-        _fact("training rows", f"{len(table):,}", result.train),
-        _fact("curvature", result.strategy, f"{result.labels} labels, damping {result.damping}"),
-        _fact(
+        fact("training rows", f"{len(table):,}", result.train),
+        fact("curvature", result.strategy, f"{result.labels} labels, damping {result.damping}"),
+        fact(
             "gradient that is seen",
             f"{percent(result.share_a)} (a), {percent(result.share_b)} (b)",
             "of the rise's squared gradient, in the layers of the factors",
         ),
-        _fact("checked by retraining", "no" if result.check is None else "yes"),
+        fact("checked by retraining", "no" if result.check is None else "yes"),
     ]
     titles = {
         "text_id": "text id",
@@ -121,7 +118,7 @@ def _barrier(result: Any, anchor: str, few: bool) -> Row:
     }
 
     def side(part: pd.DataFrame, label: str) -> Row:
-        return data_table(_texts(part), label, titles=titles, prose=("text", "text_pair"))
+        return data_table(with_texts(part, LETTERS), label, titles=titles, prose=TEXTS)
 
     return {
         "facts": facts,

@@ -25,6 +25,7 @@ from landform.report.parts import (
     Together,
     as_text,
     data_table,
+    fact,
     picture,
     with_interval,
 )
@@ -497,22 +498,14 @@ def _fisher(result: Any, anchor: str, few: bool) -> Row:
     known = f"{result.examples:,}" if result.examples else "not known"
     labels = f"{result.estimator} labels, gradients of the {result.reduction}"
     facts = [
-        {"label": "examples", "value": known, "note": labels},
-        {
-            "label": "trace",
-            "value": as_text(result.trace, 4),
-            "note": f"sum of F over {total:,} entries",
-        },
+        fact("examples", known, labels),
+        fact("trace", as_text(result.trace, 4), f"sum of F over {total:,} entries"),
     ]
     last = result.stability.groupby("groups", sort=False).tail(1)
     for row in last.to_dict("records"):
-        facts.append(
-            {
-                "label": f"same order of {row['groups']}s in two halves",
-                "value": with_interval(row["correlation"], row["low"], row["high"]),
-                "note": f"Spearman, {row['examples']:,} examples",
-            }
-        )
+        value = with_interval(row["correlation"], row["low"], row["high"])
+        note = f"Spearman, {row['examples']:,} examples"
+        facts.append(fact(f"same order of {row['groups']}s in two halves", value, note))
     return {
         "facts": facts,
         "figure": picture(

@@ -16,6 +16,7 @@ from landform.errors import ConfigError
 from landform.report.connections import endpoint_metric, metric_columns, split_curves
 from landform.report.style import (
     COLUMN,
+    HATCHED,
     MUTED,
     PAGE,
     PALETTE,
@@ -265,7 +266,12 @@ def plot_score_distributions(
     for axes in grid.flat[len(shown) :]:
         axes.set_axis_off()
     handles = [
-        Patch(color=PALETTE[g], alpha=0.6, label=f"{plain(name)} (n = {len(table)})")
+        Patch(
+            facecolor=PALETTE[g],
+            alpha=0.6,
+            **(HATCHED if g else {}),
+            label=f"{plain(name)} (n = {len(table)})",
+        )
         for g, (name, table) in enumerate(named.items())
     ]
     figure.legend(handles=handles, loc="outside upper left", ncols=2, columnspacing=1)
@@ -344,12 +350,20 @@ def _densities(
     for g, values in enumerate(samples):
         colour = PALETTE[g]
         axes.hist(
-            values, bins=list(edges), density=True, color=colour, alpha=0.3, linewidth=0,
+            values, bins=list(edges), density=True, facecolor=colour, alpha=0.3,
+            **(HATCHED if g else {}),
             label=f"_group {g}",
         )  # fmt: skip
         density = kernel_density(values, grid)
         if density is not None:
-            axes.plot(grid, density, color=colour, linewidth=1.1, label=f"_density {g}")
+            axes.plot(
+                grid,
+                density,
+                "--" if g else "-",
+                color=colour,
+                linewidth=1.1,
+                label=f"_density {g}",
+            )
         axes.plot(
             values, np.full(len(values), -0.04 - 0.05 * g), "|", color=colour, markersize=3.5,
             transform=axes.get_xaxis_transform(), clip_on=False, label=f"_runs {g}",

@@ -12,15 +12,20 @@ from landform.errors import ConfigError
 from landform.report import factor_figures, method_figures
 from landform.report import influence_figures as figures
 from landform.report.parts import (
+    NO_PICTURE,
+    TEXTS,
     Kind,
     Row,
     Together,
     as_text,
     data_table,
+    fact,
     packed,
     picture,
     rounded,
+    texts_of,
     with_interval,
+    with_texts,
 )
 from landform.report.style import MINUS, is_known, percent, shorten
 
@@ -61,8 +66,9 @@ def _influence(result: Any, anchor: str, few: bool) -> Row:
             caption="The scores of the queries above. Triangles: the rows shown with them.",
         )
         if shown and not _summed(result)
-        else {"source": "", "caption": ""},
-        **_timings(result),
+        else NO_PICTURE,
+        "timings": _timings(result),
+        "timings_figure": _timings_figure(result),
     }
 
 
@@ -86,11 +92,11 @@ def _influence_facts(result: Any) -> list[Row]:
         ("measurement", result.measurement, "of the queries"),
         ("damping", result.damping, ""),
     ]
-    facts = [{"label": label, "value": value, "note": note} for label, value, note in rows]
+    facts = [fact(label, value, note) for label, value, note in rows]
     matrix = figures.score_matrix(result)
     if matrix is not None and matrix.size:
         share = float((matrix > 0).mean())
-        facts.append({"label": "helpful pairs", "value": percent(share), "note": "score above 0"})
+        facts.append(fact("helpful pairs", percent(share), "score above 0"))
     return facts
 
 
@@ -118,7 +124,7 @@ def _query(result: Any, query: int) -> Row:
     return {
         "number": query,
         "id": str(record.get("text_id", "")),
-        "texts": _texts(record),
+        "texts": texts_of(record, LETTERS),
         "facts": _query_facts(record, result.measurement),
         "wrong": _wrong(record),
         "helpful": sides[0],
@@ -159,7 +165,7 @@ def _side(result: Any, query: int, harmful: bool) -> list[Row]:
                 "score": score,
                 "score_text": _score(score),
                 "label": str(record["label"]) if is_known(record.get("label")) else "",
-                "texts": _texts(record),
+                "texts": texts_of(record, LETTERS),
             }
         )
     return rows
@@ -169,18 +175,6 @@ def _score(value: float) -> str:
     if 1000 <= abs(value) < 1e9:
         return f"{float(f'{value:.3g}'):,.0f}".replace("-", MINUS)
     return as_text(value, 3)
-
-
-def _texts(record: Mapping[str, Any]) -> list[str]:
-    pieces = [record.get("text"), record.get("text_pair")]
-    return [_cut(str(text)) for text in pieces if is_known(text)]
-
-
-def _cut(text: str) -> str:
-    text = text.strip()
-    if len(text) <= LETTERS:
-        return text
-    return f"{text[:LETTERS].rstrip()} \N{HORIZONTAL ELLIPSIS} ({len(text):,} characters)"
 
 
 def _others(result: Any, shown: Sequence[int]) -> tuple[str, str]:
@@ -209,10 +203,11 @@ def _others(result: Any, shown: Sequence[int]) -> tuple[str, str]:
     return packed({"queries": queries, "train": train, "of": len(result.queries)})
 
 
-def _timings(result: Any) -> Row:
+def _timings(result: Any) -> Row | None:
+    """The seconds of every phase as a table, None where they are not known."""
     timings = dict(getattr(result, "timings", None) or {})
     if not timings:
-        return {"timings": None, "timings_figure": {"source": "", "caption": ""}}
+        return None
     total = timings.pop("total", sum(timings.values()))
     frame = pd.DataFrame(
         {
@@ -221,12 +216,13 @@ def _timings(result: Any) -> Row:
         }
     )
     frame["share (%)"] = (100 * frame["seconds"] / (total or np.nan)).round(1)
-    return {
-        "timings": data_table(frame, "seconds of every phase"),
-        "timings_figure": picture(
-            factor_figures.plot_timings, result, alt="Seconds of every phase as bars"
-        ),
-    }
+    return data_table(frame, "seconds of every phase")
+
+
+def _timings_figure(result: Any) -> Row:
+    if not getattr(result, "timings", None):
+        return NO_PICTURE
+    return picture(factor_figures.plot_timings, result, alt="Seconds of every phase as bars")
 
 
 def _agreements(items: Sequence[tuple[str, Any]]) -> Together:
@@ -273,7 +269,7 @@ def _factors(result: Any, anchor: str, few: bool) -> Row:
         " as a share of their number; the median over modules is given.",
     )
     return {
-        "facts": [{"label": label, "value": value, "note": note} for label, value, note in facts],
+        "facts": [fact(label, value, note) for label, value, note in facts],
         "spectra": spectra,
         "coverage": data_table(
             _coverage(result),
@@ -282,7 +278,8 @@ def _factors(result: Any, anchor: str, few: bool) -> Row:
             " do not. Effective ranks in per cent of the full rank.",
             mark=lambda row: "" if row.get("status") == "seen" else "unseen",
         ),
-        **_timings(result),
+        "timings": _timings(result),
+        "timings_figure": _timings_figure(result),
     }
 
 
@@ -319,17 +316,15 @@ def _self_influence(result: Any, anchor: str, few: bool) -> Row:
         "explanation": str(getattr(result, "explanation", "")),
         "rows": _ranking(table, f"the {len(table)} rows of the highest self-influence"),
         "total": len(result.table),
-        **_timings(result),
+        "timings": _timings(result),
     }
 
 
 def _ranking(table: pd.DataFrame, label: str) -> Row:
     wanted = ("rank", "row", "text_id", "score", "label", "prediction", "loss", "known", "text",
               "text_pair")  # fmt: skip
-    frame = table[[name for name in wanted if name in table and table[name].notna().any()]].copy()
-    for name in ("text", "text_pair"):
-        if name in frame:
-            frame[name] = [_cut(str(text)) if is_known(text) else "" for text in frame[name]]
+    known = [name for name in wanted if name in table and table[name].notna().any()]
+    frame = with_texts(table[known], LETTERS)
     if "known" in frame:
         frame["known"] = ["mislabelled" if known else "" for known in frame["known"]]
     return data_table(
@@ -338,7 +333,7 @@ def _ranking(table: pd.DataFrame, label: str) -> Row:
         caption="Press a heading to sort.",
         titles={"text_id": "text id", "text_pair": "second text", "known": "known to be"},
         mark=lambda row: "confound" if row.get("known") == "mislabelled" else "",
-        prose=("text", "text_pair"),
+        prose=TEXTS,
     )
 
 
@@ -369,7 +364,7 @@ def _measures(result: Any) -> list[Row]:
             text = with_interval(*(float(cast(float, number)) for number in (value, low, high)))
         chance = 0.5 if name == "auc" else getattr(result, f"{name}_random", None)
         note = "" if chance is None else f"random order: {as_text(float(chance), 2)}"
-        facts.append({"label": label, "value": text, "note": note})
+        facts.append(fact(label, text, note))
     return facts
 
 
@@ -394,7 +389,7 @@ def _lds(result: Any, anchor: str, few: bool) -> Row:
         facts.append(("ceiling", ceiling, "what perfect scores would be expected to reach"))
     differences = getattr(result, "differences", None)
     return {
-        "facts": [{"label": label, "value": value, "note": note} for label, value, note in facts],
+        "facts": [fact(label, value, note) for label, value, note in facts],
         "methods": picture(
             method_figures.plot_lds, result, alt="Linear datamodelling score of every method"
         ),
@@ -412,7 +407,7 @@ def _lds(result: Any, anchor: str, few: bool) -> Row:
             caption="Differences of the LDS of two methods, paired: both were judged by the same"
             " retrained models and queries.",
         ),
-        **_timings(result),
+        "timings": _timings(result),
         "queries": data_table(
             result.per_query.pivot_table(
                 index="text_id" if "text_id" in result.per_query else "query",
@@ -435,10 +430,7 @@ def _counterfactual(result: Any, anchor: str, few: bool) -> Row:
             counts[name] = int(getattr(result, name))
     notes = {"targets": "predictions to flip", "queries": "in which they were sought"}
     return {
-        "facts": [
-            {"label": name, "value": f"{count:,}", "note": notes.get(name, "")}
-            for name, count in counts.items()
-        ],
+        "facts": [fact(name, f"{count:,}", notes.get(name, "")) for name, count in counts.items()],
         "comparison": None
         if comparison is None or not len(comparison)
         else data_table(

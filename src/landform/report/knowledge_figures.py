@@ -20,6 +20,7 @@ from landform.errors import ConfigError
 from landform.report.style import (
     COLUMN,
     GRID,
+    HATCHED,
     INK,
     MUTED,
     PAGE,
@@ -91,7 +92,10 @@ def plot_knowledge(result: Knowledge) -> Figure:
     upper.set_title(f"{plain(shorten(result.data, 32))}, {len(result.table):,} examples")
     width = 0.55 * float(np.diff(t).min()) if len(t) > 1 else 0.5
     for name, sign in (("relearned", 1), ("forgotten", -1)):
-        lower.bar(t[1:], sign * along[name].to_numpy()[1:], width, color=COLOURS[name], label=name)
+        lower.bar(
+            t[1:], sign * along[name].to_numpy()[1:], width, facecolor=COLOURS[name], label=name,
+            **(HATCHED if sign < 0 else {}),
+        )  # fmt: skip
     lower.axhline(0, color=INK, linewidth=0.6)
     lower.set_ylabel("examples")
     lower.set_xlabel(_ends(result))

@@ -8,8 +8,18 @@ import numpy as np
 import pandas as pd
 
 from landform.report import knowledge_figures as figures
-from landform.report.parts import Kind, Row, as_text, data_table, picture, with_interval
-from landform.report.style import is_known, metric_label, percent, short_labels
+from landform.report.parts import (
+    TEXTS,
+    Kind,
+    Row,
+    as_text,
+    data_table,
+    fact,
+    picture,
+    with_interval,
+    with_texts,
+)
+from landform.report.style import metric_label, percent, short_labels
 
 __all__ = ["KNOWLEDGE_KINDS"]
 
@@ -56,33 +66,25 @@ def _knowledge(result: Any, anchor: str, few: bool) -> Row:
 def _facts(result: Any) -> list[Row]:
     along = result.along
     facts: list[Row] = [
-        {"label": "from", "value": result.a, "note": ""},
-        {"label": "to", "value": result.b, "note": ""},
-        {
-            "label": "examples",
-            "value": f"{len(result.table):,}",
-            "note": f"of {result.data}, at {len(result.ts)} points of the {result.path}",
-        },
+        fact("from", result.a),
+        fact("to", result.b),
+        fact(
+            "examples",
+            f"{len(result.table):,}",
+            f"of {result.data}, at {len(result.ts)} points of the {result.path}",
+        ),
     ]
     if along["score"].notna().all():
         row = along.iloc[int(along["score"].argmin())]
         value = with_interval(row["score"], row["score_low"], row["score_high"])
         where = f"at {as_text(float(row['t']), 3)}"
-        facts.append(
-            {"label": f"lowest {metric_label(result.metric)}", "value": value, "note": where}
-        )
+        facts.append(fact(f"lowest {metric_label(result.metric)}", value, where))
     for row in result.between.to_dict("records"):
         if row["of"]:
             ends = "right at both ends" if row["change"] == "forgotten" else "wrong at both ends"
             what = "not right" if row["change"] == "forgotten" else "right"
             share = f"{percent(row['low'])} to {percent(row['high'])} of {row['of']:,} {ends}"
-            facts.append(
-                {
-                    "label": f"{what} somewhere between",
-                    "value": f"{int(row['examples']):,}",
-                    "note": share,
-                }
-            )
+            facts.append(fact(f"{what} somewhere between", f"{int(row['examples']):,}", share))
     return facts
 
 
@@ -124,10 +126,7 @@ def _texts(result: Any) -> Row | None:
         return None
     known = ("correctness", "confidence", "variability", "turns")
     wanted = ["course", "text", "text_pair", "label", *known, "text_id"]
-    frame = table.head(ROWS)[[name for name in wanted if name in table]].copy()
-    for name in ("text", "text_pair"):
-        if name in frame:
-            frame[name] = [_cut(str(text)) if is_known(text) else "" for text in frame[name]]
+    frame = with_texts(table.head(ROWS)[[name for name in wanted if name in table]], LETTERS)
     if "course" in frame:
         frame["course"] = [str(signs).translate(SIGNS) for signs in frame["course"]]
     both = int(np.count_nonzero(table["both"]))
@@ -142,13 +141,8 @@ def _texts(result: Any) -> Row | None:
         "newly forgotten examples",
         titles={"text_id": "text id", "text_pair": "second text"},
         caption=caption,
-        prose=("text", "text_pair"),
+        prose=TEXTS,
     )
-
-
-def _cut(text: str) -> str:
-    text = " ".join(text.split())
-    return text if len(text) <= LETTERS else f"{text[:LETTERS].rstrip()}\N{HORIZONTAL ELLIPSIS}"
 
 
 def _name(result: Any) -> str:

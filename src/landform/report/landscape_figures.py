@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 
 from landform.errors import ConfigError
 from landform.geometry.landscape import Landscape, ring_means
-from landform.report.parts import Kind, Row, as_text, data_table, picture
+from landform.report.parts import Kind, Row, as_text, data_table, fact, picture
 from landform.report.style import (
     COLUMN,
     INK,
@@ -214,15 +214,15 @@ def plot_landscape_relief(
 
 def _page(result: Landscape, anchor: str, few: bool) -> Row:
     facts = [
-        {"label": "model", "value": result.checkpoint, "note": f"on {', '.join(result.data)}"},
-        {"label": "masks", "value": len(result.masks), "note": ", ".join(result.masks)},
-        {"label": "pairs of directions", "value": result.pairs, "note": "for every mask"},
-        {"label": "model evaluations", "value": f"{result.evaluations:,}", "note": ""},
-        {
-            "label": "loss",
-            "value": f"{as_text(float(result.profile['loss'].iloc[0]), 3)} {loss_unit_of(result)}",
-            "note": "nearest to the model",
-        },
+        fact("model", result.checkpoint, f"on {', '.join(result.data)}"),
+        fact("masks", len(result.masks), ", ".join(result.masks)),
+        fact("pairs of directions", result.pairs, "for every mask"),
+        fact("model evaluations", f"{result.evaluations:,}"),
+        fact(
+            "loss",
+            f"{as_text(float(result.profile['loss'].iloc[0]), 3)} {loss_unit_of(result)}",
+            "nearest to the model",
+        ),
     ]
     return {
         "facts": facts,

@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 
-from landform.report.parts import Kind, Row, as_text, data_table, picture, with_interval
+from landform.report.parts import Kind, Row, as_text, data_table, fact, picture, with_interval
 from landform.report.style import (
     GRID,
     INK,
@@ -24,6 +24,7 @@ from landform.report.style import (
     new_figure,
     pick,
     plain,
+    short_labels,
     shorten,
     styled,
 )
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 __all__ = ["MIXING_FIGURES", "MIXING_KINDS", "plot_mixing"]
 
 BARS = 30  # of groups outside of the layers
+NUMBERED = 20  # columns of cells that hold their numbers
 SHARES = LinearSegmentedColormap.from_list("shares", (PALETTE[1], "#f6f4ef", PALETTE[0]))
 _NUMBERED = re.compile(r"^(?:(.*)\.)?(?:layers?|h|blocks?)\.(\d+)$")
 MODELS = {"mix": "mix", "a": "a", "b": "b", "even": "even mix", "line": "best of line"}
@@ -92,10 +94,13 @@ def _layer_labels(names: list[str]) -> list[str]:
     """`bert.encoder.layer.0` as "layer 0", or "encoder 0" where there are several stacks."""
     found = [_NUMBERED.match(name) for name in names]
     stacks = {match.group(1) for match in found if match}
+    alone = [name for name, match in zip(names, found, strict=True) if match is None]
+    tails = [".".join(name.split(".")[-3:]) for name in alone]
+    short = dict(zip(alone, short_labels(tails, 28), strict=True)) if alone else {}
     labels = []
     for name, match in zip(names, found, strict=True):
         if match is None:
-            labels.append(shorten(".".join(name.split(".")[-3:]), 28))
+            labels.append(short[name])
             continue
         stack = (match.group(1) or "").rpartition(".")[2]
         labels.append(f"{stack if len(stacks) > 1 and stack else 'layer'} {match.group(2)}")
@@ -114,13 +119,14 @@ def _draw_cells(axes: Axes, cells: pd.DataFrame, *, colour_bar: bool, names: lis
     )
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
-    if cells.shape[1] <= 6:
+    if cells.shape[1] <= NUMBERED:
+        # The two sides of even are one grey in print: the numbers tell them apart.
         for (i, j), value in np.ndenumerate(cells.to_numpy(float)):
             if np.isfinite(value):
-                dark = abs(value - 0.5) > 0.3
+                dark = abs(value - 0.5) > 0.4
                 axes.text(
-                    j, i, f"{value:.2f}", ha="center", va="center", fontsize=6,
-                    color="white" if dark else INK,
+                    j, i, f"{value:.2f}", ha="center", va="center",
+                    fontsize=6 if cells.shape[1] <= 12 else 5, color="white" if dark else INK,
                 )  # fmt: skip
     if colour_bar:
         bar = axes.figure.colorbar(image, ax=axes, ticks=[0, 0.5, 1], aspect=30, pad=0.02)
@@ -187,15 +193,15 @@ def _mixing(result: Any, anchor: str, few: bool) -> Row:
     rows = result.evaluation[result.evaluation["data"] == first].set_index("model")
     unit = f"{loss_unit_of(result)}, on {first}"
     facts = [
-        {"label": "a", "value": result.a, "note": "its share is the weight"},
-        {"label": "b", "value": result.b, "note": ""},
-        {"label": "groups", "value": f"{len(result.table):,}", "note": f"by {result.groups}"},
+        fact("a", result.a, "its share is the weight"),
+        fact("b", result.b),
+        fact("groups", f"{len(result.table):,}", f"by {result.groups}"),
     ]
     for name, label in MODELS.items():
         row = rows.loc[name]
         value = with_interval(row["loss"], row["loss_low"], row["loss_high"])
         note = f"{unit}; t = {as_text(float(row['t']), 3)}" if name == "line" else unit
-        facts.append({"label": f"loss of {label}", "value": value, "note": note})
+        facts.append(fact(f"loss of {label}", value, note))
     return {
         "facts": facts,
         "figure": picture(

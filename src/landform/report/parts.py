@@ -18,26 +18,33 @@ import numpy as np
 import pandas as pd
 
 from landform.errors import ConfigError
-from landform.report.style import MINUS, Figure, styled
+from landform.report.style import MINUS, Figure, is_known, styled
 from landform.store.fingerprint import to_plain
 
 __all__ = [
+    "NO_PICTURE",
+    "TEXTS",
     "Kind",
     "Row",
     "Together",
     "all_rounded",
     "as_text",
+    "cut",
     "data_table",
+    "fact",
     "packed",
     "picture",
     "pretty",
     "rounded",
     "table_cell",
+    "texts_of",
     "with_interval",
+    "with_texts",
 ]
 
 Row = dict[str, Any]
 
+TEXTS = ("text", "text_pair")  # the columns of a table of examples that hold sentences
 COMPRESS_FROM = 200_000  # characters of JSON from which gzip is worth a page source one cannot read
 
 
@@ -67,7 +74,16 @@ class Kind:
     together: Callable[[Sequence[tuple[str, Any]]], Together] | None = None
 
 
+def fact(label: str, value: Any, note: str = "") -> Row:
+    """A key number of a result: what it is, the number as it is shown, and what to know of it."""
+    return {"label": label, "value": value, "note": note}
+
+
 # --- figures as images ------------------------------------------------------------------------
+
+
+NO_PICTURE: Row = {"source": "", "caption": ""}
+"""What a template shows nothing of."""
 
 
 def picture(
@@ -173,6 +189,34 @@ def data_table(
 def with_interval(value: float, low: float, high: float) -> str:
     """`value [low, high]`."""
     return f"{as_text(value, 3)} [{as_text(low, 3)}, {as_text(high, 3)}]"
+
+
+# --- texts of examples ------------------------------------------------------------------------
+
+
+def cut(text: object, letters: int) -> str:
+    """A text of at most `letters` characters, which says how long it was where it is cut."""
+    words = str(text).strip()
+    if len(words) <= letters:
+        return words
+    return f"{words[:letters].rstrip()} \N{HORIZONTAL ELLIPSIS} ({len(words):,} characters)"
+
+
+def texts_of(record: Mapping[Any, Any], letters: int) -> list[str]:
+    """The texts of an example, each cut to `letters`: one, or two for a pair."""
+    pieces = (record.get(name) for name in TEXTS)
+    return [cut(text, letters) for text in pieces if is_known(text)]
+
+
+def with_texts(table: pd.DataFrame, letters: int) -> pd.DataFrame:
+    """The table with its texts cut to `letters`, empty where there is none."""
+    return table.assign(
+        **{
+            name: [cut(text, letters) if is_known(text) else "" for text in table[name]]
+            for name in TEXTS
+            if name in table
+        }
+    )
 
 
 # --- data for the script ----------------------------------------------------------------------

@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from landform.errors import ConfigError
-from landform.report.parts import Kind, Row, as_text, data_table, picture, with_interval
+from landform.report.parts import Kind, Row, as_text, data_table, fact, picture, with_interval
 from landform.report.style import (
     COLUMN,
     MINUS,
@@ -18,6 +18,7 @@ from landform.report.style import (
     PAGE,
     PALETTE,
     Figure,
+    end_names,
     loss_label,
     new_figure,
     plain,
@@ -158,10 +159,8 @@ def plot_path_spectrum(result: PathSpectrum) -> Figure:
         panel.plot(t, values, color=colour, marker="o", markersize=3)
         panel.set_ylabel(label)
         panel.grid(axis="y")
-    panels[0].set_title(
-        f"{WORDS[result.operator]} along the {plain(result.path)}\n"
-        f"{plain(shorten(result.a, 20))} to {plain(shorten(result.b, 20))}"
-    )
+    ends = " to ".join(end_names(result.a, result.b, 20))
+    panels[0].set_title(f"{WORDS[result.operator]} along the {plain(result.path)}\n{ends}")
     panels[-1].set_xlabel("t")
     figure.align_ylabels()
     return figure
@@ -174,21 +173,21 @@ TITLES = {"data_error": "error over examples", "share": "share of one example"}
 
 def _spectrum(result: Any, anchor: str, few: bool) -> Row:
     facts: list[Row] = [
-        {"label": "checkpoint", "value": result.checkpoint, "note": ""},
-        {"label": "rows of the matrix", "value": f"{result.parameters:,}", "note": "parameters"},
-        {"label": "examples", "value": f"{result.examples:,}", "note": f"of {result.data}"},
+        fact("checkpoint", result.checkpoint),
+        fact("rows of the matrix", f"{result.parameters:,}", "parameters"),
+        fact("examples", f"{result.examples:,}", f"of {result.data}"),
     ]
     for end, words in (("top", "largest eigenvalue"), ("bottom", "smallest eigenvalue")):
         rows = result.table[result.table["end"] == end]
         if len(rows):
             row = rows.iloc[0]
             value = with_interval(row["eigenvalue"], row["low"], row["high"])
-            facts.append({"label": words, "value": value, "note": "residual and examples"})
+            facts.append(fact(words, value, "residual and examples"))
     if math.isfinite(result.trace):
         value = with_interval(result.trace, result.trace_low, result.trace_high)
         note = f"{result.trace_method}: {result.trace_products} products, "
         note += f"{result.trace_vectors} random vectors"
-        facts.append({"label": "trace", "value": value, "note": note})
+        facts.append(fact("trace", value, note))
     return {
         "facts": facts,
         "figure": picture(
@@ -205,11 +204,11 @@ def _spectrum(result: Any, anchor: str, few: bool) -> Row:
 
 def _path(result: Any, anchor: str, few: bool) -> Row:
     facts: list[Row] = [
-        {"label": "from", "value": result.a, "note": ""},
-        {"label": "to", "value": result.b, "note": result.path},
-        {"label": "rows of the matrix", "value": f"{result.parameters:,}", "note": "parameters"},
-        {"label": "examples", "value": f"{result.examples:,}", "note": f"of {result.data}"},
-        {"label": "barrier", "value": as_text(result.barrier, 3), "note": "at these points"},
+        fact("from", result.a),
+        fact("to", result.b, result.path),
+        fact("rows of the matrix", f"{result.parameters:,}", "parameters"),
+        fact("examples", f"{result.examples:,}", f"of {result.data}"),
+        fact("barrier", as_text(result.barrier, 3), "at these points"),
     ]
     return {
         "facts": facts,

@@ -35,6 +35,7 @@ from landform.tasks.task import loss_unit
 __all__ = [
     "COLUMN",
     "GRID",
+    "HATCHED",
     "INK",
     "MINUS",
     "MUTED",
@@ -196,6 +197,10 @@ class Figure(MatplotlibFigure):
         buffer = io.BytesIO()
         self.savefig(buffer, format="png", dpi=200)
         return buffer.getvalue()
+
+
+HATCHED: dict[str, Any] = {"hatch": "////", "edgecolor": "white", "linewidth": 0}
+"""Stripes over the second of two fillings, which are one grey in print."""
 
 
 def new_figure(width: float, height: float) -> Figure:
