@@ -40,7 +40,8 @@ RUN = """
                 file.write(f"{i}\\n")
             die("work", i)
             if point == "slow":
-                time.sleep(0.25)  # time for the signal of a busy machine
+                # Time for the signal, and after the job of that number all that it needs.
+                time.sleep(0.05 if i <= int(number) else 300)
             generator = np.random.default_rng(i)
             return Contents({"x": generator.random((50, 40))},
                             {"t": pd.DataFrame({"y": generator.random(9)})}, {"r": {"i": i}})
@@ -142,7 +143,7 @@ def test_killed_at_chosen_points(tmp_path: Path, uninterrupted: dict[str, bytes]
 def test_killed_from_outside(tmp_path: Path, uninterrupted: dict[str, bytes]) -> None:
     study = tmp_path / "study" / "artifacts" / "work"
     for number, wanted in ((signal.SIGTERM, 2), (signal.SIGINT, 5), (signal.SIGKILL, 8)):
-        run = start(tmp_path, "slow:0")
+        run = start(tmp_path, f"slow:{wanted}")
         while run.poll() is None and not (study.is_dir() and len(os.listdir(study)) > wanted):
             time.sleep(0.002)
         run.send_signal(number)
