@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from contextvars import ContextVar
 from pathlib import Path
@@ -162,7 +163,10 @@ def as_flags(text: str, flags: Mapping[str, str]) -> str:
             return flag if value == "True" else flag.replace("--", "--no-", 1)
         if value == "None":
             return found[0]
-        words = re.sub(r"[()',]", "", value)
+        # A quoted value is one word of the shell, whatever is in it (a space, ';').
+        words = re.sub(
+            r"'([^']*)'|[()',]", lambda word: shlex.quote(word[1]) if word[1] else "", value
+        )
         return f"{flag} {words}" if words else flag
 
     return _OPTION.sub(spelled, text)

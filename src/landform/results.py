@@ -32,8 +32,8 @@ class Result:
 
     def __repr__(self) -> str:
         """The reading, and below it the names of what the result holds."""
-        fields = dataclasses.fields(self) if dataclasses.is_dataclass(self) else ()
-        held = ", ".join(field.name for field in fields if not field.name.startswith("_"))
+        fields = getattr(self, "__dataclass_fields__", ())
+        held = ", ".join(name for name in fields if not name.startswith("_"))
         try:
             reading = self.reading
         except NotImplementedError:

@@ -66,7 +66,7 @@ def train(
         make_task(data),
         out=out,
         split=split,
-        eval_split=None if eval_split in (None, "none") else eval_split,
+        eval_split=None if eval_split in (None, "none", "None") else eval_split,
         **dict(options),
     )
     if dry_run:

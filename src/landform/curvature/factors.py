@@ -207,6 +207,10 @@ class Factors:
             for layer in session.layers
         ]
 
+    def __repr__(self) -> str:
+        """The reading of its summary: the blocks themselves would fill pages."""
+        return f"<{type(self).__name__}: {self.summary().reading}>"
+
     def summary(self) -> FactorSummary:
         """Coverage, spectra and times, for people and reports."""
         return FactorSummary(

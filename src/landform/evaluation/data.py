@@ -72,9 +72,7 @@ class Data:
 
     def __post_init__(self) -> None:
         if not isinstance(self.task, Task):
-            raise ConfigError(
-                f"{self.task!r} is not a task", remedy="make one with landform.load_task(...)"
-            )
+            raise _no_task(self.task)
 
     @property
     def name(self) -> str:
@@ -114,8 +112,19 @@ def as_data(task: Task | Data | tuple[Task, str], split: str = "validation") -> 
     if isinstance(task, tuple):
         return Data(*task)
     if not isinstance(task, Task):
-        raise ConfigError(f"{task!r} is not a task", remedy="make one with landform.load_task(...)")
+        raise _no_task(task)
     return Data(task, split)
+
+
+def _no_task(given: object) -> ConfigError:
+    # A table given as a task would fill the message with its rows.
+    shown = repr(given) if given is None or isinstance(given, str) else f"a {type(given).__name__}"
+    first = repr(given) if isinstance(given, str) else "..."
+    return ConfigError(
+        f"{shown} is not a task",
+        remedy=f"make one with landform.load_task({first}): of a catalogue name, or of a file, a "
+        "DataFrame or files by split with text= and label=",
+    )
 
 
 def data_sets(

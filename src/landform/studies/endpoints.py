@@ -133,7 +133,7 @@ def select_checkpoints(
     checkpoints: Iterable[str | os.PathLike[str] | Checkpoint],
 ) -> list[Checkpoint]:
     """Names, patterns and checkpoints that are there already, each once."""
-    if isinstance(checkpoints, str | os.PathLike):
+    if isinstance(checkpoints, str | os.PathLike) or not isinstance(checkpoints, Iterable):
         return select(checkpoints)
     chosen: list[Checkpoint] = []
     for item in checkpoints:

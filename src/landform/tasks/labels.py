@@ -240,7 +240,13 @@ def _by_name(
 
 
 def _listed(task: Sequence[str], model: Sequence[str]) -> str:
-    return f"task labels: {', '.join(task)}; model labels: {', '.join(model)}"
+    return f"task labels: {_shown(task)}; model labels: {_shown(model)}"
+
+
+def _shown(names: Sequence[str], most: int = 20) -> str:
+    """The names with commas; of very many (a column of texts taken for labels) the first few."""
+    first = ", ".join(name if len(name) <= 40 else f"{name[:37]}..." for name in names[:most])
+    return first + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def _mismatch(
@@ -251,9 +257,9 @@ def _mismatch(
     extra = [name for name in model if _key(name) not in wanted]
     faults = [f"{len(task)} labels in the task, {len(model)} in the model"]
     if absent:
-        faults.append(f"the model does not know {', '.join(map(repr, absent))}")
+        faults.append(f"the model does not know {_shown([*map(repr, absent)])}")
     if extra:
-        faults.append(f"the task does not know {', '.join(map(repr, extra))}")
+        faults.append(f"the task does not know {_shown([*map(repr, extra)])}")
     remedy = "use a model that was fine-tuned for these labels"
     if len(task) == len(model):
         remedy += "; where only the names differ, pass the model's labels in the task's words, in"

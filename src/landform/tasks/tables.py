@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 
 from landform.config import nearest
-from landform.errors import DataError
+from landform.errors import ConfigError, DataError
 
 __all__ = [
     "PLAIN_TEXT",
@@ -30,6 +30,7 @@ __all__ = [
     "Table",
     "any_field_size",
     "chosen_columns",
+    "delimiter_hint",
     "frame_of",
     "is_plain_text",
     "is_text_table",
@@ -125,9 +126,16 @@ def missing_column(column: str, known: Sequence[str], origin: str) -> DataError:
     guess = nearest(column, known)
     remedy = f"did you mean {guess!r}? " if guess else ""
     remedy += f"Columns: {', '.join(map(repr, known)) or '(none)'}"
-    if len(known) == 1 and any(mark in known[0] for mark in ";\t,|"):
-        remedy += "; the header looks like several columns: give the right delimiter="
+    remedy += delimiter_hint(known)
     return DataError(f"{origin}: there is no column {column!r}", remedy=remedy)
+
+
+def delimiter_hint(known: Sequence[str]) -> str:
+    """The end of a remedy where all columns of a file seem to have been read as one."""
+    marks = max(";\t,|", key=known[0].count) if len(known) == 1 else ""
+    if not marks or marks not in known[0]:
+        return ""
+    return f"; the header looks like several columns: give the right delimiter={marks!r}"
 
 
 # ---------------------------------------------------------------------------------- local files
@@ -191,12 +199,20 @@ def read_columns(path: str | Path, form: FileFormat | None = None) -> tuple[str,
     return tuple(str(name) for name in frame.columns)
 
 
+_ELSEWHERE = [
+    ((".xlsx", ".xls", ".ods"), "save the sheet as CSV (UTF-8); "),
+    ((".gz", ".zip", ".bz2", ".xz", ".zst"), "unpack it first; "),
+]
+"""Kinds of files that many a table lies in, and what to do with them."""
+
+
 def _suffix(path: Path) -> str:
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
+        first = next((advice for ends, advice in _ELSEWHERE if suffix in ends), "")
         raise DataError(
             f"{path}: {suffix or 'no suffix'} is not a known kind of data file",
-            remedy=f"use one of {', '.join(SUFFIXES)}",
+            remedy=f"{first}use one of {', '.join(SUFFIXES)}",
         )
     return suffix
 
@@ -287,7 +303,15 @@ def _position(raw: bytes, at: int) -> str:
 
 
 def _delimiter(path: Path, form: FileFormat) -> str:
-    return form.delimiter or _DELIMITERS[path.suffix.lower()]
+    given = form.delimiter or _DELIMITERS[path.suffix.lower()]
+    if given == "\\t":  # a shell hands the two characters on as they were typed
+        return "\t"
+    if len(given) != 1 or given in '"\r\n':
+        raise ConfigError(
+            f"option delimiter must be one character, not {given!r}",
+            remedy="pass ';', ',', '|', or '\\t' for a tab; or leave it out",
+        )
+    return given
 
 
 def _quoted(path: Path, form: FileFormat) -> bool:

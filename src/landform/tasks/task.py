@@ -43,7 +43,14 @@ from landform.tasks.sources import (
     Table,
     table_of,
 )
-from landform.tasks.tables import PLAIN_TEXT, SUFFIXES, is_plain_text, is_text_table, missing_column
+from landform.tasks.tables import (
+    PLAIN_TEXT,
+    SUFFIXES,
+    delimiter_hint,
+    is_plain_text,
+    is_text_table,
+    missing_column,
+)
 from landform.tasks.text_to_text import metric_of, source_of_files, source_of_folder
 
 __all__ = [
@@ -635,10 +642,12 @@ def _own_task(config: TaskConfig, source: Source, name: str) -> Task:
     plain = isinstance(source, FileSource) and source.form.plain is not None
     text = (PLAIN_TEXT,) if plain else config.text
     if text is None:
-        known = ", ".join(map(repr, source.columns(splits[0])))
+        known = source.columns(splits[0])
         raise ConfigError(
             f"task {name!r}: which column holds the text?",
-            remedy=f"pass text=, or text=(first, second) for pairs. Columns: {known}",
+            remedy="pass text=, or text=(first, second) for pairs. Columns: "
+            + ", ".join(map(repr, known))
+            + delimiter_hint(known),
         )
     layout = Layout(text, config.label, config.id)
     _check_layout(config, layout)
@@ -735,7 +744,11 @@ def _with_labels(task: Task, config: TaskConfig) -> Task:
             raise ConfigError(f"label_names= does not go with kind={kind!r}", remedy="leave it out")
     if len(set(map(columns.normalised, names))) < len(names):
         raise LabelError(
-            f"the label names {', '.join(names)} are not distinct", remedy="give distinct names"
+            f"the label names {', '.join(names)} are not distinct",
+            remedy="give distinct names"
+            if config.label_names
+            else f"names that differ only in case or spaces are one name to a model: write each in"
+            f" one way in the column {label!r}",
         )
     metrics = config.metrics or DEFAULT_METRICS[kind]
     return _checked_groups(

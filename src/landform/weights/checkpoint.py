@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from safetensors import SafetensorError
 
-from landform.config import Config
+from landform.config import Config, nearest
 from landform.errors import CheckpointError, ConfigError, SpaceMismatchError
 from landform.store.fingerprint import fingerprint, fingerprint_file
 from landform.weights.tuning import (
@@ -582,9 +582,18 @@ def _from_hub(spec: str, name: str, step: int | None, revision: str | None) -> C
         summary = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise CheckpointError(
             f"{spec}: no local directory of that name, and the hub did not give it ({summary})",
-            remedy="check the name, the network, or pass a local directory",
+            remedy=_nearby(name) + "check the name, the network, or pass a local directory "
+            "(without a network HF_HUB_OFFLINE=1 spares the hub's retries)",
         ) from error
     return _complete(spec, Path(path))
+
+
+def _nearby(name: str) -> str:
+    """The begin of a remedy: the local directory whose name is nearly the one given."""
+    given = Path(name).expanduser()
+    there = [p.name for p in given.parent.iterdir() if p.is_dir()] if given.parent.is_dir() else []
+    guess = nearest(given.name, there)
+    return f"did you mean {str(given.parent / guess)!r}? " if guess else ""
 
 
 def _not_needed(api: Any, name: str, revision: str | None) -> list[str]:
@@ -645,7 +654,9 @@ def select(patterns: CheckpointLike | Iterable[CheckpointLike]) -> list[Checkpoi
 def expand(patterns: CheckpointLike | Iterable[CheckpointLike]) -> list[Checkpoint]:
     """What `select` finds, as often as it is named: for paths that come back, and for checks."""
     # A name alone is one name, not the letters it is made of.
-    items = [patterns] if isinstance(patterns, str | os.PathLike | Checkpoint) else patterns
+    alone = isinstance(patterns, str | os.PathLike | Checkpoint)
+    # What is neither (a loaded model) goes on to `resolve`, which refuses it and says why.
+    items: Any = patterns if not alone and isinstance(patterns, Iterable) else [patterns]
     found: list[Checkpoint] = []
     for item in items:
         specs = _expand(os.fspath(item)) if isinstance(item, str | os.PathLike) else [item]
@@ -668,10 +679,11 @@ def _expand(pattern: str) -> list[str]:
     if not found and stem.count("/") == 1 and not Path(stem.split("/")[0]).is_dir():
         found = [name + (f"@{suffix}" if at else "") for name in _hub_names(stem)]
     if not found:
-        raise CheckpointError(
-            f"no checkpoint matches {pattern!r}",
-            remedy="a checkpoint is a directory with config.json and model.safetensors",
-        )
+        inner = sorted(glob.glob(f"{os.path.expanduser(stem)}/checkpoint-*"), key=_natural)
+        remedy = "a checkpoint is a directory with config.json and model.safetensors"
+        if inner:
+            remedy += f"; did you mean '{stem}/{Path(inner[-1]).name}'?"
+        raise CheckpointError(f"no checkpoint matches {pattern!r}", remedy=remedy)
     return sorted(found, key=_natural)
 
 
