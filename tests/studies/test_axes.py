@@ -16,6 +16,7 @@ from landform.studies.axes import EXPERIMENTS, Axes, AxisPair, axis_lines, colle
 from landform.studies.grid import AXES, METHODS, GridConfig, plan_grid, read_grid, write_grid
 from landform.studies.study_file import describe_study, read_study
 from landform.tasks.task import load_task
+from landform.training.schedules import write_schedule
 
 QUICK = {"points": 3, "replicates": 30}
 
@@ -210,6 +211,8 @@ def test_what_differs_along_an_axis(place, tmp_path):
 
 
 def test_a_grid_in_a_file(place, tmp_path):
+    (tmp_path / "rates").mkdir()
+    write_schedule(tmp_path / "rates" / "guided.json", {"dropout": 0.0, "other": 0.1})
     (tmp_path / "grid.yaml").write_text(
         yaml.safe_dump(
             {
@@ -217,6 +220,12 @@ def test_a_grid_in_a_file(place, tmp_path):
                 "tasks": {"one": {**described(place, "one"), "files": {"train": "t.tsv"}}},
                 "axes": "seed",
                 "seeds": [1, 2, 3],
+                "train": {
+                    "row_file": "rows.txt",
+                    "ewc": "f.safetensors",
+                    "ewc_strength": 2.0,
+                    "dropout": "rates/guided.json",
+                },
             }
         )
     )
@@ -224,7 +233,11 @@ def test_a_grid_in_a_file(place, tmp_path):
     config = read_grid(tmp_path / "grid.yaml")
     (plan,) = plan_grid(config, tmp_path / "out" / "deep")
     assert plan.content["tasks"]["one"]["files"]["train"] == "../../t.tsv"
-    assert plan.content["steps"][0]["train"]["model"] == "../../base0"
+    step = plan.content["steps"][0]["train"]
+    assert step["model"] == "../../base0"
+    # Options of training start from the grid's file, wherever the command runs.
+    assert (step["row_file"], step["ewc"]) == ("../../rows.txt", "../../f.safetensors")
+    assert step["dropout"] == {"dropout": 0.0, "other": 0.1}
     assert len(plan.content["steps"][-1]["axes"]["pairs"]) == 3
     hub = GridConfig.parse({"model": "org/name@main", "tasks": ["sst2"], "axes": ["seed"]})
     (plan,) = plan_grid(hub, tmp_path)

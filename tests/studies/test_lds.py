@@ -12,6 +12,8 @@ from landform.store.artifacts import Store
 from landform.store.study import load_results
 from landform.studies import lds as module
 from landform.studies.lds import LdsStudy, lds, make_masks, split_method
+from landform.studies.study_file import StudyFile
+from landform.training.schedules import write_schedule
 from landform.weights.checkpoint import load_model, load_tokenizer
 
 ROWS, QUERIES = 24, 6
@@ -129,6 +131,38 @@ def test_the_models_that_are_scored_can_be_given(model, task, tmp_path):
     run = lf.train(model, task, out=tmp_path / "o", seeds=7, eval_split=None, **OPTIONS["train"])
     given = lds(model, task, scored=run.paths[0], **options)
     np.testing.assert_allclose(own.table.lds, given.table.lds)
+
+
+def test_files_of_a_step_start_from_its_study_file(model, task, tmp_path, monkeypatch):
+    (tmp_path / "files").mkdir()
+    write_schedule(tmp_path / "files" / "rates.json", {"dropout": 0.2})
+    rows = {name: str(path) for name, path in task.config.files.items()}
+    content = {
+        "study": "study",
+        "tasks": {"toy": {"files": rows, "text": "sentence", "label": "label"}},
+        "steps": [
+            {
+                name: {
+                    "model": str(model),
+                    "task": "toy",
+                    "train": {"max_steps": 3, "dropout": "files/rates.json"},
+                    **options,
+                }
+            }
+            for name, options in (
+                ("lds", {"mask_file": "files/masks.npy"}),
+                ("counterfactual", {"sizes": [4]}),
+            )
+        ],
+    }
+    np.save(tmp_path / "files" / "masks.npy", make_masks(ROWS, 8, 0.5, 0))
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    file = StudyFile.of(content, base=tmp_path, where="a study")
+    for step in file.steps:
+        step.check(file)
+        assert step.study(file).config.train.dropout == {"dropout": 0.2}
+    assert file.steps[0].study(file).masks.shape == (8, ROWS)
 
 
 def test_published_files_take_the_place_of_training(model, task, tmp_path):
