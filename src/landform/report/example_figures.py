@@ -222,7 +222,7 @@ def _by_end(axes: Axes, result: BarrierInfluence, unit: str) -> None:
     both = np.geomspace(1e-6, 1, 200) * reach
     axes.plot([*-both[::-1], *both], [*both[::-1], *-both], "--", color=INK, linewidth=0.6)
     axes.set(xlim=limits[0], ylim=limits[1])
-    axes.set_title("through which end; below the dashed line a row raises the ridge")
+    axes.set_title("below the dashed line a row raises the ridge")
     axes.set(xlabel=f"change through a ({unit})", ylabel=f"change through b ({unit})")
 
 
