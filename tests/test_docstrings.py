@@ -154,6 +154,38 @@ def test_explained_parameters_exist(module: str):
             )
 
 
+# Explained once, in the docstring of the package.
+EVERYWHERE = {
+    *(
+        "checkpoint",
+        "checkpoints",
+        "a",
+        "b",
+        "model",
+        "task",
+        "tasks",
+        "split",
+        "also",
+        "eval_split",
+    ),
+    *("store", "progress", "out", "replicates", "seed", "level", "queries", "train", "options"),
+}
+
+
+@pytest.mark.parametrize("name", sorted(set(landform.__all__) - {"__version__"}))
+def test_public_functions_speak_of_their_parameters(name: str):
+    """Every parameter is spoken of, and where there are `**options` it is said which."""
+    value = getattr(landform, name)
+    if not inspect.isfunction(value):
+        return
+    said, parameters = inspect.getdoc(value) or "", inspect.signature(value).parameters
+    silent = [p for p in parameters if p not in EVERYWHERE and not re.search(rf"\b{p}\b", said)]
+    assert not silent, f"landform.{name} does not speak of {', '.join(silent)}"
+    if "options" in parameters:
+        configs = re.findall(r"`(\w+Config)`", said)
+        assert configs or "options" in said.lower(), f"landform.{name}: which options?"
+
+
 COMMANDS = [m for m in MODULES if m.startswith("landform.cli.") and m.split(".")[-1] not in
             ("app", "common", "texts")]  # fmt: skip
 

@@ -10,6 +10,18 @@
     factors = lf.fit_factors("runs/seed0", task, strategy="ekfac")
     lf.influence(factors, queries="validation").top(query=7, k=5)
 
+Words that mean the same everywhere:
+
+    checkpoint, a, b, model     a directory, `DIR@STEP`, a hub name, or a `Checkpoint`
+    task, split                 what `load_task` gives, and which of its splits
+    also                        further data sets: tasks, or pairs of a task and a split
+    queries, train              splits, or pairs of a task and a split: asked about, and scored
+    store                       a study directory: what is computed is kept there and found again
+    out                         where a checkpoint or a file is written
+    progress                    show a bar
+    replicates, seed, level     bootstrap replicates, their seed, coverage of the intervals
+    **options                   the fields of the config that the function names
+
 Names are imported on first use, so that `import landform` costs nothing and touches nothing.
 """
 

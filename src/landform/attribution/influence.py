@@ -284,7 +284,9 @@ def self_influence(
     progress: bool = False,
     **options: Any,
 ) -> SelfInfluence:
-    """The score of every row with itself, in linear time.
+    """The score of every row with itself, in linear time, under the curvature of `factors`.
+
+    rows: how many of the first rows of the split, or which.
 
     measurement "loss": <W o G_b, G_b>. Another one: <W o G_m, G_b> with G_m the gradient of minus
     that measurement of the same row. Options are damping, relative_damping and memory.

@@ -146,6 +146,7 @@ class Mislabel(Result):
 def mislabel(source: SelfInfluence, *, known: Known | None = None, **options: Any) -> Mislabel:
     """Rank rows by self-influence, most suspicious first; with `known`, say how well that works.
 
+    source: the scores of `self_influence`.
     known: True or False for every row of the split (rows that were not scored are passed over), or
     positions in the split, or a text file of text ids. Options are the fields of `MislabelConfig`.
     Raises DataError where `known` does not fit the scored rows, or marks none or all of them, and

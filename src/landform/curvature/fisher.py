@@ -381,7 +381,7 @@ def sublayers_of(model: Any, space: ParameterSpace) -> list[str | None]:
 
 
 def load_fisher(source: Fisher | str | os.PathLike[str]) -> Fisher:
-    """A Fisher diagonal: itself, or from the file of `Fisher.save`."""
+    """A Fisher diagonal: `source` itself, or from the file of `Fisher.save` that it names."""
     return source if isinstance(source, Fisher) else Fisher.load(source)
 
 

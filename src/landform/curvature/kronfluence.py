@@ -59,7 +59,8 @@ def import_kronfluence(
 ) -> Factors:
     """The factors in a kronfluence folder, for `influence` and `self_influence`.
 
-    checkpoint, task, split: what they were fitted on. names: see `Names`. Options are the fields of
+    checkpoint, task, split: what they were fitted on. strategy: what is made of them. names: see
+    `Names`. Options are the fields of
     `FactorsConfig` that matter when scores are computed (dtype, device, rows, max_length, ...);
     `rows` is how many of the split's first rows kronfluence went through, where the folder does not
     say or the split has others. kfac is also made from covariances that were never decomposed.

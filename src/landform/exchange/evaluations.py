@@ -152,6 +152,8 @@ def read_evaluations(
 ) -> dict[str, Evaluation]:
     """An `Evaluation` of every per-sample file that `find_samples` finds, by model.
 
+    `source` is a folder, a prefix with its `suffixes` (see `find_samples`), or the files by model.
+
     Loss (nats), metrics and intervals are computed from the logits as `evaluate` does. All files
     must hold the same samples in the same order, or a `DataError` names two that disagree; their
     label orders may differ (logits are brought into the order of the first file). With a `task`,

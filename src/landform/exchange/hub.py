@@ -236,7 +236,8 @@ def push(
 
     A checkpoint or a study without a README.md gets a card that says what it is. `path_in_repo`
     is the folder, for a single file the whole path, to put it at; the repository and a `revision`
-    (branch) are made where they are missing. The token is the one of `hf auth login`.
+    (branch) are made where they are missing, `private` or not, as a model or, by `repo_type`, a
+    data set. `source` is what is pushed. The token is the one of `hf auth login`.
     """
     kind, root, files, step = _content(source)
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo):

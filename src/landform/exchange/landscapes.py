@@ -69,7 +69,7 @@ def _opened(file: Path, mode: str) -> Iterator[Any]:
 def read_landscape(
     path: str | Path, *, name: str | None = None, kind: str = "masked-lm"
 ) -> Surface:
-    """The `Surface` in a file of the guided-dropout code.
+    """The `Surface` in `path`, a file of the guided-dropout code.
 
     The model stands at (0, 0), which their grid has no cell at, under `name` (default: that of the
     file); `kind` of the task says the unit of the loss. Intervals and the length of the unit are

@@ -70,7 +70,7 @@ class _Section:
 def read_logs(
     path: str | Path, *, data: str | None = None, skip_unfinished: bool = False
 ) -> list[Line]:
-    """The lines in a log, or in all logs of a folder (not of the folders in it).
+    """The lines in `path`: a log, or all logs of a folder (not of the folders in it).
 
     Files ending .err, .pkl and .json are left out, and what is not part of a table is passed over.
     `data` names the data set, where the logs do not. A pair with a missing row is a `DataError`

@@ -58,6 +58,7 @@ def read_surfaces(
 ) -> Surface:
     """One `Surface` from the pickles of a plane: its quantities, on one data set or on several.
 
+    `paths` are the files, or their folder; they are read without being run, unless `allow_pickle`.
     Data set, quantity and the names of the models are taken from the names of the files. One of
     the quantities must be the loss, and the grids and models must be the same (`DataError` naming
     two files otherwise). Intervals are NaN, and so is the length of the unit, which the files do

@@ -233,6 +233,7 @@ def area_under_curve(
 ) -> Any:
     """Area between the curve and its own minimum: the trapezoid rule over L - min L.
 
+    `losses` (..., P) at the positions `t` (P,), rising (default: equally spaced) -> (...).
     `distance` is the length of the segment in weight space, a number or an array (...): the area is
     proportional to it. The unit is nats times the unit of `distance`.
     """
@@ -263,13 +264,14 @@ def bump_height(
     """Height of the highest bump: a strict interior maximum over the minima beside it.
 
     From every point k with L_{k-1} < L_k > L_{k+1}, i and j are the local minima that strict
-    descent to the left and to the right ends in. The height is
+    descent to the left and to the right ends in. By `variant` the height is
 
     * "mean-drop": L_k - (L_i + L_j) / 2;
     * "chord": L_k above the straight line from (t_i, L_i) to (t_j, L_j);
     * "global-chord": the same with the lowest points of the whole curve left and right of k;
 
-    the largest over k, and 0 for a curve without such a point. `losses` (..., P) -> (...).
+    the largest over k, and 0 for a curve without such a point. `losses` (..., P) at the positions
+    `t` (P,), equally spaced by default -> (...).
     """
     curves, shape = _points_first(losses)
     _check_variant(variant)
@@ -287,7 +289,8 @@ def bump_area(
 
     The bump and its minima i < j are those of `bump_height(losses, variant)`; the trapezoid rule is
     applied to L minus the line from (t_i, L_i) to (t_j, L_j), not below 0, on a segment of length
-    `distance` (a number or an array (...)). 0 where there is no bump.
+    `distance` (a number or an array (...)), at the positions `t` (P,), equally spaced by default.
+    0 where there is no bump.
     """
     curves, shape = _points_first(losses)
     _check_variant(variant)

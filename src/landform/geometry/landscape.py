@@ -362,6 +362,9 @@ def landscape_statistics(
     the mean of the cells at one radius first reaches L, linear between radii; NaN where it does
     not); `share>L`; curvature_low and curvature_high, the eigenvalues of the second derivatives of
     a quadratic fitted to the cells with r < the first of `radii`: rough, a well is not quadratic.
+
+    The R are `radii`, the L of `reaches` are `levels`, that of `share` is `above`; all of one
+    `metric` on one data set (`data`, default: the first).
     """
     if isinstance(surfaces, Landscape):
         named = {

@@ -52,7 +52,7 @@ def write_atlas(
     title: str = "landform study",
     provenance: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Write the atlas of `results` to `path` and return the path.
+    """Write the atlas of `results` under `title` to `path` and return the path.
 
     `results` is one result, a sequence of them, a mapping from names to results (grouped by kind),
     or a mapping from section titles to sequences of results. `provenance` is shown as JSON at the

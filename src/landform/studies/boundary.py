@@ -233,7 +233,7 @@ def task_boundary(
     progress: bool = False,
     **options: Any,
 ) -> Boundary:
-    """How far along the line from `a` (tuned on task A) to `b` (on task B) each task works.
+    """How far along the line from `a` (tuned on `task_a`) to `b` (on `task_b`) each task works.
 
     Everything but the heads is interpolated; each task is evaluated under its own head. At x = 0
     task A is evaluated by `a` itself and at x = 1 task B by `b` itself. Options are the fields of
@@ -258,10 +258,12 @@ def task_boundaries(
     progress: bool = False,
     **options: Any,
 ) -> Boundaries:
-    """`task_boundary` of several pairs of models, and how it changes from the first pair on.
+    """`task_boundary` of several `pairs` of models, and how it changes from the first pair on.
+
+    Of every pair the first was tuned on `task_a`, the second on `task_b`.
 
     `labels` name the pairs (steps of pre-training, say; default: their names). Changes are paired:
-    all models are evaluated on the same examples.
+    all models are evaluated on the same examples. Options are the fields of `BoundaryConfig`.
     """
     study = BoundaryStudy.of(pairs, task_a, task_b, labels=labels, split=split, options=options)
     kept = open_store(store)

@@ -341,7 +341,9 @@ def load_task(
     see `tasks.text_to_text`.
 
     Integer labels must be the codes 0..K-1 over all splits together; other labels are class
-    names, sorted unless `label_names` gives their order. For the other `options` see `TaskConfig`.
+    names, sorted unless `label_names` gives their order. `text` and `label` name the columns that
+    hold them, `id` one with text ids, `metrics` what is reported, the headline metric first. For
+    the other `options` see `TaskConfig`.
 
     Raises `ConfigError` for an option, `DataError` for a file, column or row, `LabelError` for a
     label; each names the culprit and the remedy.

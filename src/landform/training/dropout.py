@@ -103,7 +103,10 @@ def apply_dropout(
 def dropout_in_force(
     model: nn.Module, *, inputs: Mapping[str, Tensor] | None = None
 ) -> dict[str, float]:
-    """{site: p} for every site that acts in a training forward pass; the model stays as it is."""
+    """{site: p} for every site that acts in a training forward pass; the model stays as it is.
+
+    `inputs` is what the model is called with (default: a few tokens of its own vocabulary).
+    """
     return put_dropout(model, None, inputs=inputs).in_force
 
 

@@ -310,7 +310,8 @@ def retrain(
     """Train `checkpoint` on every subset with every seed; what each model says of the queries.
 
     Returns logits in the queries' label order, (subsets, seeds, queries, outputs) float32. With a
-    `store`, what is finished is kept and reused. Further arguments: see `plan_retraining`.
+    `store`, what is finished is kept and reused. Further arguments (`config`, `query_rows`, `rows`,
+    `together`): see `plan_retraining`; `engine` and `workers` say where the jobs run.
     """
     work, plan = plan_retraining(
         checkpoint, task, subsets, seeds=seeds, queries=queries, config=config, split=split,

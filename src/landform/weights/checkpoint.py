@@ -639,7 +639,7 @@ def _revision_of_step(api: Any, name: str, step: int) -> str:
 
 
 def select(patterns: CheckpointLike | Iterable[CheckpointLike]) -> list[Checkpoint]:
-    """Checkpoints by name or pattern, in natural order, each once.
+    """Checkpoints by name or pattern (`patterns`: one, or several), in natural order, each once.
 
     `runs/seed*` expands to directories that hold a checkpoint (`runs/seed*@300`: their step 300);
     `org/name_*` to the hub's models of that form. Raises `CheckpointError` when a pattern matches

@@ -96,7 +96,8 @@ def convert(
     that holds one. `config` is config.json or bert_config.json (default: the one next to it);
     `tokenizer` a folder with the tokenizer's files (default: the same folder). `kind` is the head:
     classification, masked-lm, ... (default: by the architectures in the config, then by the
-    tensors). `labels` names the classes, where the config does not.
+    tensors). `labels` names the classes, where the config does not. `destination` is the directory
+    to write, which must not hold other things.
 
     Raises `CheckpointError` naming file and tensor where the model would have weights that the file
     does not hold, or of another shape, and for architectures whose names are not known;

@@ -136,6 +136,7 @@ def distance(
     """Distances between two checkpoints: L2, RMS per parameter and cosine, overall and per group.
 
     `kind` is the kind of head to load (default: the architecture the checkpoint names).
+    Options are the fields of `DistanceConfig`.
     """
     import pandas as pd
 
