@@ -38,8 +38,8 @@ def read_interpolations(
     `data` is the name of the data set (default: that of the file) and `metrics` those of the
     columns after the loss (default: by the name of the data set, accuracy and F1 otherwise).
     `path` is read without running it; `allow_pickle` runs it, for files of a library of its own:
-    only if you trust whoever made it. Raises `DataError` for anything that is not such a pickle, naming
-    the pair.
+    only if you trust whoever made it. Raises `DataError` for anything that is not such a pickle,
+    naming the pair.
     """
     file = Path(path)
     value = read_pickle(file, allow_pickle=allow_pickle)
