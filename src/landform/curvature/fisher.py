@@ -369,7 +369,7 @@ def tensor_table(
             "total": [float(f.sum(dtype=torch.float64)) for f in values],
             "largest": [float(f.max()) for f in values],
             "layer": [layers[name] for name in space.names],
-            "sublayer": pd.Series(list(sublayers), dtype=object),
+            "sublayer": pd.Series(list(sublayers)),
         }
     )
 
