@@ -174,6 +174,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sst2", type=Path, required=True, help="folder of GLUE's SST-2")
     parser.add_argument("--write", action="store_true")
+    parser.add_argument("--only", nargs="+", choices=("formats", "estimators", "coverage"))
     parser.add_argument("--rows", type=int, default=512)
     parser.add_argument("--population", type=int, default=3000)
     parser.add_argument("--draws", type=int, default=400)
@@ -187,8 +188,8 @@ def main() -> None:
         "estimators": lambda: estimators(runs[0], task, 128),
         "coverage": lambda: coverage(runs, task, arguments.population, arguments.draws),
     }
-    for name, measure in parts.items():
-        text = markdown(measure())
+    for name in arguments.only or parts:
+        text = markdown(parts[name]())
         print(f"\n{text}", flush=True)
         if arguments.write:
             write(name, text)

@@ -26,6 +26,8 @@ RUN = """
     from landform.store.engines import run_plan
     from landform.store.plan import Job, Plan
 
+    # A shell's background jobs ignore it, and so would what they start.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     study, log, die_at = sys.argv[1:]
     point, _, number = die_at.partition(":")
 
