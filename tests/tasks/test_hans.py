@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import itertools
 import re
-import time
 from pathlib import Path
 from typing import Any
 
@@ -116,10 +115,8 @@ def test_counts_columns_and_ids(data: pd.DataFrame) -> None:
     assert list(dict.fromkeys(data.subcase)) == [case.name for case in SUBCASES]
 
 
-def test_the_whole_set_in_ten_seconds() -> None:
-    start = time.process_time()
+def test_the_whole_set() -> None:
     made = generate_hans()
-    assert time.process_time() - start < 10
     assert made.groupby("subcase").size().tolist() == [1000] * 30
     assert not made.duplicated(["sentence1", "sentence2"]).any()
     assert made.template.nunique() == 60

@@ -45,7 +45,7 @@ from landform.curvature.labels import Labels, is_exact
 from landform.curvature.layers import FROZEN, coverage_share
 from landform.curvature.ranks import current_ranks, shared
 from landform.curvature.session import Session
-from landform.errors import ConfigError, CurvatureError
+from landform.errors import ConfigError, CurvatureError, StoreError
 from landform.evaluation.points import Data
 from landform.results import Result
 from landform.store.artifacts import ArtifactStore, Contents, MemoryStore
@@ -407,7 +407,13 @@ class _Fit:
             description=title,
             unit="rows",
         )
-        merged = _merge(self.store.read(job.key) for job in chunks)
+        try:
+            merged = _merge(self.store.read(job.key) for job in chunks)
+        except StoreError:
+            # Another process may have made the total since, and cleared its chunks away.
+            if total.key not in self.store:
+                raise
+            return self.store.read(total.key)
         if total.kind == "eigenbasis":
             worker = self._factory(replace(work, basis=merged), opened)()
             merged = worker.run(total)

@@ -551,6 +551,12 @@ def _table_of_records(
     optional: Sequence[str] = (),
 ) -> Table:
     names = tuple(dict.fromkeys(str(name) for record in records for name in record))
+    broken = [name for name in names if any("\ud800" <= letter <= "\udfff" for letter in name)]
+    if broken:
+        raise DataError(
+            f"{origin}: the name {broken[0]!r} holds half of a character",
+            remedy="write the file again as UTF-8",
+        )
     wanted = chosen_columns(names, columns, optional, origin)
     values = {name: [record.get(name) for record in records] for name in wanted}
     return Table(frame_of(values, len(records)), origin, lines)

@@ -54,7 +54,12 @@ class RunDirectory:
         if not (self.path / RECORD).is_file():
             return None
         value = read_json(self.path / RECORD)
-        if not isinstance(value, dict) or value.get("what") != "landform run":
+        if (
+            not isinstance(value, dict)
+            or value.get("what") != "landform run"
+            or not isinstance(value.get("files"), dict)
+            or "key" not in value
+        ):
             raise StoreError(
                 f"{self.path / RECORD} does not describe a run", remedy="choose another out"
             )

@@ -510,4 +510,9 @@ def _history_table(history: Sequence[Mapping[str, float]]) -> pd.DataFrame:
         rows.setdefault(entry["step"], {}).update(entry)
     table = pd.DataFrame([rows[step] for step in sorted(rows)])
     first = ["step", "epoch", "loss", "learning_rate", "grad_norm", "seconds"]
-    return table[[*first, *(c for c in table if c not in first)]]
+    # Of a split the loss first, then by name: what a kept state holds has lost its order.
+    metrics = sorted(
+        (str(c) for c in table if c not in first),
+        key=lambda name: (name.rpartition("/")[0], not name.endswith("/loss"), name),
+    )
+    return table[[*first, *metrics]]
