@@ -163,7 +163,9 @@ def _run_kronfluence(
     collate: Any,
     batch_sizes: tuple[int, int],
     accumulate: int = 1,
+    dtype: torch.dtype = torch.float32,
 ) -> dict[str, Any]:
+    """EK-FAC scores; `dtype` is that of all but the decompositions, which are float64."""
     from kronfluence.analyzer import Analyzer, prepare_model
     from kronfluence.arguments import FactorArguments, ScoreArguments
     from kronfluence.utils.dataset import DataLoaderKwargs
@@ -176,7 +178,22 @@ def _run_kronfluence(
             "sst2", prepare_model(model, task), task, disable_tqdm=True, output_dir=folder
         )
         analyzer.set_dataloader_kwargs(DataLoaderKwargs(collate_fn=collate))
-        arguments = FactorArguments(strategy="ekfac", use_empirical_fisher=True)
+        factor_types = (
+            "activation_covariance",
+            "gradient_covariance",
+            "per_sample_gradient",
+            "lambda",
+        )
+        arguments = FactorArguments(
+            strategy="ekfac",
+            use_empirical_fisher=True,
+            **{f"{name}_dtype": dtype for name in factor_types},
+        )
+        score_types = ("per_sample_gradient", "precondition", "score")
+        score_arguments = ScoreArguments(
+            query_gradient_accumulation_steps=accumulate,
+            **{f"{name}_dtype": dtype for name in score_types},
+        )
         common = {"factors_name": "ekfac", "dataset": train, "factor_args": arguments}
         with clock(seconds, "covariance"):
             analyzer.fit_covariance_matrices(**common, per_device_batch_size=batch_sizes[0])
@@ -188,7 +205,7 @@ def _run_kronfluence(
             analyzer.compute_pairwise_scores(
                 scores_name="ekfac",
                 factors_name="ekfac",
-                score_args=ScoreArguments(query_gradient_accumulation_steps=accumulate),
+                score_args=score_arguments,
                 query_dataset=queries,
                 train_dataset=train,
                 per_device_query_batch_size=batch_sizes[1],

@@ -305,7 +305,7 @@ def kronfluence(path: Path, ids: Any, labels: Any, kind: str) -> dict[str, Calla
 
         found = influence._run_kronfluence(
             Flat(path, kind).model, items(layout), items(Layout()), collate=influence._first,
-            batch_sizes=(1, 1),
+            batch_sizes=(1, 1), dtype=torch.float64,
         )["scores"]  # fmt: skip
         return found[:, ::-1] if layout.backwards else found
 
@@ -410,7 +410,7 @@ def _python(code: str, **environment: str) -> str:
     return lines[-1] if lines else "(nothing)"
 
 
-def check_sampled_labels(draws: int = 60) -> tuple[str, str]:
+def check_sampled_labels(draws: int = 200) -> tuple[str, str]:
     """bergson: the trace of k_proj's gradient factor with labels drawn from the model."""
     with tempfile.TemporaryDirectory() as folder:
         path, ids, _ = make(Path(folder), "causal-lm")

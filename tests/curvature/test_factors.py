@@ -13,6 +13,7 @@ import torch
 
 import landform as lf
 from brute_force import apply_operator, curvature
+from landform.curvature import factors as factors_module
 from landform.curvature.factors import FactorsStudy
 from landform.curvature.fitting import FactorsWorker
 from landform.errors import (
@@ -207,6 +208,36 @@ def test_a_killed_fit_goes_on_after_its_last_chunk(
     assert close(resumed.squares["classifier"], fit(case, strategy="ekfac").squares["classifier"])
     kinds = {path.name for path in (tmp_path / "artifacts").iterdir() if any(path.iterdir())}
     assert kinds == {"eigenbasis", "lambda"}  # the chunks are gone
+
+
+def test_chunks_that_another_process_cleared_away(
+    cases: Any, tmp_path: Path, monkeypatch: Any
+) -> None:
+    """Two fits at once: the other one makes the total and clears the chunks, between our last
+    chunk and our sum. Its total is ours; where nobody made one, the fault stays a fault."""
+    case, options = cases("classification", "bert"), {"strategy": "ekfac", "chunk_rows": 2}
+    straight = fit(case, **options)
+    merge, other = factors_module._merge, []
+
+    def overtaken(parts: Any) -> Any:
+        if not other:
+            other.append(None)  # the other process merges undisturbed
+            other.append(fit(case, store=tmp_path, **options))
+        return merge(parts)
+
+    monkeypatch.setattr(factors_module, "_merge", overtaken)
+    found = fit(case, store=tmp_path, **options)
+    assert len(other) == 2
+    for name in straight.layers:
+        assert (found.squares[name] == straight.squares[name]).all()
+        assert (found.vectors[f"A/{name}"] == other[1].vectors[f"A/{name}"]).all()
+
+    def gone(parts: Any) -> Any:
+        raise StoreError("no such chunk")
+
+    monkeypatch.setattr(factors_module, "_merge", gone)
+    with pytest.raises(StoreError, match="no such chunk"):
+        fit(case, store=tmp_path / "another", **options)
 
 
 def test_a_damaged_factor_file_is_named(cases: Any, tmp_path: Path) -> None:

@@ -119,7 +119,7 @@ def _store(folder: Path) -> Any:
     contents = Contents(
         {"x": np.arange(6.0)}, {"t": pd.DataFrame({"a": [1, 2]})}, {"r": {"b": [1, None]}}
     )
-    store.write("work/abc", contents, {"n": 1})
+    store.write("part/abc", contents, {"n": 1})
     return store
 
 
@@ -128,8 +128,8 @@ def _artifact(name: str) -> Callable[..., Specimen]:
         store = _store(folder)
 
         def read() -> Any:
-            "work/abc" in store  # noqa: B015  # never raises
-            found = store.read("work/abc")
+            "part/abc" in store  # noqa: B015  # never raises
+            found = store.read("part/abc")
             parts = (found.tensors, found.tables, found.records)
             return repr(
                 [
@@ -143,7 +143,7 @@ def _artifact(name: str) -> Callable[..., Specimen]:
                 ]
             )
 
-        return Specimen(folder / "study/artifacts/work/abc" / name, read, checked=True)
+        return Specimen(folder / "study/artifacts/part/abc" / name, read, checked=True)
 
     return make
 
@@ -152,10 +152,10 @@ def manifest(folder: Path, **_: Any) -> Specimen:
     store = _store(folder)
 
     def read() -> Any:
-        "work/abc" in store  # noqa: B015
-        return sorted(store.read("work/abc").tensors)
+        "part/abc" in store  # noqa: B015
+        return sorted(store.read("part/abc").tensors)
 
-    return Specimen(folder / "study/artifacts/work/abc/manifest.json", read)
+    return Specimen(folder / "study/artifacts/part/abc/manifest.json", read)
 
 
 def study_json(folder: Path, **_: Any) -> Specimen:

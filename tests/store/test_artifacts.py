@@ -89,6 +89,69 @@ def test_what_is_read_belongs_to_the_reader(store: ArtifactStore) -> None:
     same(store.read(KEY), contents())
 
 
+def test_a_result_that_another_process_is_writing_has_no_name_yet(
+    tmp_path: Path, monkeypatch: Any
+) -> None:
+    """Its folder is complete a moment before it is renamed: two studies at once met it."""
+    store, seen = Store.open(tmp_path / "study"), []
+    rename = os.rename
+
+    def watched(source: Any, target: Any) -> None:
+        folder = Path(source)
+        if folder.parent.name == "results":
+            assert (folder / "manifest.json").is_file()
+            seen.append(store.results())
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", watched)
+    store.publish("connect", contents(0))
+    assert seen == [()]
+    store.publish("connect", contents(1))  # refused once; aside; in its place
+    assert seen[1:] == [("connect",)] * 3
+
+
+def test_a_result_is_read_while_another_takes_its_place(tmp_path: Path, monkeypatch: Any) -> None:
+    """The manifest is the old one's, the files are the new one's: read again, not "damaged"."""
+    store = Store.open(tmp_path / "study")
+    store.publish("connect", contents(0))
+    read, new = artifacts._read_manifest, [1]
+
+    def overtaken(place: Path) -> Any:
+        found = read(place)
+        if new:
+            store.publish("connect", contents(new.pop()))
+        return found
+
+    monkeypatch.setattr(artifacts, "_read_manifest", overtaken)
+    same(store.published("connect"), contents(1))
+    assert not new
+
+
+@pytest.mark.parametrize("finished", [True, False], ids=["finished", "killed"])
+def test_a_result_is_read_between_the_two_renames(
+    tmp_path: Path, monkeypatch: Any, finished: bool
+) -> None:
+    """The reader waits for the new one; of a process that was killed the old one comes back."""
+    store = Store.open(tmp_path / "study")
+    store.publish("connect", contents(0))
+    folder = tmp_path / "study" / "results"
+    aside = atomic._temporary(folder / "connect", "old")
+    os.rename(folder / "connect", aside)
+    assert store.results() == ("connect",)
+    slept = []
+
+    def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        if finished and len(slept) == 3:
+            store.publish("connect", contents(1))
+        if not finished and len(slept) == 3:
+            monkeypatch.setattr(atomic, "_alive", lambda *_: False)
+
+    monkeypatch.setattr(artifacts.time, "sleep", sleep)
+    same(store.published("connect"), contents(int(finished)))
+    assert len(slept) == 3
+
+
 def test_results_are_replaced(store: ArtifactStore) -> None:
     assert store.results() == ()
     with pytest.raises(StoreError, match="holds no result 'connect'"):

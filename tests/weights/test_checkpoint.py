@@ -142,6 +142,16 @@ def test_remote_code_is_refused(saved):
         load_model(saved, "classification")
 
 
+@pytest.mark.parametrize("method", ["bitsandbytes", "gptq", "fp8"])
+def test_quantised_weights_are_refused(saved, method):
+    config = json.loads((saved / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": method}
+    (saved / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match=rf"quantised \({method}\)") as caught:
+        load_model(saved, "classification")
+    assert "dequantize" in str(caught.value)
+
+
 def test_missing_tokenizer_is_an_error(saved):
     for file in saved.glob("*token*"):
         file.unlink()

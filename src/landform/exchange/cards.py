@@ -9,7 +9,7 @@ from typing import Any
 
 from landform.errors import LandformError
 from landform.store.artifacts import Store, package_version
-from landform.store.atomic import read_json
+from landform.store.atomic import PREFIX, read_json
 from landform.store.study import load_results
 
 __all__ = ["card_of"]
@@ -81,7 +81,8 @@ def _readings(root: Path) -> Iterable[tuple[str, str]]:
     try:
         results = load_results(Store.open(root, create=False))
     except LandformError:  # of another version, say: the files can be pushed all the same
-        return [(path.name, "") for path in sorted((root / "results").iterdir())]
+        names = sorted(path.name for path in (root / "results").iterdir())
+        return [(name, "") for name in names if not name.startswith(PREFIX)]
     return [(title, str(getattr(result, "reading", ""))) for title, result in results.items()]
 
 

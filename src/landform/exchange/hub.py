@@ -288,7 +288,8 @@ def _content(source: str | Path) -> tuple[str, Path, list[Path], int | None]:
         )
     if (place / "study.json").is_file():
         own = [place / "study.json", place / "atlas.html", place / "README.md"]
-        results = [p for p in sorted((place / "results").rglob("*")) if p.is_file()]
+        published = place / "results"
+        results = [p for p in sorted(published.rglob("*")) if _is_shown(p, published)]
         if not results:
             raise ConfigError(
                 f"the study {place} has no results yet", remedy="run something in it first"
@@ -296,14 +297,15 @@ def _content(source: str | Path) -> tuple[str, Path, list[Path], int | None]:
         return "study", place, [p for p in own if p.is_file()] + results, None
     if (place / "config.json").is_file():
         return "checkpoint", place, _checkpoint_files(resolve(place).path), None
-    files = [
-        path
-        for path in sorted(place.rglob("*"))
-        if path.is_file() and not any(p.startswith(".") for p in path.relative_to(place).parts)
-    ]
+    files = [path for path in sorted(place.rglob("*")) if _is_shown(path, place)]
     if not files:
         raise ConfigError(f"{place} holds no files", remedy="check the path of what to push")
     return "folder", place, files, None
+
+
+def _is_shown(path: Path, root: Path) -> bool:
+    """Whether it is a file that nobody hides, nor is in the middle of writing."""
+    return path.is_file() and not any(p.startswith(".") for p in path.relative_to(root).parts)
 
 
 def _checkpoint_files(folder: Path) -> list[Path]:

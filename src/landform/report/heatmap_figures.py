@@ -16,6 +16,7 @@ from matplotlib.axes import Axes
 
 from landform.errors import ConfigError
 from landform.report.connections import (
+    basin_handles,
     basins_of,
     checkpoint_order,
     endpoint_column,
@@ -41,7 +42,6 @@ from landform.report.style import (
 
 if TYPE_CHECKING:
     from landform.studies.connect import Connection
-from landform.report.connections import basin_handles
 
 __all__ = [
     "HEIGHTS",

@@ -24,10 +24,11 @@ import platform
 import re
 import shutil
 import threading
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 
@@ -37,6 +38,7 @@ from landform.store.atomic import (
     atomic_directory,
     file_errors,
     json_bytes,
+    moved_aside,
     parse_json,
     parse_table,
     parse_tensors,
@@ -68,6 +70,7 @@ FORMAT = 1  # of study directories; a reader refuses a higher one
 _MANIFEST = "manifest.json"
 _TENSORS = "tensors.safetensors"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+=-]{0,127}")
+T = TypeVar("T")
 _VERSIONED = ("torch", "transformers", "numpy")
 
 
@@ -245,18 +248,21 @@ class Store:
 
     def published(self, name: str) -> Contents:
         """The final result `name`; a `StoreError` lists the known ones when there is none."""
-        return _read_directory(self._known_result(name), verify=True)
+        return self._settled(name, lambda place: _read_directory(place, verify=True))
 
     def published_manifest(self, name: str) -> dict[str, Any]:
         """The manifest of the final result `name`: provenance, environment, files."""
-        return _read_manifest(self._known_result(name))
+        return self._settled(name, _read_manifest)
 
     def results(self) -> tuple[str, ...]:
         """The names of the final results, sorted."""
         folder = self.path / "results"
         with file_errors("read", folder):
             names = os.listdir(folder) if folder.is_dir() else []
-        return tuple(sorted(name for name in names if (folder / name / _MANIFEST).is_file()))
+        whole = (name for name in names if (folder / name / _MANIFEST).is_file())
+        # Another process may be publishing. The new one has no name yet; the old one still counts.
+        own = {moved_aside(name) if name.startswith(PREFIX) else name for name in whole}
+        return tuple(sorted(name for name in own if name is not None))
 
     def _artifact(self, key: str) -> Path:
         kind, name = _split(key)
@@ -265,11 +271,26 @@ class Store:
     def _result(self, name: str) -> Path:
         return self.path / "results" / _checked(name, "the name of a result")
 
-    def _known_result(self, name: str) -> Path:
+    def _settled(self, name: str, read: Callable[[Path], T]) -> T:
+        """`read` of a result: again where another process put a new one in its place meanwhile.
+
+        Reading is a manifest, then files, and replacing is two renames: in between, a reader
+        finds no directory, or files that are not those of the manifest it read.
+        """
         directory = self._result(name)
-        if not directory.is_dir():
-            raise _no_result(name, self.results(), str(self.path))
-        return directory
+        for _ in range(100):
+            before = _identity(directory)
+            try:
+                if before is not None:
+                    return read(directory)
+            except StoreError:
+                if _identity(directory) == before:
+                    raise
+            if before is None and name not in self.results():
+                break
+            time.sleep(0.01)
+            remove_leftovers(directory.parent)  # who was replacing it may have been killed
+        raise _no_result(name, self.results(), str(self.path))
 
 
 class MemoryStore:
@@ -550,6 +571,15 @@ def _is_sound(directory: Path) -> bool:
         return all(fingerprint_file(directory / n) == e["sha256"] for n, e in files.items())
     except LandformError:
         return False
+
+
+def _identity(directory: Path) -> tuple[int, int] | None:
+    """Which directory it is, whatever its name; None where there is none."""
+    try:
+        found = directory.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns
 
 
 def _remove_directory(directory: Path) -> None:

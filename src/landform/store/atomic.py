@@ -44,6 +44,7 @@ __all__ = [
     "check_place",
     "file_errors",
     "json_bytes",
+    "moved_aside",
     "parse_json",
     "parse_table",
     "parse_tensors",
@@ -317,6 +318,12 @@ def remove_leftovers(directory: Path) -> list[Path]:
             _remove(path)
         removed.append(path)
     return removed
+
+
+def moved_aside(name: str) -> str | None:
+    """Of which directory `name` is the old one, aside until the new one is in its place."""
+    match = _NAME.fullmatch(name)
+    return match["name"] if match and match["role"] == "old" else None
 
 
 @functools.cache

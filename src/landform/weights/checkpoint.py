@@ -901,7 +901,17 @@ def _check_complete(
 
 
 def check_loadable(checkpoint: Checkpoint, options: LoadConfig) -> bool:
-    """Whether the weights are pickled; raises when that, or remote code, would be needed."""
+    """Whether the weights are pickled; raises when that, or remote code, would be needed, and
+    where they are quantised."""
+    quantised = checkpoint.config.get("quantization_config")
+    if quantised:
+        method = quantised.get("quant_method") if isinstance(quantised, dict) else quantised
+        raise CheckpointError(
+            f"{checkpoint.spec}: its weights are quantised ({method}): they cannot be averaged, "
+            "moved or differentiated",
+            remedy="name the model before it was quantised, or one made float again "
+            "(model.dequantize() of transformers, then save_pretrained)",
+        )
     if "auto_map" in checkpoint.config:
         import transformers
 
