@@ -429,7 +429,10 @@ def check_sampled_labels(draws: int = 200) -> tuple[str, str]:
             ]
             means.append(np.mean(traces))
     ratios = ", ".join(f"x {mean / means[0]:.2f}" for mean in means[1:])
-    return f"padded by 8 and by 24: {ratios} ({draws} draws)", "0.26.1 grew by x 2.15 and x 3.5"
+    return (
+        f"padded by 8 and by 24: {ratios} ({draws} draws; 0.26.1 grew by x 2.15 and x 3.5)",
+        "padding draws no label",
+    )
 
 
 _HANDLERS = (
@@ -485,7 +488,7 @@ def check_donor() -> tuple[str, str]:
             own = f"the first model's: {ours['max_position_embeddings']}"
         except Exception as error:
             own = f"refused: {str(error).splitlines()[0][:90]}"
-    return f"max_position_embeddings by hash seed: {', '.join(theirs)}", own
+    return f"max_position_embeddings {', '.join(theirs)}", own
 
 
 def check_bergson_classifier() -> str:
@@ -554,9 +557,9 @@ def check_filters() -> tuple[str, str]:
     matrix = relative(ours[0], theirs[0])
     signs = relative(theirs[1].abs(), point[1].abs())
     return (
-        f"matrices as landform (within {matrix:.0e}); of a bias every entry becomes +-|w_i| "
+        f"matrices as landform (within {matrix:.0e}); of a bias every entry becomes its own size "
         f"(within {signs:.0e}), so only signs are random",
-        f"a bias keeps its Gaussian shape: ||d|| / ||w|| = {ours[1].norm() / point[1].norm():.6f}",
+        f"a bias keeps its Gaussian shape: norm of d by norm of w {ours[1].norm() / point[1].norm():.6f}",
     )
 
 
@@ -582,9 +585,9 @@ def checks() -> list[list[str]]:
         ("import leaves the program's logging alone", "bergson",
          lambda: tuple(_python(_HANDLERS.format(name)) for name in ("bergson", "landform"))),
         ("a misspelt key of the config", "mergekit", lambda: (_python(_UNKNOWN), unknown())),
-        ("donor of config and tokenizer", "mergekit", check_donor),
+        ("donor of config and tokenizer, four hash seeds", "mergekit", check_donor),
         ("EK-FAC of layers that see sequences", "dattri",
-         lambda: (check_dattri_sequences(), "see EK-FAC influence above")),
+         lambda: (check_dattri_sequences(), "as any other model")),
         ("filter normalisation of vectors", "loss-landscapes", check_filters),
     ]  # fmt: skip
     found = []
