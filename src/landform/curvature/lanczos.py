@@ -40,6 +40,9 @@ eigenvalue: rounding in float32 leaves about a tenth of it."""
 COLUMNS = 1 << 16
 """Columns that are widened to float64 at once."""
 
+BLOCK = 1 << 18
+"""Terms of an inner product that are widened to float64 at once."""
+
 TOGETHER = 4
 """Probes that are multiplied at once: they share the forward pass of every batch."""
 
@@ -55,7 +58,9 @@ def random_vector(size: int, seed: int, like: Tensor) -> Tensor:
 def signs(size: int, seed: int, like: Tensor) -> Tensor:
     """A vector of random signs (Rademacher), the same on every device."""
     generator = torch.Generator().manual_seed(seed)
-    return torch.randint(0, 2, (size,), generator=generator).to(like).mul_(2).sub_(1)
+    # Bytes: the same draws as of the default int64, in a quarter of the time.
+    drawn = torch.randint(0, 2, (size,), generator=generator, dtype=torch.int8)
+    return drawn.to(like).mul_(2).sub_(1)
 
 
 # --- eigenpairs -----------------------------------------------------------------------------------
@@ -331,8 +336,13 @@ def deflated_trace(
 
 
 def _dot(a: Tensor, b: Tensor) -> float:
-    """Summed in float64: in float32 a million terms leave 5 digits."""
-    return float((a * b).sum(dtype=torch.float64))
+    """Multiplied and summed in float64, in blocks that stay in the cache: in float32 a million terms
+    leave 5 digits."""
+    pieces = zip(a.split(BLOCK), b.split(BLOCK), strict=True)
+    total = torch.zeros((), dtype=torch.float64, device=a.device)
+    for x, y in pieces:
+        total += x.double() @ y.double()
+    return float(total)
 
 
 def _few(count: int) -> list[range]:
