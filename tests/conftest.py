@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import sys
 
 # Set before anything imports a Hugging Face library or matplotlib: they read these only once.
 for _name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE"):
@@ -12,6 +14,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
+import pytest
 from hypothesis import HealthCheck, settings
 
 # A busy machine is no reason to fail: there is no deadline, and the examples are always the same.
@@ -24,12 +27,27 @@ settings.register_profile(
 )
 settings.load_profile("landform")
 
+_imported = 0
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown() -> None:
+    """Takes what was imported out of the garbage collector's sight.
+
+    The Trainer collects garbage before every training, and half a million objects of torch,
+    transformers and pandas, none of which ever goes away, would be walked over each time.
+    """
+    global _imported
+    if len(sys.modules) > _imported + 100:
+        _imported = len(sys.modules)
+        gc.collect()
+        gc.freeze()
+
+
 # --- tiny models with attention, made here in milliseconds ---------------------------------------
 
 from pathlib import Path
 from typing import Any
-
-import pytest
 
 WORDS = [f"w{i}" for i in range(40)]
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import codecs
 import errno
+import gc
 import json
 import os
 import re
@@ -180,6 +181,8 @@ def serve() -> None:
     for coding in ("unicode-escape", "utf-16", "latin-1", "ascii", "idna"):
         codecs.lookup(coding)  # a fork of another user may be shut out of Python's own folder
     torch.set_num_threads(1)
+    gc.collect()
+    gc.freeze()  # a fork need not walk over what was imported here
     threads = len(os.listdir("/proc/self/task")) if os.path.isdir("/proc/self/task") else 1
     answers = os.fdopen(os.dup(1), "w")
 
