@@ -44,10 +44,25 @@ def pytest_runtest_teardown() -> None:
         gc.freeze()
 
 
-# --- tiny models with attention, made here in milliseconds ---------------------------------------
-
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+
+@pytest.fixture(scope="session")
+def zygote(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """Starts commands and scripts in forks of a process that has imported everything."""
+    if not hasattr(os, "fork"):
+        pytest.skip("needs fork")
+    from zygote import Zygote
+
+    process = Zygote(tmp_path_factory.mktemp("zygote"))
+    yield process
+    process.close()
+
+
+# --- tiny models with attention, made here in milliseconds ---------------------------------------
+
 
 WORDS = [f"w{i}" for i in range(40)]
 

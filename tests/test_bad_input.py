@@ -6,7 +6,6 @@ leave the disk as it was.
 """
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -674,11 +673,11 @@ import resource, signal, sys
 from landform.cli.app import run
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]), resource.RLIM_INFINITY))
-sys.exit(run(sys.argv[2:]))
+assert run(sys.argv[2:]) == 1
 """
 
 
-def test_a_disk_that_fills_up(place, tmp_path, write_rows):
+def test_a_disk_that_fills_up(zygote, place, tmp_path, write_rows):
     """Files above a limit cannot be written, which is a full disk as far as a program can see."""
     write_rows(tmp_path / "dev.tsv", 900)
     connect = ["connect", f"{place}/runs/seed*", *data(tmp_path), "--replicates", 20]
@@ -687,19 +686,11 @@ def test_a_disk_that_fills_up(place, tmp_path, write_rows):
         (4000, *connect, "--points", 3, "--store", tmp_path / "study"): "tmp-",
         (9000, *train, "--out", tmp_path / "out"): "safetensors",
     }
-    running = {
-        words: subprocess.Popen(
-            [sys.executable, "-c", FULL, *map(str, words)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )
-        for words in jobs
-    }
+    running = {words: zygote.start(words, tmp_path, script=FULL) for words in jobs}
     for words, process in running.items():
-        out, err = process.communicate(timeout=120)
-        assert process.returncode == 1 and not out, err
+        ended = process.wait()
+        out, err = ended.out, ended.err
+        assert ended.status == 0 and not out, err
         assert "cannot write" in err and "ulimit -f" in err and "Traceback" not in err
         assert not [name for name in listing(tmp_path) if jobs[words] in name]
 
@@ -778,29 +769,6 @@ def test_reports(refused, place, study, tmp_path):
     shutil.copytree(study, tmp_path / "study")
     (tmp_path / "study" / "results" / "connect" / "curves.parquet").unlink()
     refused("report", tmp_path / "study", says="curves.parquet is damaged", root=tmp_path)
-
-
-def test_two_processes_on_one_study(place, tmp_path):
-    words = [
-        *("connect", f"{place}/runs/seed*", *data(place), "--points", 4, "--replicates", 20),
-        *("--store", tmp_path / "study", "--json"),
-    ]
-    command = [sys.executable, "-c", "from landform.cli import main; main()", *map(str, words)]
-    both = [
-        subprocess.Popen(
-            command,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )
-        for _ in range(2)
-    ]
-    outputs = [process.communicate(timeout=120) for process in both]
-    assert [process.returncode for process in both] == [0, 0], outputs
-    first, second = (json.loads(out) for out, _ in outputs)
-    assert first == second and first["evaluations"] == 3 + 3 * 2
-    assert not [name for name in listing(tmp_path) if ".tmp-" in name]
 
 
 def test_names_that_a_file_cannot_hold_stay_apart():

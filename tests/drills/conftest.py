@@ -1,10 +1,8 @@
-"""A zygote and a place for all drills."""
+"""A place for all drills."""
 
 from __future__ import annotations
 
-import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +10,6 @@ import pytest
 
 from drill_place import COMMANDS, make_place, snapshot
 from zygote import Ended, Zygote
-
-
-@pytest.fixture(scope="session")
-def zygote(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Zygote]:
-    if not hasattr(os, "fork"):
-        pytest.skip("needs fork")
-    process = Zygote(tmp_path_factory.mktemp("zygote"))
-    yield process
-    process.close()
 
 
 @pytest.fixture(scope="session")

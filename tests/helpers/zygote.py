@@ -4,7 +4,8 @@ A drill needs hundreds of processes that may be killed; importing torch and tran
 would take minutes. The zygote imports them once, runs nothing and starts no thread, so its forks
 are as good as fresh processes. In a fork an audit hook sees what is about to happen on the disk
 (opening for writing, making a directory, renaming) and a module hook the forward passes; both are
-the same in every run of a command, so a moment among them can be hit again.
+the same in every run of a command, so a moment among them can be hit again. A script is run in
+a fork as well, by tests that aim at a moment within landform's own code.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import resource
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,9 @@ class Started:
 
     def __init__(self, zygote: Zygote, pid: int, files: Path) -> None:
         self.zygote, self.pid, self.files = zygote, pid, files
+
+    def send(self, number: int) -> None:
+        os.kill(self.pid, number)
 
     def wait(self) -> Ended:
         status = self.zygote.ask({"wait": self.pid})["status"]
@@ -128,11 +132,14 @@ class Zygote:
         kill: Moment | None = None,
         full: str | None = None,
         nobody: bool = False,
+        script: str | None = None,
+        environment: Mapping[str, str] | None = None,
     ) -> Started:
         """Starts `landform WORDS` in `cwd`.
 
         kill: the moment of SIGKILL. full: from this change of the disk on the disk is full.
-        nobody: as a user who owns nothing.
+        nobody: as a user who owns nothing. script: this source of Python is run instead of
+        landform, with WORDS as its arguments and nobody watching. environment: variables to set.
         """
         self.count += 1
         files = self.folder / str(self.count)
@@ -144,6 +151,8 @@ class Zygote:
             "kill": None if kill is None else [kill.what, kill.passes],
             "full": full,
             "nobody": nobody,
+            "script": script,
+            "environment": dict(environment or {}),
         }
         return Started(self, self.ask(request)["pid"], files)
 
@@ -212,22 +221,30 @@ def child(request: dict[str, Any]) -> int:
         os.dup2(os.open(files / name, os.O_WRONLY | os.O_CREAT), number)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.chdir(request["cwd"])
+    os.environ.update(request["environment"])
     log = os.open(files / "log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     if request["nobody"]:
         os.environ["HOME"] = "/nonexistent"
         os.setgroups([])
         os.setgid(NOBODY)
         os.setuid(NOBODY)
-    watch = _Watch(request, log)
+    watch = None if request["script"] else _Watch(request, log)
     try:
-        from landform.cli.app import run
+        if watch is None:
+            sys.argv = ["-c", *request["words"]]
+            exec(compile(request["script"], "script", "exec"), {"__name__": "__main__"})
+            status = 0
+        else:
+            from landform.cli.app import run
 
-        status = run(request["words"])
+            status = run(request["words"])
     except BaseException:
         traceback.print_exc()
         status = 99
     sys.stdout.flush()
     sys.stderr.flush()
+    if watch is None:
+        return status
     unit = 1 if sys.platform == "darwin" else 1024
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
     os.write(log, f"{watch.passes} end {memory}\n".encode())

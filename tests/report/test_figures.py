@@ -143,7 +143,24 @@ def test_several_data_sets_are_all_drawn_and_one_is_marked(interpolation):
         figures.plot_interpolation(result, data="x:test")
     with pytest.raises(ConfigError, match="did you mean 'accuracy'"):
         figures.plot_interpolation(result, metric="acuracy")
-    assert len(figures.plot_interpolation(result, metric="loss").axes) == 1
+    close = interpolation({"x:dev": [1, 2, 1.0], "y:dev": [1, 1.6, 1.0]})
+    assert len(figures.plot_interpolation(close, metric="loss").axes) == 1
+
+
+def test_a_flat_ridge_is_not_hidden_by_another_data_set(interpolation):
+    """On one scale a ridge of 0.03 beside losses from 0.6 to 1 is a straight line."""
+    result = interpolation({"x:dev": [0.04, 0.07, 0.05], "y:dev": [0.6, 1.0, 0.9]})
+    figure = figures.plot_interpolation(result, metric="loss")
+    assert len(figure.axes) == 2
+    for axes, losses, marks in zip(
+        figure.axes, ([0.04, 0.07, 0.05], [0.6, 1, 0.9]), (1, 0), strict=True
+    ):
+        low, high = axes.get_ylim()
+        assert high - low < 4 * (max(losses) - min(losses))
+        assert list(axes.lines[0].get_ydata()) == pytest.approx(losses)
+        assert len(lines(axes, "_barrier")) == marks  # where the first data set is
+    many = interpolation({f"{n}:dev": [n, n + 0.1, n + 0.2] for n in range(5)})
+    assert len(figures.plot_interpolation(many, metric="loss").axes) == 1
 
 
 # --- one checkpoint ---------------------------------------------------------------------------

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import textwrap
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -75,15 +74,15 @@ RUN = """
 """
 
 
-def start(folder: Path, die_at: str = "never:0") -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        [
-            sys.executable,
-            "-c",
-            textwrap.dedent(RUN),
-            *map(str, (folder / "study", folder / "log", die_at)),
-        ]
-    )
+@pytest.fixture(scope="module")
+def start(zygote: Any) -> Any:
+    """`start(folder)`: the jobs, in a process of their own."""
+
+    def begin(folder: Path, die_at: str = "never:0") -> Any:
+        words = folder / "study", folder / "log", die_at
+        return zygote.start(words, folder, script=textwrap.dedent(RUN))
+
+    return begin
 
 
 def snapshot(folder: Path) -> dict[str, bytes]:
@@ -96,15 +95,15 @@ def snapshot(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory, start: Any) -> dict[str, bytes]:
     folder = tmp_path_factory.mktemp("whole")
-    assert start(folder).wait() == 0
+    assert start(folder).wait().status == 0
     return snapshot(folder)
 
 
-def finish_and_compare(folder: Path, expected: dict[str, bytes]) -> list[int]:
+def finish_and_compare(start: Any, folder: Path, expected: dict[str, bytes]) -> list[int]:
     """Runs to the end; returns how often each job was run over all the runs."""
-    assert start(folder).wait() == 0
+    assert start(folder).wait().status == 0
     assert snapshot(folder) == expected
     assert not list((folder / "study").rglob(".tmp-*"))
     calls = [int(line) for line in (folder / "log").read_text().split()]
@@ -119,7 +118,9 @@ def whole_artifacts(folder: Path, expected: dict[str, bytes]) -> int:
     return len(found) // 4
 
 
-def test_killed_at_chosen_points(tmp_path: Path, uninterrupted: dict[str, bytes]) -> None:
+def test_killed_at_chosen_points(
+    start: Any, tmp_path: Path, uninterrupted: dict[str, bytes]
+) -> None:
     # What happens in a run, at which write of that run or in which job; artifacts finished then.
     repeated = []
     for die_at, finished in (
@@ -134,33 +135,35 @@ def test_killed_at_chosen_points(tmp_path: Path, uninterrupted: dict[str, bytes]
         ("after rename:0", 12),
         ("before rename:-1", 12),  # of the final result
     ):
-        assert start(tmp_path, die_at).wait() == -signal.SIGKILL
+        assert start(tmp_path, die_at).wait().status == -signal.SIGKILL
         assert whole_artifacts(tmp_path, uninterrupted) == finished, die_at
         # Only the job in flight is run again; after the renaming there is none.
         repeated += [] if die_at.startswith("after rename") else [finished]
-    counts = finish_and_compare(tmp_path, uninterrupted)
+    counts = finish_and_compare(start, tmp_path, uninterrupted)
     assert counts == [1 + repeated.count(i) for i in range(JOBS)]
 
 
-def test_killed_from_outside(tmp_path: Path, uninterrupted: dict[str, bytes]) -> None:
+def test_killed_from_outside(start: Any, tmp_path: Path, uninterrupted: dict[str, bytes]) -> None:
     study = tmp_path / "study" / "artifacts" / "work"
     for number, wanted in ((signal.SIGTERM, 2), (signal.SIGINT, 5), (signal.SIGKILL, 8)):
         run = start(tmp_path, f"slow:{wanted}")
-        while run.poll() is None and not (study.is_dir() and len(os.listdir(study)) > wanted):
+        deadline = time.monotonic() + 60
+        while not (study.is_dir() and len(os.listdir(study)) > wanted):
+            assert time.monotonic() < deadline
             time.sleep(0.002)
-        run.send_signal(number)
-        assert run.wait() != 0
+        run.send(number)
+        assert run.wait().status != 0
         assert whole_artifacts(tmp_path, uninterrupted) >= wanted
-    counts = finish_and_compare(tmp_path, uninterrupted)
+    counts = finish_and_compare(start, tmp_path, uninterrupted)
     assert all(counts) and sum(counts) <= JOBS + 3
 
 
 def test_a_damaged_artifact_alone_is_computed_again(
-    tmp_path: Path, uninterrupted: dict[str, bytes]
+    start: Any, tmp_path: Path, uninterrupted: dict[str, bytes]
 ) -> None:
-    assert start(tmp_path).wait() == 0
+    assert start(tmp_path).wait().status == 0
     store = Store.open(tmp_path / "study")
     damaged = sorted((store.path / "artifacts" / "work").iterdir())[4]
     os.truncate(damaged / "tensors.safetensors", 100)
-    counts = finish_and_compare(tmp_path, uninterrupted)
+    counts = finish_and_compare(start, tmp_path, uninterrupted)
     assert sorted(counts) == [1] * (JOBS - 1) + [2]

@@ -3,10 +3,7 @@
 import itertools
 import json
 import math
-import os
 import signal
-import subprocess
-import sys
 
 import numpy as np
 import pandas as pd
@@ -244,13 +241,9 @@ lf.compare_dropout(f"{place}/model", task, out=out, arms={"standard": 0.1, "none
 """
 
 
-def test_a_killed_comparison_goes_on(place, task, tmp_path):
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, str(place), str(tmp_path / "killed")],
-        env=environment, capture_output=True, text=True,
-    )  # fmt: skip
-    assert done.returncode == -signal.SIGKILL, done.stderr
+def test_a_killed_comparison_goes_on(zygote, place, task, tmp_path):
+    ended = zygote.run([place, tmp_path / "killed"], tmp_path, script=SCRIPT)
+    assert ended.status == -signal.SIGKILL, ended.err
     options = {"arms": ONE, "seeds": (0, 1), **QUICK}
     resumed = lf.compare_dropout(place / "model", task, out=tmp_path / "killed", **options)
     assert resumed.runs.reused.tolist() == [True, True, True, False]

@@ -1,8 +1,5 @@
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 
 import numpy as np
@@ -261,31 +258,28 @@ def _files(path):
     }
 
 
-def test_killed_study_resumes_to_the_identical_result(study_parts, tmp_path):
+def test_killed_study_resumes_to_the_identical_result(zygote, study_parts, tmp_path):
     def start(store, log, slow):
-        return subprocess.Popen(
-            [sys.executable, "-c", SCRIPT, str(study_parts), str(store), str(log), str(slow)],
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )
+        return zygote.start([study_parts, store, log, slow], tmp_path, script=SCRIPT)
 
     whole = tmp_path / "whole"
-    assert start(whole, tmp_path / "whole.log", 0).wait() == 0
+    assert start(whole, tmp_path / "whole.log", 0).wait().status == 0
     killed, log = tmp_path / "killed", tmp_path / "killed.log"
     for jobs in (2, 5, 8):
-        process = start(killed, log, 0.3)
+        process = start(killed, log, 0.1)
         deadline = time.monotonic() + 120
         while not log.exists() or len(log.read_text().splitlines()) < jobs:
-            assert process.poll() is None and time.monotonic() < deadline
+            assert time.monotonic() < deadline
             time.sleep(0.02)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        process.send(signal.SIGKILL)
+        assert process.wait().status == -signal.SIGKILL
         keys = [line for line in log.read_text().splitlines()]
         store = Store.open(killed)
         finished = [key for key in dict.fromkeys(keys) if key in store]
         for key in finished:
             store.read(key)  # whole: sizes and hashes are verified
         assert not (killed / "results" / "connect").exists()
-    assert start(killed, log, 0).wait() == 0
+    assert start(killed, log, 0).wait().status == 0
     ran = log.read_text().splitlines()
     # 4 points and 6 lines; only what was in flight at one of the three kills ran again.
     assert len(set(ran)) == 10 and len(ran) <= 13

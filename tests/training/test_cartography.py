@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 
 import numpy as np
 import pandas as pd
@@ -263,28 +261,20 @@ lf.train(model, task, out=out, **options)
 """
 
 
-def kill_at(place, pretrained, files, out, options):
-    arguments = [json.dumps(v) for v in (str(pretrained), files, str(out), options, place)]
-    done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, *arguments],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == -signal.SIGKILL, done.stderr
-
-
 @pytest.mark.parametrize(
     ("place", "resume_steps", "kept"),
     [("record", 5, 1), ("finish", 5, 3)],
     ids=["while-measuring", "at-the-end"],
 )
 def test_a_killed_run_has_the_identical_record(
-    pretrained, files, task, tmp_path, place, resume_steps, kept
+    zygote, pretrained, files, task, tmp_path, place, resume_steps, kept
 ):
     options = {**OPTIONS, "resume_steps": resume_steps}
     lf.train(pretrained, task, out=tmp_path / "whole", **options)
-    kill_at(place, pretrained, files, tmp_path / "o", options)
+    out = str(tmp_path / "o")
+    arguments = [json.dumps(v) for v in (str(pretrained), files, out, options, place)]
+    ended = zygote.run(arguments, tmp_path, script=SCRIPT)
+    assert ended.status == -signal.SIGKILL, ended.err
     partial = tmp_path / "o" / ".seed0.partial"
     assert len(list(partial.glob("epoch-*"))) == kept and list(partial.glob("state-*"))
     lf.train(pretrained, task, out=tmp_path / "o", **options)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -57,15 +55,16 @@ def equal(a, b):
     return all(torch.equal(a[name], b[name]) for name in a)
 
 
-def kill_at(place, pretrained, files, out, options):
-    arguments = [json.dumps(v) for v in (str(pretrained), files, str(out), options, place)]
-    done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, *arguments],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == -signal.SIGKILL, done.stderr
+@pytest.fixture
+def kill_at(zygote, pretrained, files, tmp_path):
+    """`kill_at(place, out, options)` trains in a process that dies there."""
+
+    def start(place, out, options):
+        arguments = [json.dumps(v) for v in (str(pretrained), files, str(out), options, place)]
+        ended = zygote.run(arguments, tmp_path, script=SCRIPT)
+        assert ended.status == -signal.SIGKILL, ended.err
+
+    return start
 
 
 @pytest.mark.parametrize(
@@ -78,12 +77,12 @@ def kill_at(place, pretrained, files, out, options):
     ],
 )
 def test_a_killed_run_goes_on_and_ends_the_same(
-    pretrained, files, task, tmp_path, monkeypatch, place, resume_steps, resumed_from
+    kill_at, pretrained, task, tmp_path, monkeypatch, place, resume_steps, resumed_from
 ):
     options = {**OPTIONS, "resume_steps": resume_steps}
     whole = lf.train(pretrained, task, out=tmp_path / "whole", **options)
     out = tmp_path / "o"
-    kill_at(place, pretrained, files, out, options)
+    kill_at(place, out, options)
     assert not (out / "seed0").exists()
     states = [p.name for p in (out / ".seed0.partial").glob("state-*")]
     assert states == [f"state-{resumed_from}"]
@@ -109,23 +108,23 @@ def test_a_killed_run_goes_on_and_ends_the_same(
     assert not any(name.endswith((".pt", ".pth", ".bin")) or "state" in name for name in names)
 
 
-def test_a_state_of_other_options_is_not_continued(pretrained, files, task, tmp_path):
+def test_a_state_of_other_options_is_not_continued(kill_at, pretrained, task, tmp_path):
     out = tmp_path / "o"
-    kill_at(12, pretrained, files, out, {**OPTIONS, "resume_steps": 5})
+    kill_at(12, out, {**OPTIONS, "resume_steps": 5})
     other = {**OPTIONS, "learning_rate": 1e-3}
     r = lf.train(pretrained, task, out=out, **other)
     fresh = lf.train(pretrained, task, out=tmp_path / "p", **other)
     assert equal(state(r.paths[0]), state(fresh.paths[0]))
 
 
-def test_a_killed_run_keeps_the_same_best(pretrained, files, task, tmp_path):
+def test_a_killed_run_keeps_the_same_best(kill_at, pretrained, task, tmp_path):
     options = {**OPTIONS, "keep_best": "loss", "eval_steps": 2, "early_stop": 3, "resume_steps": 5}
     options |= {"save_steps": (), "max_steps": 16, "learning_rate": 2e-2}
     whole = lf.train(pretrained, task, out=tmp_path / "whole", **options)
     out = tmp_path / "o"
     # After the best of the whole run was kept, and before a state holds it.
     place = int(whole.runs.best_step[0])
-    kill_at(place, pretrained, files, out, options)
+    kill_at(place, out, options)
     r = lf.train(pretrained, task, out=out, **options)
     for at in ("", "@best"):
         assert equal(state(r.paths[0] + at), state(whole.paths[0] + at)), at

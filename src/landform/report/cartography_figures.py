@@ -82,6 +82,7 @@ def plot_data_map(result: DataMap, *, points: int = 20_000, seed: int = 0) -> Fi
     axes = figure.add_subplot(grid[1, 0])
     _dots(axes, table, drawn_rows(table, points, seed))
     top = max(0.05, 1.12 * float(table["variability"].max()))
+    top = max(top, 0.545) if top > 0.47 else top  # room for a word right of the dashed line
     mean = np.linspace(0, 1, 201)
     axes.plot(np.sqrt(mean * (1 - mean)), mean, "--", color=MUTED, linewidth=0.7, zorder=1)
     axes.set(xlim=(-0.02 * top, top), ylim=(-0.075, 1.075))

@@ -14,11 +14,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from landform.report.connections import (
-    metric_columns,
-)
+from landform.report.connections import metric_columns
 from landform.report.style import (
-    COLUMN,
     INK,
     MUTED,
     PALETTE,
@@ -26,8 +23,8 @@ from landform.report.style import (
     end_names,
     interval,
     loss_label,
+    loss_panels,
     metric_label,
-    new_figure,
     pick,
     plain,
     styled,
@@ -75,32 +72,31 @@ def plot_interpolation(
 ) -> Figure:
     """Loss and a metric along the line between two checkpoints, with interval bands.
 
-    All data sets are drawn; the barrier (from the chord between the ends) and the convexity gap
-    (from the chord of the sub-segment where it is largest) are marked for `data`, by default the
-    first. `metric` is a column of the table, by default the first metric that has one; pass
-    "loss" for the upper panel alone.
+    All data sets are drawn, their losses each in a panel of its own where one panel would hide the
+    flattest; the barrier (from the chord between the ends) and the convexity gap (from the chord of
+    the sub-segment where it is largest) are marked for `data`, by default the first. `metric` is a
+    column of the table, by default the first metric that has one; pass "loss" for the losses alone.
     """
     table = result.table
     names = list(dict.fromkeys(table["data"]))
     marked = pick("data set", data, names)
     metrics = metric_columns(table)
     chosen = None if metric == "loss" or not metrics else pick("metric", metric, metrics)
-    figure = new_figure(COLUMN, 3.9 if chosen else 2.8)
-    rows = 2 if chosen else 1
-    axes = figure.subplots(rows, 1, sharex=True, squeeze=False, height_ratios=[3, 2][:rows])[:, 0]
+    parts = {name: table[table["data"] == name] for name in names}
+    figure, losses, below = loss_panels(parts, 2.8, 1.1 if chosen else 0.0)
     handles = [
-        _draw_line(axes[0], table[table["data"] == name], "loss", PALETTE[n % len(PALETTE)], name)
-        for n, name in enumerate(names)
+        _draw_line(losses[name], part, "loss", PALETTE[n % len(PALETTE)], name)
+        for n, (name, part) in enumerate(parts.items())
     ]
-    axes[0].set_ylabel(loss_label(result))
-    _mark_ridge(axes[0], result, marked, handles)
-    if chosen:
-        for n, name in enumerate(names):
-            part = table[table["data"] == name]
+    for axes in losses.values():
+        axes.set_ylabel(loss_label(result))
+    _mark_ridge(losses[marked], result, marked, handles)
+    if below is not None and chosen:
+        for n, (name, part) in enumerate(parts.items()):
             if chosen in part and part[chosen].notna().any():
-                _draw_line(axes[1], part, chosen, PALETTE[n % len(PALETTE)], name)
-        axes[1].set_ylabel(metric_label(chosen))
-    axes[-1].set_xlabel(_line_label(result.a, result.b))
+                _draw_line(below, part, chosen, PALETTE[n % len(PALETTE)], name)
+        below.set_ylabel(metric_label(chosen))
+    figure.axes[-1].set_xlabel(_line_label(result.a, result.b))
     figure.legend(handles=handles, loc="outside upper left", ncols=1, labelspacing=0.35)
     return figure
 
@@ -175,6 +171,8 @@ def _mark_ridge(axes: Axes, result: Interpolation, data: str, handles: list[Line
         text = f"{label}{where} {row[column]:.3g} {interval(row, key)}".rstrip()
         if key == "gap" and np.isfinite(row.get("noise_floor", np.nan)):
             text += f", noise floor {row['noise_floor']:.2g}"
+        if len(text) > 58:  # the width of a column
+            text = text.replace(f"{where} ", f"{where}\n", 1)
         colour = colours.get(key, colours.get("barrier", MUTED) if same else MUTED)
         handles.append(
             Line2D(

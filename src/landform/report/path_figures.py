@@ -1,9 +1,8 @@
 """Figures of bent paths and of simplicial complexes: the loss on them, and while they were fitted.
 
 As in `landform.report.figures`, which lists these as well, every function takes a result, looks at
-its documented attributes only, and returns a matplotlib figure.
-The
-path is drawn in full colour and the straight line beside it is dashed.
+its documented attributes only, and returns a matplotlib figure. The path is drawn in full colour
+and the straight line beside it is dashed.
 """
 
 from __future__ import annotations
@@ -30,6 +29,7 @@ from landform.report.style import (
     end_names,
     interval,
     loss_label,
+    loss_panels,
     metric_label,
     new_figure,
     pick,
@@ -66,31 +66,33 @@ def plot_path(
 ) -> Figure:
     """Loss along a bent path at equal arc length, with its band, beside the straight line.
 
-    Below it a metric of the table (by default the first one), or "distances", those of every point
-    to both ends; "loss" for the upper panel alone. Full: the path. Dashed: the line.
+    Losses of several data sets are in panels of their own where one would hide the flattest. Below
+    them a metric of the table (by default the first one), or "distances", those of every point to
+    both ends; "loss" for the losses alone. Full: the path. Dashed: the line.
     """
     table = result.table
     metrics = metric_columns(table)
     chosen = pick("metric", metric, [*metrics, "distances", "loss"])
     wanted = [data] if isinstance(data, str) else list(data or dict.fromkeys(table["data"]))
     sets = [pick("data set", name, list(dict.fromkeys(table["data"]))) for name in wanted]
-    rows = 1 if chosen == "loss" else 2
     entries = [_path_entry(result, name, path) for name in sets for path in ("curve", "line")]
     lines = sum(entry.count("\n") + 1 for entry in entries)
-    figure = new_figure(COLUMN, (3.7 if rows == 2 else 2.5) + 0.14 * lines)
-    panels = figure.subplots(rows, 1, sharex=True, squeeze=False, height_ratios=[3, 2][:rows])[:, 0]
+    both = pd.concat([result.table, result.line])
+    parts = {name: both[both["data"] == name] for name in sets}
+    height = 2.5 + 0.14 * lines
+    figure, losses, below = loss_panels(parts, height, 0.0 if chosen == "loss" else 1.2)
     handles = []
     for n, name in enumerate(sets):
         colour = PALETTE[n % len(PALETTE)]
-        handles += _path_and_line(panels[0], result, name, "loss", colour)
-        if rows == 2 and chosen != "distances":
-            _path_and_line(panels[1], result, name, chosen, colour)
-    panels[0].set_ylabel(loss_label(result))
-    if chosen == "distances":
-        _distances(panels[1], result)
-    elif rows == 2:
-        panels[1].set_ylabel(metric_label(chosen))
-    panels[-1].set_xlabel(_arc_label(result))
+        handles += _path_and_line(losses[name], result, name, "loss", colour)
+        losses[name].set_ylabel(loss_label(result))
+        if below is not None and chosen != "distances":
+            _path_and_line(below, result, name, chosen, colour)
+    if below is not None and chosen == "distances":
+        _distances(below, result)
+    elif below is not None:
+        below.set_ylabel(metric_label(chosen))
+    figure.axes[-1].set_xlabel(_arc_label(result))
     figure.legend(handles=handles, loc="outside upper left", ncols=1, labelspacing=0.35)
     return figure
 
@@ -222,8 +224,9 @@ def plot_complex(result: ComplexFit, *, column: str = "loss", data: str | None =
 
     Left, a row per clique: dots are points drawn uniformly from its simplex, the bar their mean;
     in grey, below, points of the flat simplex of the checkpoints alone. `column` is the loss or a
-    metric of `samples`. Right, the loss of the fit and the volume, step by step; a colour per
-    vertex that was fitted. A complex that was not evaluated has its history alone.
+    metric of `samples`. Right, step by step, the loss of the fit, and the volume as a share of the
+    largest while the same vertex is fitted; a colour per vertex. A complex that was not evaluated
+    has its history alone.
     """
     if not len(result.samples):
         figure = new_figure(COLUMN, 2.6)
@@ -285,11 +288,13 @@ def _complex_history(figure: Figure, axes: Axes, result: ComplexFit) -> None:
         name = _vertex(result, vertex)
         axes.plot(part["step"], losses, color=colour, linewidth=1.2, label=f" {plain(name)}")
         if "volume" in part:
-            volume.plot(part["step"], part["volume"], color=MUTED, linewidth=0.8, linestyle=DASHED)
+            # Of another dimension for every vertex (an area, then a volume): shares compare.
+            share = part["volume"] / (part["volume"].max() or 1.0)
+            volume.plot(part["step"], share, color=MUTED, linewidth=0.8, linestyle=DASHED)
     axes.set(xlabel="step", ylabel=f"fit: {loss_label(result)}")
     axes.grid(axis="y")
-    volume.set_ylabel("volume (dashed)", color=MUTED)
-    volume.ticklabel_format(axis="y", scilimits=(-2, 3), useMathText=True)
+    volume.set_ylabel("volume, share of the vertex's largest (dashed)", color=MUTED)
+    volume.set_ylim(0, 1.05)
     handles = [line for line in axes.lines if not str(line.get_label()).startswith("_")]
     figure.legend(
         handles=[Line2D([], [], linestyle="none", label="vertex fitted:"), *handles],

@@ -11,7 +11,7 @@ import functools
 import io
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -22,6 +22,7 @@ import matplotlib
 import matplotlib.style
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure as MatplotlibFigure
@@ -55,6 +56,7 @@ __all__ = [
     "interval",
     "is_known",
     "loss_label",
+    "loss_panels",
     "loss_unit_of",
     "metric_label",
     "new_figure",
@@ -207,6 +209,33 @@ def new_figure(width: float, height: float) -> Figure:
     """An empty figure, in inches; larger where a style has larger letters, but less than they."""
     grow = (float(matplotlib.rcParams["font.size"]) / STYLE["font.size"]) ** 0.7
     return Figure(figsize=(width * grow, height * grow), layout="constrained")
+
+
+def loss_panels(
+    parts: Mapping[str, pd.DataFrame], height: float, below: float
+) -> tuple[Figure, dict[str, Axes], Axes | None]:
+    """(figure, the panel of every data set's loss, the panel for a metric below them).
+
+    `parts` are tables with a column loss and perhaps its interval, loss_low and loss_high. One
+    panel serves all data sets, unless the flattest of at most four would take less than a third of it:
+    then each has its own. `height` is that of the figure with one panel of losses, `below` (inches)
+    that of the metric's, 0 for none.
+    """
+    ends = {
+        name: (
+            float(part["loss_low" if "loss_low" in part else "loss"].min()),
+            float(part["loss_high" if "loss_high" in part else "loss"].max()),
+        )
+        for name, part in parts.items()
+    }
+    whole = max(high for _, high in ends.values()) - min(low for low, _ in ends.values())
+    flattest = min(high - low for low, high in ends.values())
+    count = len(parts) if 1 < len(parts) <= 4 and flattest < whole / 3 else 1
+    figure = new_figure(COLUMN, height + 0.9 * (count - 1) + below)
+    ratios = [3.0 if count == 1 else 2.0] * count + [2.0] * bool(below)
+    panels = figure.subplots(len(ratios), 1, sharex=True, squeeze=False, height_ratios=ratios)[:, 0]
+    losses = {name: panels[n if count > 1 else 0] for n, name in enumerate(parts)}
+    return figure, losses, panels[-1] if below else None
 
 
 FORMATS = {".png": "png", ".pdf": "pdf", ".svg": "svg"}
