@@ -54,11 +54,13 @@ def plot_evaluation(result: Evaluation) -> Figure:
     """The reliability diagram beside all metrics with their intervals."""
     if result.reliability is None:
         return plot_metrics(result)
-    rows = len(result.metrics)
-    figure = new_figure(PAGE, max(2.6, 0.32 * rows + 1.4))
-    left, right = cast(Any, figure.subfigures)(1, 2, width_ratios=[1, 1.1])
+    need = 0.26 * len(result.metrics) + 1.3
+    figure = new_figure(PAGE, max(2.8, need))
+    left, right = cast(Any, figure.subfigures)(1, 2, width_ratios=[1.25, 1])
     _reliability_panels(left, result)
-    _metric_panels(right, result, [])
+    # Rows keep their distance: a few metrics stand at the top, and do not spread over the height.
+    spare = max(2.8 - need, 1e-3)
+    _metric_panels(right.subfigures(2, 1, height_ratios=[need, spare])[0], result, [])
     figure.suptitle(
         f"{plain(shorten(result.checkpoint, 40))} on {plain(result.task)}:{plain(result.split)}",
         x=0.01,
