@@ -61,6 +61,28 @@ def zygote(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     process.close()
 
 
+@pytest.fixture
+def pickled_engine(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """The engine "ray" does here what it asks of the work: worker, jobs and results are pickled,
+    and results come back late and in another order. Gives the kinds of the jobs of every stage.
+
+    A real cluster runs in tests/store/test_ray.py, tests/training and tests/drills.
+    """
+    import pickle
+
+    stages: list[list[str]] = []
+
+    def elsewhere(jobs: Any, factory: Any, finish: Any, **_: Any) -> None:
+        worker = pickle.loads(pickle.dumps(factory))()
+        done = [(job, worker.run(pickle.loads(pickle.dumps(job)))) for job in jobs]
+        stages.append([job.kind for job in jobs])
+        for job, contents in reversed(done):
+            finish(job, pickle.loads(pickle.dumps(contents)))
+
+    monkeypatch.setattr("landform.store.ray_engine.run_on_ray", elsewhere)
+    return stages
+
+
 # --- tiny models with attention, made here in milliseconds ---------------------------------------
 
 

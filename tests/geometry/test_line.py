@@ -72,6 +72,8 @@ def test_a_model_with_itself(ends, task):
     curve = lf.interpolate(ends[0], ends[0], task, points=4)
     assert curve.distance == 0 and curve.convexity_gap == pytest.approx(0, abs=1e-7)
     assert curve.table.loss.nunique() == 1
+    assert "the same weights at both ends" in curve.reading
+    assert "linearly connected" not in curve.reading
 
 
 def test_two_points_are_the_ends(ends, task):

@@ -437,11 +437,11 @@ def test_the_models_are_read_once_in_little_memory(models, task, monkeypatch):
     assert len(opened) == 1 and opened[0].loads == 3
 
 
-def test_on_ray(tmp_path, models, task, plane):
-    pytest.importorskip("ray")
+def test_other_processes_give_the_same(tmp_path, models, task, plane, pickled_engine):
     options = {**FOUR, "store": tmp_path / "study"}
     lf.surface(task, through=models, **{**options, "size": 3, "extent": (0, 2)})
     found = lf.surface(task, through=models, engine="ray", workers=2, **options)
+    assert {kind for stage in pickled_engine for kind in stage} == {"mix"}
     np.testing.assert_allclose(found.values["loss"], plane.values["loss"], rtol=1e-12)
 
 

@@ -1,7 +1,5 @@
 """Sharpness of several checkpoints by several methods, beside what they do elsewhere."""
 
-import pickle
-
 import numpy as np
 import pytest
 from scipy import stats
@@ -114,25 +112,14 @@ def test_a_second_run_computes_nothing(place, tasks, compared, monkeypatch):
     assert not fewer.climbs.plan.missing(store)
 
 
-def test_other_processes_give_the_same(place, tasks, tmp_path, monkeypatch):
-    """What Ray does with the work, in this process: it is pickled, and results come back late."""
+def test_other_processes_give_the_same(place, tasks, tmp_path, pickled_engine):
     options = {"method": ("box", "average"), "draws": 2, **QUICK}
     checkpoint = [place / "runs" / "seed0"]
     here = compare_sharpness(checkpoint, tasks[0], store=tmp_path / "here", **options)
-    stages = []
-
-    def elsewhere(jobs, factory, finish, **_):
-        worker = pickle.loads(pickle.dumps(factory))()
-        done = [(job, worker.run(pickle.loads(pickle.dumps(job)))) for job in jobs]
-        stages.append([job.kind for job in jobs])
-        for job, contents in reversed(done):
-            finish(job, contents)
-
-    monkeypatch.setattr("landform.store.ray_engine.run_on_ray", elsewhere)
     there = compare_sharpness(
         checkpoint, tasks[0], store=tmp_path / "there", engine="ray", workers=2, **options
     )
-    assert stages == [["mix", "climb", "region"], ["mix"] * 3]
+    assert pickled_engine == [["mix", "climb", "region"], ["mix"] * 3]
     assert there.table.equals(here.table)
 
 

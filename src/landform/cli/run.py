@@ -28,8 +28,8 @@ def run(
     Parameters
     ----------
     study
-        The study file: the keys study (a directory), tasks, and steps (train, evaluate,
-        interpolate, connect, influence, mislabel, lds, counterfactual, report).
+        The study file: the keys study (a directory), tasks, and steps. A step is the name of a
+        command (train, connect, influence, report, ...) and the options that its --help names.
     dry_run
         Check every step and say what it would take; run nothing.
     """

@@ -120,7 +120,9 @@ class Interpolation(Result):
     def reading(self) -> str:
         """One line for a person."""
         row = self.summary.iloc[0]
-        if row.convexity_gap <= row.noise_floor:
+        if self.distance == 0:
+            verdict = "the same weights at both ends, so this says nothing of two models"
+        elif row.convexity_gap <= row.noise_floor:
             verdict = "no ridge above the noise floor: linearly connected"
         else:
             verdict = "a ridge between them: not linearly connected"

@@ -540,7 +540,10 @@ def _local(spec: str, path: Path, step: int | None, revision: str | None) -> Che
             remedy="a local run is asked for a step: DIR@300, or DIR@best",
         )
     if path.is_file():
-        raise CheckpointError(f"{spec} is a file", remedy="name the directory that holds it")
+        raise CheckpointError(
+            f"{spec} is a file, and a checkpoint is a directory",
+            remedy="name the directory that holds config.json and model.safetensors",
+        )
     kept = revision if step is None else step
     if kept is not None:
         target = path / f"checkpoint-{kept}"
