@@ -66,7 +66,7 @@ def pickled_engine(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     """The engine "ray" does here what it asks of the work: worker, jobs and results are pickled,
     and results come back late and in another order. Gives the kinds of the jobs of every stage.
 
-    A real cluster runs in tests/store/test_ray.py, tests/training and tests/drills.
+    A real cluster runs in tests/store/test_ray.py and tests/drills.
     """
     import pickle
 

@@ -90,17 +90,18 @@ def test_estimates_have_no_bias_and_the_variance_that_is_said(
 def test_a_share_of_the_directions_gives_their_part(fitted: dict[str, Any], strategy: str) -> None:
     factors = fitted[strategy]
     # So many buckets that no two directions meet: the estimate is the part itself.
-    options: dict[str, Any] = {"size": 10**6, "number": "float32", **DAMPING}
+    options: dict[str, Any] = {"size": 10**6, "number": "float32", "train_rows": 8, **DAMPING}
     index = build_index(factors, share=0.1, **options)
+    options["size"] = 1000
     some = [np.abs(build_index(factors, share=x, **options).estimate()).sum() for x in (0.01, 0.5)]
     side = Side.of(factors, "validation", None, "queries")
     work = index._influence_work(side, Measurement.of("loss"), index.train.rows)
     worker = InfluenceWorker(work)
     asked = worker._capture(worker.work.queries, 0, 6, Measurement.of("loss"))
-    given = worker._capture(worker.work.train, 0, 40, None)
+    given = worker._capture(worker.work.train, 0, 8, None)
     assert asked is not None
     assert given is not None
-    expected = torch.zeros(6, 40, dtype=torch.float64)
+    expected = torch.zeros(6, 8, dtype=torch.float64)
     for number, layer in enumerate(factors.session().layers):
         q, b = (
             x.layers[number].block(0, layer.outputs, expected.new_zeros(len(x), *shape))

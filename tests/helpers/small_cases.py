@@ -25,13 +25,19 @@ CASES = [
 ]
 
 
-def small_task(kind: str, *, train: int = 9, validation: int = 5, seed: int = 0) -> Task:
-    """Random texts of 2 to 9 words with labels of this kind (three classes where there are any)."""
+def small_task(
+    kind: str, *, train: int = 9, validation: int = 5, seed: int = 0, copies: int = 1
+) -> Task:
+    """Random texts of 2 to 9 words with labels of this kind (three classes where there are any).
+
+    copies: how often all the rows to train on occur.
+    """
     generator = np.random.default_rng(seed)
     splits = {
         name: _table(kind, size, generator)
         for name, size in (("train", train), ("validation", validation))
     }
+    splits["train"] = pd.concat([splits["train"]] * copies, ignore_index=True)
     options: dict[str, Any] = {"kind": kind, "name": "small", "text": "text"}
     if kind not in ("masked-lm", "causal-lm"):
         options["label"] = "label"

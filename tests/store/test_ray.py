@@ -227,6 +227,26 @@ def test_each_worker_gets_its_share_of_the_cores(cluster: Any, tmp_path: Path) -
     assert cluster.is_initialized()  # a connection that was there before stays
 
 
+def test_training_gives_the_same_weights(
+    cluster: Any, tmp_path: Path, save_checkpoint: Any, write_rows: Any
+) -> None:
+    """Work that is heavy, imports torch and writes files of its own."""
+    import landform as lf
+
+    model = save_checkpoint(tmp_path / "model", kind="masked-lm")
+    rows = write_rows(tmp_path / "rows.tsv", 12)
+    task = lf.load_task({"train": rows}, text="sentence", label="label")
+    options: dict[str, Any] = {"max_steps": 4, "batch_size": 4, "threads": 1, "eval_split": None}
+    here, there = (
+        lf.train(model, task, out=tmp_path / engine, seeds=(0, 1), engine=engine, **options)
+        for engine in ("local", "ray")
+    )
+    assert there.runs.reused.tolist() == [False, False]
+    for a, b in zip(here.paths, there.paths, strict=True):
+        weights = [(Path(path) / "model.safetensors").read_bytes() for path in (a, b)]
+        assert weights[0] == weights[1]
+
+
 def test_a_cluster_that_is_not_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     ray = pytest.importorskip("ray")
     monkeypatch.setattr(ray, "is_initialized", lambda: False)

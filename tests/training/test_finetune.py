@@ -320,18 +320,6 @@ def test_a_dry_run_writes_nothing(pretrained, task, tmp_path):
     assert not (tmp_path / "o").exists()
 
 
-@pytest.mark.ray
-def test_ray_trains_the_same_weights(pretrained, task, tmp_path):
-    pytest.importorskip("ray")
-    here = lf.train(pretrained, task, out=tmp_path / "a", seeds=(0, 1), **QUICK)
-    there = lf.train(
-        pretrained, task, out=tmp_path / "b", seeds=(0, 1), engine="ray", workers=1, **QUICK
-    )
-    assert there.runs.reused.tolist() == [False, False]
-    for a, b in zip(here.paths, there.paths, strict=True):
-        assert equal(state(a), state(b))
-
-
 # --- bad input -------------------------------------------------------------------------------
 
 
