@@ -95,18 +95,17 @@ def test_no_eigenvalue_is_negative(cases: Any) -> None:
 
 
 def test_sampled_labels_are_the_expectation_in_the_long_run(cases: Any) -> None:
-    checkpoint, task = cases("classification", "bert")
-    exact = fit((checkpoint, task), strategy="diagonal", labels="true")
-    often = checkpoint, small_task("classification", copies=150)
-    draws, other, again = (
-        fit(often, strategy="diagonal", labels="sampled", seed=seed) for seed in (3, 4, 3)
-    )
+    # Equal rows would have equal draws, so there are many rows rather than many seeds.
+    many = cases("classification", "bert")[0], small_task("classification", train=1200)
+    options = {"strategy": "diagonal", "token_budget": 4096}
+    exact = fit(many, labels="true", **options)
+    draws, other, again = (fit(many, labels="sampled", seed=seed, **options) for seed in (3, 4, 3))
     assert draws.labels == "sampled"
     for name, square in exact.squares.items():
-        # Layer sums: 150 draws of 9 labels leave some ten per cent of noise in single entries.
+        # Layer sums: 1200 draws leave some ten per cent of noise in single entries.
         for fitted in (draws, other):
             mean = float(fitted.squares[name].sum())
-            assert mean == pytest.approx(float(square.sum()), rel=0.15), name
+            assert mean == pytest.approx(float(square.sum()), rel=0.1), name
         assert (again.squares[name] == draws.squares[name]).all()
         assert (other.squares[name] != draws.squares[name]).any()
 
