@@ -163,7 +163,7 @@ def test_added_points_find_the_top_of_a_narrow_ridge():
         return (t - 0.5) ** 2 + 0.3 * np.exp(-(((t - 0.37) / 0.03) ** 2))
 
     few = lf.convexity_gap(curve(np.linspace(0, 1, 11)))
-    fine = lf.convexity_gap(curve(np.linspace(0, 1, 2001)))
+    fine = lf.convexity_gap(curve(np.linspace(0, 1, 301)))
     ts, gaps = refine(curve, 11, 6)
     assert len(ts) == 17 and gaps[-1] > 0.95 * fine > 1.3 * few
     even = lf.convexity_gap(curve(np.linspace(0, 1, 17)))
