@@ -11,6 +11,7 @@ a fork as well, by tests that aim at a moment within landform's own code.
 from __future__ import annotations
 
 import codecs
+import contextlib
 import errno
 import gc
 import json
@@ -190,6 +191,11 @@ def serve() -> None:
     for coding in ("unicode-escape", "utf-16", "latin-1", "ascii", "idna"):
         codecs.lookup(coding)  # a fork of another user may be shut out of Python's own folder
     torch.set_num_threads(1)
+    # Made at the first loading of a model, out of a thousand patterns; then kept.
+    with contextlib.suppress(ImportError):
+        from transformers.conversion_mapping import get_checkpoint_conversion_mapping
+
+        get_checkpoint_conversion_mapping("bert")
     gc.collect()
     gc.freeze()  # a fork need not walk over what was imported here
     threads = len(os.listdir("/proc/self/task")) if os.path.isdir("/proc/self/task") else 1
