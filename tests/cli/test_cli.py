@@ -1,9 +1,12 @@
 """Every command as a newcomer would type it, in this process, on tiny models."""
 
+import ast
+import inspect
 import json
 import os
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pandas as pd
@@ -269,10 +272,22 @@ def test_installed_command_reports_errors_by_status(tmp_path):
     assert done.returncode == 1 and done.stderr.startswith("error: ") and not done.stdout
 
 
-def test_completion_scripts(say):
-    for shell in ("bash", "zsh", "fish"):
-        status, out, _ = say("completion", "--shell", shell)
-        assert status == 0 and "landform" in out
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_scripts(say, monkeypatch, shell):
+    read = Counter()
+    find = inspect.getsource
+
+    def count(thing):
+        read[thing] += 1
+        return find(thing)
+
+    monkeypatch.setattr(inspect, "getsource", count)
+    status, out, _ = say("completion", "--shell", shell)
+    assert status == 0
+    for word in ("landform", "interpolate", "--learning-rate"):
+        assert word in out
+    assert read and set(read.values()) == {1}, "a class that commands share is read once"
+    assert inspect.getsource is count and not hasattr(ast.parse, "cache_info")
 
 
 def test_a_directory_that_is_not_a_study_is_left_alone(say, place, tmp_path):

@@ -6,6 +6,9 @@ Exit status: 0 done; 1 a `LandformError` (what is wrong and what to do are on st
 
 from __future__ import annotations
 
+import ast
+import functools
+import inspect
 import keyword
 import os
 import sys
@@ -223,7 +226,20 @@ app.register_install_completion_command()
 @app.command(name="completion", sort_key=99)
 def completion(shell: str = "bash") -> None:
     """Print the completion script of a shell (bash, zsh or fish)."""
-    print(app.generate_completion(shell=shell))  # type: ignore[arg-type]
+    with _sources_read_once():
+        print(app.generate_completion(shell=shell))  # type: ignore[arg-type]
+
+
+@contextmanager
+def _sources_read_once() -> Iterator[None]:
+    """The texts of the options are looked up in the sources of their classes, which most commands
+    share: finding and parsing each of them again for every command takes ten seconds."""
+    find, parse = inspect.getsource, ast.parse
+    inspect.getsource, ast.parse = functools.cache(find), functools.cache(parse)
+    try:
+        yield
+    finally:
+        inspect.getsource, ast.parse = find, parse
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
