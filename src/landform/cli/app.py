@@ -235,7 +235,8 @@ def _sources_read_once() -> Iterator[None]:
     """The texts of the options are looked up in the sources of their classes, which most commands
     share: finding and parsing each of them again for every command takes ten seconds."""
     find, parse = inspect.getsource, ast.parse
-    inspect.getsource, ast.parse = functools.cache(find), functools.cache(parse)
+    inspect.getsource = functools.cache(find)  # type: ignore[assignment]
+    ast.parse = functools.cache(parse)  # type: ignore[assignment]
     try:
         yield
     finally:
