@@ -14,6 +14,10 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
+# Imports and tests make hundreds of thousands of objects that stay; looking through the youngest
+# seven hundred again and again is a seventh of the time.
+gc.set_threshold(50_000)
+
 import pytest
 from hypothesis import HealthCheck, settings
 

@@ -170,6 +170,7 @@ class Zygote:
 
 
 def serve() -> None:
+    gc.set_threshold(50_000)  # as in tests/conftest.py
     import importlib
     import pkgutil
 
