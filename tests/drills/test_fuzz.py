@@ -32,6 +32,7 @@ SLOW = {
     "tokenizer",
     "tokenizer config",
     "study yaml",
+    "task yaml",
     "fisher list",
     "result",
     "peft config",
