@@ -21,21 +21,6 @@ from zygote import Ended, Zygote
 CPU = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 
 
-def launch(*command: str, processes: int = 2) -> subprocess.CompletedProcess[str]:
-    """Run a command in several processes as users do."""
-    source = str(Path(landform.__file__).parents[1])
-    environment = {**os.environ, "PYTHONPATH": source, **CPU}
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    return subprocess.run(
-        [*launcher, f"--nproc-per-node={processes}", *command],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-
-
 @pytest.fixture(scope="module")
 def together(zygote: Zygote) -> Callable[..., list[Ended]]:
     """The same in forks, which are told of each other what a launcher tells."""
@@ -115,10 +100,34 @@ def test_one_command_speaks_once(
     rows = write_rows(tmp_path / "rows.tsv", 12, classes=3)
     command = ["evaluate", str(checkpoint), "--files.validation", str(rows)]
     command += ["--text", "sentence", "--label", "label", "--label-names", "a", "b", "c"]
-    done = launch("-m", "landform", *command)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("accuracy") == 1, done.stdout
+    done = together(command, tmp_path)
+    assert [ended.status for ended in done] == [0, 0], done
+    said = "".join(ended.out for ended in done)
+    assert said.count("accuracy") == 1, said
     wrong = together([*command, "--rows", "0"], tmp_path)
     assert all(ended.status not in (0, 99) for ended in wrong)
     said = "".join(ended.err for ended in wrong)
     assert said.count("option rows") == 1, said
+
+
+def test_a_launcher_is_understood(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from landform.curvature.ranks import current_ranks\n"
+        "ranks = current_ranks()\n"
+        "print('\\nprocess', ranks.rank, 'of', ranks.world, flush=True)\n",
+        encoding="utf-8",
+    )
+    source = str(Path(landform.__file__).parents[1])
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    done = subprocess.run(
+        [*command, "--nproc-per-node=2", str(script)],
+        env={**os.environ, "PYTHONPATH": source, **CPU},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    lines = [line for line in done.stdout.splitlines() if line]
+    assert sorted(lines) == ["process 0 of 2", "process 1 of 2"]

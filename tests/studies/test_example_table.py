@@ -165,6 +165,7 @@ def test_correlations_are_those_of_the_resampled_examples(data: st.DataObject) -
     )
     found = rank_correlations(table, replicates=30, seed=3).set_index(["x", "y"])
     counts = resample_counts(n, 30, 3).astype(int)
+    ranks = {name: [rankdata(np.repeat(table[name], times)) for times in counts] for name in "xyz"}
     for x, y in (("x", "y"), ("x", "z"), ("y", "z")):
         row = found.loc[(x, y)]
         if table[x].nunique() == 1 or table[y].nunique() == 1:
@@ -172,8 +173,7 @@ def test_correlations_are_those_of_the_resampled_examples(data: st.DataObject) -
             continue
         assert row["spearman"] == pytest.approx(spearmanr(table[x], table[y])[0])
         drawn = []
-        for times in counts:
-            p, q = (rankdata(np.repeat(table[name], times)) for name in (x, y))
+        for p, q in zip(ranks[x], ranks[y], strict=True):
             if np.ptp(p) and np.ptp(q):
                 drawn.append(np.corrcoef(p, q)[0, 1])
         assert row["low"] == pytest.approx(np.quantile(drawn, 0.025), abs=1e-12)
