@@ -556,10 +556,11 @@ def check_filters() -> tuple[str, str]:
     theirs.filter_normalize_(ModelParameters(point))
     matrix = relative(ours[0], theirs[0])
     signs = relative(theirs[1].abs(), point[1].abs())
+    kept = float(ours[1].norm() / point[1].norm())
     return (
         f"matrices as landform (within {matrix:.0e}); of a bias every entry becomes its own size "
         f"(within {signs:.0e}), so only signs are random",
-        f"a bias keeps its Gaussian shape: norm of d by norm of w {ours[1].norm() / point[1].norm():.6f}",
+        f"a bias keeps its Gaussian shape: norm of d by norm of w {kept:.6f}",
     )
 
 

@@ -336,8 +336,7 @@ def deflated_trace(
 
 
 def _dot(a: Tensor, b: Tensor) -> float:
-    """Multiplied and summed in float64, in blocks that stay in the cache: in float32 a million terms
-    leave 5 digits."""
+    """In float64, in blocks that stay in the cache: in float32 a million terms leave 5 digits."""
     total = torch.zeros((), dtype=torch.float64, device=a.device)
     for start in range(0, len(a), BLOCK):
         total += a[start : start + BLOCK].double() @ b[start : start + BLOCK].double()

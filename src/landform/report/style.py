@@ -217,9 +217,9 @@ def loss_panels(
     """(figure, the panel of every data set's loss, the panel for a metric below them).
 
     `parts` are tables with a column loss and perhaps its interval, loss_low and loss_high. One
-    panel serves all data sets, unless the flattest of at most four would take less than a third of it:
-    then each has its own. `height` is that of the figure with one panel of losses, `below` (inches)
-    that of the metric's, 0 for none.
+    panel serves all data sets, unless the flattest of at most four would take less than a third of
+    it: then each has its own. `height` is that of the figure with one panel of losses, `below`
+    (inches) that of the metric's, 0 for none.
     """
     ends = {
         name: (
