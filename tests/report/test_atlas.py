@@ -166,6 +166,21 @@ def test_the_summary_says_what_was_done(connection, tmp_path):
     assert "in-domain" in text
 
 
+def test_a_study_is_told_from_its_basins_on(
+    connection, interpolation, evaluation, training, tmp_path
+):
+    """Names of results decide nothing: which basin comes first, how good next. Titles that
+    a user gives keep their order."""
+    results = {"a": training(), "b": evaluation(), "c": interpolation(), "d": connection()}
+    path = write_atlas(tmp_path / "atlas.html", results)
+    titles = re.findall(r"<h2[^>]*>([^<]+)</h2>", path.read_text(encoding="utf-8"))
+    shown = [title for title in titles if title in {k.title for k in atlas.KINDS.values()}]
+    assert shown == ["Connections", "Lines", "Evaluations", "Training"]
+    own = {"Zebra": [evaluation()], "Aardvark": [connection()]}
+    text = write_atlas(tmp_path / "own.html", own).read_text(encoding="utf-8")
+    assert text.index("Zebra") < text.index("Aardvark")
+
+
 def test_one_basin_is_called_one_basin(connection, tmp_path):
     text = " ".join(write(tmp_path / "a.html", [connection((0,) * 5)]).text)
     assert "There is one basin" in text

@@ -54,11 +54,11 @@ def write_atlas(
 ) -> Path:
     """Write the atlas of `results` under `title` to `path` and return the path.
 
-    `results` is one result, a sequence of them, a mapping from names to results (grouped by kind),
-    or a mapping from section titles to sequences of results. `provenance` is shown as JSON at the
-    end; versions of the installed libraries are added. The file is whole or absent. Raises
-    `ConfigError` when there is nothing to show or a result has no place in an atlas, `StoreError`
-    when the file cannot be written.
+    `results` is one result, a sequence of them, a mapping from names to results (grouped by kind,
+    from what connects to what the data say, as in `KINDS`), or a mapping from section titles to
+    sequences of results. `provenance` is shown as JSON at the end; versions of the installed
+    libraries are added. The file is whole or absent. Raises `ConfigError` when there is nothing to
+    show or a result has no place in an atlas, `StoreError` when the file cannot be written.
     """
     target = Path(path)
     if target.is_dir():
@@ -122,6 +122,8 @@ def _sections(results: Any) -> dict[str, list[tuple[str, Any]]]:
     """Titles with (name, result) pairs, from any of the forms that `write_atlas` takes."""
     sections: dict[str, list[tuple[str, Any]]] = {}
     if isinstance(results, Mapping):
+        if not any(isinstance(value, Sequence) for value in results.values()):
+            sections = {kind.title: [] for kind in KINDS.values()}  # in their order
         for name, value in results.items():
             if isinstance(value, Sequence):
                 sections.setdefault(str(name), []).extend((_name(r), r) for r in value)
@@ -196,17 +198,18 @@ def _together(items: Sequence[tuple[str, Any]]) -> list[Together]:
 KINDS: dict[str, Kind] = {
     **CONNECTION_KINDS,
     **EVALUATION_KINDS,
-    **CARTOGRAPHY_KINDS,
-    **BOUNDARY_KINDS,
     **CONNECTIVITY_KINDS,
-    **EXAMPLE_KINDS,
-    **FISHER_KINDS,
-    **AVERAGE_KINDS,
-    **INFLUENCE_KINDS,
-    **KNOWLEDGE_KINDS,
     **LANDSCAPE_KINDS,
-    **DROPOUT_KINDS,
     **MIXING_KINDS,
+    **AVERAGE_KINDS,
+    **BOUNDARY_KINDS,
     **SPECTRUM_KINDS,
+    **FISHER_KINDS,
+    **DROPOUT_KINDS,
     **COMPARISON_KINDS,
+    **CARTOGRAPHY_KINDS,
+    **KNOWLEDGE_KINDS,
+    **INFLUENCE_KINDS,
+    **EXAMPLE_KINDS,
 }
+"""In the order of a study's sections: which basin, how good, the surface, curvature, the data."""
