@@ -14,6 +14,7 @@ import pandas as pd
 from matplotlib.axes import Axes as Panel
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
 
 from landform.report.style import (
     COLUMN,
@@ -214,6 +215,7 @@ def plot_axes(result: Axes, *, data: str | None = None) -> Figure:
     for panel in panels:
         panel.axvline(0, color=MUTED, linewidth=0.7)
         panel.grid(axis="x")
+        panel.xaxis.set_major_locator(MaxNLocator(5))
         panel.margins(y=0.02)
         panel.tick_params(axis="y", length=0)
     panels[0].set_yticks(list(ticks.values()), [plain(shorten(t, 44)) for t in ticks])

@@ -293,7 +293,7 @@ def _complex_history(figure: Figure, axes: Axes, result: ComplexFit) -> None:
             volume.plot(part["step"], share, color=MUTED, linewidth=0.8, linestyle=DASHED)
     axes.set(xlabel="step", ylabel=f"fit: {loss_label(result)}")
     axes.grid(axis="y")
-    volume.set_ylabel("volume, share of the vertex's largest (dashed)", color=MUTED)
+    volume.set_ylabel("volume / its largest (dashed)", color=MUTED)
     volume.set_ylim(0, 1.05)
     handles = [line for line in axes.lines if not str(line.get_label()).startswith("_")]
     figure.legend(
