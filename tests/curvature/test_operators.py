@@ -177,7 +177,7 @@ def test_kept_graphs_give_the_same_numbers_to_the_last_bit(model_of: Any, operat
         each = a._graph_bytes(data.batches[0])
         a.memory = 1.1 * each
         assert torch.equal(a.multiply(v), expected) and len(a._graphs) == 1
-    # A single batch needs its graph anyway: kept without being measured, and never without a budget.
+    # A single batch needs its graph anyway: kept unmeasured, but never without a budget.
     one = make_data("classification", rows, [[3, 0, 1, 2, 4]])
     for memory, kept in ((1.0, 1), (0.0, 0)):
         with CurvatureOperator(model, space, one, operator, memory=memory) as a:
