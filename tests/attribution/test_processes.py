@@ -113,9 +113,11 @@ def test_one_command_speaks_once(
 def test_a_launcher_is_understood(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(
+        "import os\n"
         "from landform.curvature.ranks import current_ranks\n"
         "ranks = current_ranks()\n"
-        "print('\\nprocess', ranks.rank, 'of', ranks.world, flush=True)\n",
+        # One write: both processes have one pipe, and what print writes in pieces gets mixed.
+        "os.write(1, f'process {ranks.rank} of {ranks.world}\\n'.encode())\n",
         encoding="utf-8",
     )
     source = str(Path(landform.__file__).parents[1])
