@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 import landform as lf
 from dense_curvature import dense
-from landform.curvature import spectrum_jobs
+from landform.curvature import lanczos, spectrum_jobs
 from landform.curvature.lanczos import Lanczos, Quadrature, deflated_trace, density
 from landform.curvature.spectrum import SpectrumStudy
 from landform.errors import ConfigError, NonFiniteError
@@ -116,6 +116,21 @@ def test_hutch_plus_plus_is_exact_on_low_rank() -> None:
     exact, rest = deflated_trace(products(matrix), 43, sketch=4, probes=4, seed=0, like=LIKE)
     assert exact == pytest.approx(4.0, abs=1e-9)
     np.testing.assert_allclose(rest, 0, atol=1e-9)
+
+
+@pytest.mark.parametrize("size", [21, 23])  # blocks that end with the vector, and that do not
+def test_inner_products_of_many_blocks(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+    """Real models have many blocks, the matrices of these tests one."""
+    monkeypatch.setattr(lanczos, "BLOCK", 7)
+    a, b = (torch.randn(size, generator=torch.Generator().manual_seed(k)) for k in (0, 1))
+    expected = float(a.double().numpy() @ b.double().numpy())
+    assert lanczos._dot(a, b) == pytest.approx(expected, rel=1e-13)
+
+
+def test_signs_are_the_draws_of_every_version() -> None:
+    """Traces and densities that studies keep, and go on from, rest on them."""
+    drawn = torch.randint(0, 2, (1001,), generator=torch.Generator().manual_seed(5))
+    assert torch.equal(lanczos.signs(1001, 5, LIKE), (2 * drawn - 1).to(LIKE))
 
 
 def test_traces_are_unbiased_and_their_errors_right() -> None:

@@ -481,7 +481,9 @@ def test_the_points_of_every_simplex_are_a_row():
     with pytest.raises(ConfigError, match="there are: loss, accuracy"):
         figures.draw(result, column="f1")
     bare = dataclasses.replace(result, samples=result.samples[:0])
-    assert len(figures.draw(bare).axes) == 2  # the history with its volume
+    _, volume = figures.draw(bare).axes  # the history with its volume
+    for line, (_, part) in zip(volume.lines, result.history.groupby("vertex"), strict=True):
+        assert line.get_ydata() == pytest.approx(part["volume"] / part["volume"].max())
 
 
 # --- triangles, ridges, time, permutations ----------------------------------------------------

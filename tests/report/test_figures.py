@@ -117,6 +117,17 @@ def test_the_numbers_of_the_summary_are_in_the_legend(interpolation):
     assert any(t.endswith("noise floor 0.01") for t in texts)
 
 
+def test_long_numbers_of_a_ridge_break_behind_its_name(interpolation):
+    """And nowhere else: in one line they would leave the column."""
+    result = interpolation()
+    row = result.summary.iloc[0]
+    result.summary.loc[0, "noise_floor"] = 0.000123  # one letter more than there is room for
+    result.summary.loc[0, ["gap_low", "gap_high"]] = [-0.000123, 0.000123]
+    (text,) = [t for t in legend_texts(figures.plot_interpolation(result)) if "convexity" in t]
+    head, numbers = text.split("\n")
+    assert head == "convexity gap" and numbers.startswith(f"{row.convexity_gap:.3g} [")
+
+
 def test_a_convex_line_has_no_segments(interpolation):
     axes = figures.plot_interpolation(interpolation({"x:dev": [0.3, 0.31, 0.34, 0.4]})).axes[0]
     assert not [line for line in axes.lines if line.get_label().startswith(("_barrier", "_gap"))]

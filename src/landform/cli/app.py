@@ -232,8 +232,9 @@ def completion(shell: str = "bash") -> None:
 
 @contextmanager
 def _sources_read_once() -> Iterator[None]:
-    """The texts of the options are looked up in the sources of their classes, which most commands
-    share: finding and parsing each of them again for every command takes ten seconds."""
+    """For `generate_completion` of cyclopts, which looks up the texts of the options in the sources
+    of their classes, and finds and parses these again for every command that shares them: for ten
+    seconds and more."""
     find, parse = inspect.getsource, ast.parse
     inspect.getsource = functools.cache(find)  # type: ignore[assignment]
     ast.parse = functools.cache(parse)  # type: ignore[assignment]

@@ -168,11 +168,11 @@ def _mark_ridge(axes: Axes, result: Interpolation, data: str, handles: list[Line
     where = f" on {plain(data)}" if result.table["data"].nunique() > 1 else ""
     for label, key in (("barrier", "barrier"), ("convexity gap", "gap")):
         column = "barrier_height" if key == "barrier" else "convexity_gap"
-        text = f"{label}{where} {row[column]:.3g} {interval(row, key)}".rstrip()
+        text = f"{row[column]:.3g} {interval(row, key)}".rstrip()
         if key == "gap" and np.isfinite(row.get("noise_floor", np.nan)):
             text += f", noise floor {row['noise_floor']:.2g}"
-        if len(text) > 58:  # the width of a column
-            text = text.replace(f"{where} ", f"{where}\n", 1)
+        head = f"{label}{where}"
+        text = f"{head} {text}" if len(head + text) < 58 else f"{head}\n{text}"  # a column's width
         colour = colours.get(key, colours.get("barrier", MUTED) if same else MUTED)
         handles.append(
             Line2D(
